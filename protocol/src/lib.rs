@@ -1,1 +1,28 @@
-//! protocol
+//! What the nodes of a swarm know, say and decide. Pure: no clock, network, disk, thread or hidden randomness.
+//!
+//! [`Node`] is a plain value: events in, [`Effects`] out. It runs under libp2p in the `node` crate and, by the thousand,
+//! in virtual time in `simulation`.
+#![deny(unsafe_code)]
+
+pub mod codec;
+mod effects;
+mod ids;
+pub mod lattice;
+pub mod message;
+mod node;
+mod outcome;
+mod spec;
+mod time;
+mod write;
+
+pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
+pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
+pub use message::{Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, StopCause};
+pub use node::{Config, Node, RestoreError};
+pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
+pub use spec::{
+    Axis, Elements, Input, InputSource, InvalidSpec, Item, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, Limits,
+    Retry, RetryOn, SHARD_TASKS, STAGE_TASKS_MAX, STAGES_MAX, SignedJob, StageSpec, Stdin, TreeFile, VerifyError,
+};
+pub use time::Time;
+pub use write::{Table, Write};

@@ -1,0 +1,217 @@
+//! What goes into the core and what comes out of it.
+
+use std::sync::Arc;
+
+use crate::message::{Answer, Gossip, Message, NodeRecord, Query};
+use crate::{Hash, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A deadline that [`Node::next_deadline`](crate::Node::next_deadline) named has come.
+    Tick,
+    /// A control stream to this peer is open.
+    LinkUp(NodeId),
+    /// The last control stream to this peer is gone.
+    LinkDown(NodeId),
+    /// Gossip; `from` is its author, authenticated by the gossip layer.
+    Gossip {
+        /// The author.
+        from: NodeId,
+        /// What it says.
+        gossip: Gossip,
+    },
+    /// A message from a linked peer.
+    Received {
+        /// The peer, authenticated by the transport.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// A user hands over a job. Its blobs are on this node already. Answered by [`Notice::Submitted`].
+    Submit {
+        /// Returned in the notice.
+        token: u64,
+        /// The job.
+        job: SignedJob,
+    },
+    /// A user cancels a job. Answered by [`Notice::Cancelled`].
+    Cancel {
+        /// Returned in the notice.
+        token: u64,
+        /// The job.
+        job: JobId,
+    },
+    /// A user asks. Answered by [`Notice::Answered`].
+    Ask {
+        /// Returned in the notice.
+        token: u64,
+        /// The question.
+        query: Query,
+    },
+    /// A fetch that [`Effects::fetch`] began is over.
+    Fetched {
+        /// Which.
+        fetch: u64,
+        /// Whether every blob is on this node, synced.
+        complete: bool,
+    },
+    /// Tasks of a batch that [`Effects::start`] began have ended; several events a batch are normal.
+    Ended {
+        /// The lease.
+        lease: LeaseId,
+        /// The outcomes. Neighbouring equal ones are best given as one range.
+        outcomes: Vec<(Range, Outcome)>,
+    },
+    /// The multiaddresses at which this node can be dialled have changed.
+    Addresses(Vec<String>),
+    /// Finish or release work, hand over custody, then leave. Answered by [`Notice::Drained`].
+    Drain,
+}
+
+/// What the caller must now do, in this order: **persist, then send, then start, then notify**. Nothing is said that is
+/// not yet remembered. Effects of several events may be merged in order ([`Effects::append`]), so that one sync serves all.
+#[derive(Clone, Debug, Default)]
+pub struct Effects {
+    /// To be durable before anything below happens.
+    pub persist: Vec<Write>,
+    /// To linked peers; dropped when the link is gone.
+    pub send: Vec<(NodeId, Message)>,
+    /// To everybody.
+    pub gossip: Vec<Gossip>,
+    /// Peers to connect to, at these multiaddresses.
+    pub dial: Vec<(NodeId, Vec<String>)>,
+    /// Blobs to bring onto this node.
+    pub fetch: Vec<Fetch>,
+    /// Tasks to run.
+    pub start: Vec<Batch>,
+    /// Tasks not to run any more: drop or interrupt them. No outcome is expected of them.
+    pub stop: Vec<(LeaseId, Vec<Range>)>,
+    /// Answers to this node's own users.
+    pub notify: Vec<Notice>,
+}
+
+impl Effects {
+    /// Adds what is to be done after this.
+    pub fn append(&mut self, mut later: Self) {
+        self.persist.append(&mut later.persist);
+        self.send.append(&mut later.send);
+        self.gossip.append(&mut later.gossip);
+        self.dial.append(&mut later.dial);
+        self.fetch.append(&mut later.fetch);
+        self.start.append(&mut later.start);
+        self.stop.append(&mut later.stop);
+        self.notify.append(&mut later.notify);
+    }
+}
+
+/// Blobs to bring onto this node and sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Returned in [`Event::Fetched`].
+    pub number: u64,
+    /// What is wanted.
+    pub wanted: Wanted,
+    /// Nodes that may have it, the likeliest first.
+    pub from: Vec<NodeId>,
+}
+
+/// What a fetch is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The list blob of a job ([`JobSpec::blobs`]) and every blob that it names.
+    JobBlobs(Hash),
+    /// These blobs.
+    Blobs(Vec<Hash>),
+}
+
+/// Tasks to run under one lease. Inputs are found by the caller; a task that cannot be started ends as
+/// [`Ending::Rejected`](crate::Ending::Rejected).
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The lease.
+    pub lease: LeaseId,
+    /// The job; its stage and tasks are in the lease and below.
+    pub spec: Arc<JobSpec>,
+    /// The tasks, with the number of attempts that each had before.
+    pub tasks: Vec<(Range, u16)>,
+    /// Nodes that hold the job's blobs, the likeliest first.
+    pub sources: Vec<NodeId>,
+}
+
+/// An answer to this node's own user.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// The job is acknowledged: synced, with its blobs, on enough nodes. Or it never was, and why.
+    Submitted {
+        /// From the event.
+        token: u64,
+        /// The job, or why not.
+        result: Result<JobId, Refusal>,
+    },
+    /// The stop is synced on enough nodes. Or not, and why.
+    Cancelled {
+        /// From the event.
+        token: u64,
+        /// Why not.
+        result: Result<(), Refusal>,
+    },
+    /// An answer; [`Answer::Unknown`] when nobody who should know does.
+    Answered {
+        /// From the event.
+        token: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The member list changed.
+    Members(Vec<MemberView>),
+    /// Everything owed is handed over.
+    Drained,
+}
+
+/// Why a user's command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The job itself is not acceptable.
+    #[error("{0}")]
+    Invalid(String),
+    /// Not enough nodes confirmed in time. The job may still run: ask again before submitting it twice.
+    #[error("only {have} of {need} nodes confirmed it in time")]
+    TooFewCopies {
+        /// Nodes that confirmed.
+        have: usize,
+        /// Nodes needed.
+        need: usize,
+    },
+    /// No node that answers knows it.
+    #[error("no node that answers knows it")]
+    Unknown,
+    /// This node is leaving.
+    #[error("this node is draining")]
+    Draining,
+}
+
+/// A node as this one sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its last record.
+    pub record: NodeRecord,
+    /// Its state.
+    pub state: MemberState,
+    /// Microseconds of local time at which its last sign of life came.
+    pub heard: crate::Time,
+}
+
+/// The state of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MemberState {
+    /// It lives.
+    Alive,
+    /// Somebody lost it, and it has not refuted yet.
+    Suspect,
+    /// It is taken for dead.
+    Down,
+    /// It takes no new work.
+    Draining,
+}

@@ -1,0 +1,406 @@
+//! What nodes say to each other. Any message may be lost, repeated, reordered or late; none is the truth by itself.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lattice::{Counts, Segment};
+use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
+
+/// The longest encoded message: one frame of the control stream.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// The longest encoded gossip.
+pub const GOSSIP_BYTES_MAX: usize = 4096;
+/// Longer things are cut into messages of about this size, so that one never holds the stream for long.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What a node tells the swarm about itself, every heartbeat. Authenticated by the gossip layer's signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// The node.
+    pub node: NodeId,
+    /// Grows with every start of the node and with every refuted suspicion; persisted.
+    pub incarnation: u64,
+    /// Grows with every record of one incarnation.
+    pub sequence: u64,
+    /// For people.
+    pub name: String,
+    /// Multiaddresses at which it can be dialled.
+    pub addresses: Vec<String>,
+    /// Tasks it runs at once.
+    pub slots: u32,
+    /// Of these, free now.
+    pub slots_free: u32,
+    /// Memory it offers, in bytes.
+    pub memory_bytes: u64,
+    /// `--label K=V`.
+    pub labels: BTreeMap<String, String>,
+    /// Processor architecture, as `std::env::consts::ARCH`.
+    pub arch: String,
+    /// The program's version.
+    pub version: String,
+    /// Takes no new work and gives custody away.
+    pub draining: bool,
+}
+
+/// What is said to everybody. A hint: what must not be lost is repaired by direct messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gossip {
+    /// "This is me, and I live."
+    Alive(NodeRecord),
+    /// "I lost `node` and cannot reach it." Refuted by a higher incarnation.
+    Suspect {
+        /// The suspect.
+        node: NodeId,
+        /// The incarnation that is suspected.
+        incarnation: u64,
+    },
+    /// "I leave."
+    Left {
+        /// The sender's incarnation.
+        incarnation: u64,
+    },
+    /// "There is a job."
+    Job {
+        /// The job.
+        job: JobId,
+        /// A node that has its record.
+        holder: NodeId,
+    },
+}
+
+/// Why a job was stopped before it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StopCause {
+    /// More tasks failed than `max_failures` allows.
+    Failures,
+    /// A user cancelled it.
+    Cancelled,
+}
+
+/// The state of one shard in a digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardDigest {
+    /// The shard.
+    pub shard: ShardId,
+    /// Names what the sender knows of its tasks.
+    pub digest: Hash,
+    /// How many ended.
+    pub counts: Counts,
+}
+
+/// What one node says to another on their control stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    // ---- links
+    /// First on a new link, and whenever it changes: who I am. Saves waiting for gossip.
+    Hello(NodeRecord),
+    /// Members the sender knows, so that a newcomer can dial them. Hints, unauthenticated.
+    Peers(Vec<NodeRecord>),
+    /// Every 250 ms on a link.
+    Heartbeat {
+        /// Tasks that the sender arbitrates and could grant now.
+        claimable: u32,
+        /// The leases that the sender runs for the receiver: renews them.
+        leases: Vec<LeaseId>,
+    },
+
+    // ---- jobs
+    /// "Remember this job, hold its blobs, and tell me." To the custodians of the job.
+    Publish(SignedJob),
+    /// The job and its blobs are synced here.
+    Published(JobId),
+    /// "You may be concerned by this job; ask me for it."
+    Announce(JobId),
+    /// "Send me this job."
+    JobPull(JobId),
+    /// The job, and whether it was stopped.
+    JobPush {
+        /// The job.
+        job: SignedJob,
+        /// Set when it was stopped.
+        stop: Option<StopCause>,
+    },
+    /// The job is stopped. A fact that only grows.
+    Stop {
+        /// The job.
+        job: JobId,
+        /// Why.
+        cause: StopCause,
+    },
+    /// "The stop is synced here."
+    Stopped(JobId),
+    /// From arbiters of shards to custodians of the job: how many tasks ended. Joined by maximum.
+    Progress {
+        /// The job.
+        job: JobId,
+        /// Stage, shard number and counts.
+        shards: Vec<(u16, u32, Counts)>,
+    },
+    /// From custodians of the job to those of its shards: stages all of whose tasks are done.
+    StagesDone {
+        /// The job.
+        job: JobId,
+        /// Positions of the stages.
+        stages: Vec<u16>,
+    },
+    /// "Which stages of this job are done?"
+    StagesAsk(JobId),
+    /// Between custodians of jobs: what I have. Answered by `JobPull`, or by `JobPush` when the receiver knows more.
+    JobDigests(Vec<(JobId, Option<StopCause>)>),
+
+    // ---- custody
+    /// "I want to arbitrate these shards at these epochs."
+    Prepare(Vec<(ShardId, Epoch)>),
+    /// "I obey these epochs from now on", or a higher one already promised; preceded by `Merge` where the promiser knows
+    /// something of the shard.
+    Promise(Vec<ShardPromise>),
+    /// "Remember these facts, and tell me."
+    Record {
+        /// The shard.
+        shard: ShardId,
+        /// The arbiter's epoch.
+        epoch: Epoch,
+        /// The arbiter's number of the record, for `Recorded`.
+        number: u64,
+        /// The facts.
+        segment: Segment,
+    },
+    /// The facts are synced here (and their blobs held, where fewer than two nodes had them).
+    Recorded {
+        /// The shard.
+        shard: ShardId,
+        /// The arbiter's epoch.
+        epoch: Epoch,
+        /// As in `Record`.
+        number: u64,
+    },
+    /// "A higher epoch than yours was promised." Ends the receiver's arbitration.
+    Deposed {
+        /// The shard.
+        shard: ShardId,
+        /// The higher epoch.
+        epoch: Epoch,
+    },
+    /// Facts about a shard, to be joined. Not acknowledged: digests repair.
+    Merge {
+        /// The shard.
+        shard: ShardId,
+        /// The facts.
+        segment: Segment,
+    },
+    /// What the sender keeps, so that differences are found.
+    Digests(Vec<ShardDigest>),
+    /// Of the digests received: those equal here, and those whose facts are wanted.
+    DigestsCompared {
+        /// Equal here: the sender's copy is confirmed.
+        same: Vec<ShardId>,
+        /// "Send me what you know."
+        pull: Vec<ShardId>,
+    },
+
+    // ---- claims
+    /// "I could run this many tasks." Parked until there is work or it goes stale; a newer one replaces it.
+    Want {
+        /// Slots with nothing to do.
+        slots: u32,
+        /// Tasks finished a second of late, over all slots; 0 when unknown.
+        rate: u32,
+    },
+    /// The right to run these tasks.
+    Grant(Grant),
+    /// What became of leased tasks.
+    Report {
+        /// The lease.
+        lease: LeaseId,
+        /// The outcomes; of failures, the attempt is the lease.
+        outcomes: Vec<(Range, crate::Outcome)>,
+    },
+    /// The outcomes of these tasks are recorded on enough nodes: the executor may forget them.
+    Ack {
+        /// The lease.
+        lease: LeaseId,
+        /// The tasks.
+        tasks: Vec<Range>,
+    },
+    /// The lease is not (or no longer) valid here. The executor asks the shard's arbiter of now with `Resume`.
+    Fenced(LeaseId),
+    /// "I will not run these": free them, no attempt charged.
+    Release {
+        /// The lease.
+        lease: LeaseId,
+        /// The tasks.
+        tasks: Vec<Range>,
+    },
+    /// "I hold a lease of an arbiter that is gone." Answered by a `Grant` that continues it, or by `Fenced`.
+    Resume {
+        /// The lease.
+        lease: LeaseId,
+        /// Tasks running, waiting to run or waiting to be acknowledged.
+        tasks: Vec<Range>,
+    },
+    /// Takes tasks back: those not started are dropped, those running are stopped.
+    Recall {
+        /// The lease.
+        lease: LeaseId,
+        /// The tasks.
+        tasks: Vec<Range>,
+    },
+
+    // ---- questions
+    /// A question about what the receiver keeps.
+    Query {
+        /// The asker's number.
+        number: u64,
+        /// The question.
+        query: Query,
+    },
+    /// The answer to a question.
+    Answer {
+        /// As in `Query`.
+        number: u64,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// The right to run tasks of one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// The lease.
+    pub lease: LeaseId,
+    /// When this continues a lease of an earlier arbiter: that one.
+    pub continues: Option<LeaseId>,
+    /// The tasks, with the number of attempts that each had before.
+    pub tasks: Vec<(Range, u16)>,
+    /// How long it holds without renewal, in milliseconds.
+    pub ttl_ms: u32,
+}
+
+/// One shard in a promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPromise {
+    /// The shard.
+    pub shard: ShardId,
+    /// The highest epoch promised, this promise included.
+    pub promised: Epoch,
+    /// The highest epoch promised before: whether anybody arbitrated already.
+    pub before: Epoch,
+}
+
+/// A question about what a node keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// Every job of which the receiver is a custodian.
+    Jobs,
+    /// One job: its spec and progress.
+    Job(JobId),
+    /// What is known of a shard's tasks, from index `first` on, cut at about [`CHUNK_BYTES`].
+    Shard {
+        /// The shard.
+        shard: ShardId,
+        /// The first task of interest.
+        first: u32,
+    },
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Query::Jobs`].
+    Jobs(Vec<JobSummary>),
+    /// To [`Query::Job`].
+    Job {
+        /// The job as submitted.
+        job: SignedJob,
+        /// How far it is.
+        status: JobStatus,
+    },
+    /// To [`Query::Shard`].
+    Shard {
+        /// The facts.
+        segment: Segment,
+        /// Where to go on asking; `None` when this was all.
+        next: Option<u32>,
+        /// Tasks leased now, with their executors, as far as the answerer arbitrates.
+        leased: Vec<(Range, NodeId)>,
+    },
+    /// Nothing of the kind is kept here.
+    Unknown,
+}
+
+/// One line of a list of jobs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSummary {
+    /// The job.
+    pub job: JobId,
+    /// Its name.
+    pub name: String,
+    /// Submission time, milliseconds since 1970 by the submitter's clock.
+    pub submitted_unix_ms: u64,
+    /// Who submitted it.
+    pub submitter: NodeId,
+    /// How far it is.
+    pub status: JobStatus,
+}
+
+/// How far a job is, as its custodian knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobStatus {
+    /// Per stage: tasks, and how many ended in each way.
+    pub stages: Vec<(u32, Counts)>,
+    /// Set when it was stopped.
+    pub stop: Option<StopCause>,
+}
+
+/// A job's state in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Tasks are waiting or running.
+    Running,
+    /// Stopped; the running tasks are being ended.
+    Stopping,
+    /// Every task succeeded.
+    Done,
+    /// Over, and not every task succeeded.
+    Failed,
+    /// Over, because it was cancelled.
+    Cancelled,
+}
+
+impl JobStatus {
+    /// All tasks.
+    pub fn tasks(&self) -> u64 {
+        self.stages.iter().map(|(tasks, _)| u64::from(*tasks)).sum()
+    }
+
+    /// Ended tasks of all stages.
+    pub fn counts(&self) -> Counts {
+        let mut all = Counts::default();
+        for (_, counts) in &self.stages {
+            all.add(*counts);
+        }
+        all
+    }
+
+    /// The state in one word. Only the terminal three are final.
+    pub fn state(&self) -> JobState {
+        let ended = self.stages.iter().all(|(tasks, counts)| counts.ended() >= *tasks);
+        let done = self.stages.iter().all(|(tasks, counts)| counts.done >= *tasks);
+        match (ended, done, self.stop) {
+            (true, true, _) => JobState::Done,
+            (true, false, Some(StopCause::Cancelled)) => JobState::Cancelled,
+            (true, false, _) => JobState::Failed,
+            (false, _, Some(_)) => JobState::Stopping,
+            (false, _, None) => JobState::Running,
+        }
+    }
+}
+
+impl JobState {
+    /// Whether nothing more will happen.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+}
