@@ -20,7 +20,7 @@ pub const STAGE_TASKS_MAX: u32 = 1 << 24;
 /// Bytes of an encoded spec. Long lists (items, globs) are blobs, so a spec stays small whatever the job.
 pub const JOB_SPEC_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a path in a task's folders.
-pub const PATH_BYTES_MAX: usize = 4096;
+const PATH_BYTES_MAX: usize = 4096;
 /// The fewest and the most tasks in a shard.
 pub const SHARD_TASKS: core::ops::RangeInclusive<u32> = 64..=4096;
 
