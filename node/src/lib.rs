@@ -1,1 +1,3 @@
-//! node
+//! The process: what a node is made of, as a library.
+
+pub mod jobfile;
