@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 use swarm_protocol::{
@@ -64,6 +65,11 @@ impl Clients {
     /// How many questions are open.
     pub(crate) fn waiting(&self) -> usize {
         self.asked.len()
+    }
+
+    /// Whether the answer to the submission of this job is still open.
+    pub(crate) fn waits_for(&self, job: JobId) -> bool {
+        self.asked.values().any(|(_, asked)| matches!(asked, Asked::Submit(waiting) if *waiting == job))
     }
 
     fn ask(&mut self, node: usize, what: Asked) -> u64 {
@@ -175,6 +181,12 @@ impl World {
         let token = self.clients.ask(node, Asked::Submit(job));
         self.give(node, self.machines[node].boot, Event::Submit { token, job: signed });
         job
+    }
+
+    /// Hands a job of a few short tasks to a node.
+    pub(crate) fn submit_small(&mut self, node: usize) -> JobId {
+        let script = Script::running_for(Duration::from_millis(5));
+        self.submit(node, vec![StagePlan { count: 5, needs: Vec::new(), script, retry: patient() }], 0)
     }
 
     /// Asks a node to cancel a job.

@@ -21,6 +21,8 @@ pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Questions are answered within this time on a network without faults.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
+const ACCEPT_MAX: Duration = Duration::from_secs(60);
 /// How often the users look whether jobs are over.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -68,6 +70,7 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     world.begin_users();
     world.run_for(storm);
     world.end_storm();
+    world.demand_acceptance();
     world.finish_jobs();
     world.settle();
     world.ask_everybody();
@@ -83,6 +86,26 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
 }
 
 impl World {
+    /// Hands over one more small job, again when it is refused: a swarm without faults takes it.
+    pub(crate) fn demand_acceptance(&mut self) {
+        let bound = self.now() + ACCEPT_MAX;
+        while self.broken.is_none() {
+            let Some(node) = self.any_node() else { break };
+            let job = self.submit_small(node);
+            while self.clients.waits_for(job) && self.now() < bound && self.broken.is_none() {
+                self.run_for(LOOK_EVERY);
+            }
+            if self.clients.acknowledged.contains(&job) {
+                return;
+            }
+            if self.now() >= bound {
+                return self
+                    .break_with("jobs_are_accepted", format!("no job is acknowledged after the healing: {job:?}"));
+            }
+            self.run_for(LOOK_EVERY);
+        }
+    }
+
     /// Lets time pass until users were told that every acknowledged job is over, or the bound is reached.
     pub(crate) fn finish_jobs(&mut self) {
         let bound = self.now() + FINISH_MAX;
