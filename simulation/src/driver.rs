@@ -230,8 +230,7 @@ impl World {
         for task in tasks.iter().flat_map(|(range, _)| range.indexes()) {
             let attempt = Attempt { lease, task };
             let Some(running) = &mut self.machines[node].running else { return };
-            let again = !running.slots.begin(attempt);
-            running.slots.held.entry(lease).or_default().push(attempt);
+            let again = !running.slots.hold(attempt);
             self.observe(&Fact::Started { node: id, lease, task, again });
             if self.broken.is_some() {
                 return;

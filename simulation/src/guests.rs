@@ -74,7 +74,7 @@ impl Script {
 }
 
 /// One run of one task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Attempt {
     pub(crate) lease: LeaseId,
     pub(crate) task: u32,
@@ -86,12 +86,12 @@ pub(crate) struct Slots {
     slots: usize,
     numbers: u64,
     /// Leases whose blobs are being brought.
-    pub(crate) held: BTreeMap<LeaseId, Vec<Attempt>>,
+    held: BTreeMap<LeaseId, Vec<Attempt>>,
     waiting: VecDeque<Attempt>,
     running: BTreeMap<u64, Attempt>,
     ended: Vec<(Attempt, Outcome)>,
-    /// What was ever started here, to notice a task that is started twice under one lease.
-    started: BTreeSet<(LeaseId, u32)>,
+    /// What is held, waits or runs.
+    busy: BTreeSet<Attempt>,
 }
 
 impl Slots {
@@ -99,9 +99,10 @@ impl Slots {
         Self { slots, ..Self::default() }
     }
 
-    /// Notes that the task was started; false when it had been before, under the same lease.
-    pub(crate) fn begin(&mut self, attempt: Attempt) -> bool {
-        self.started.insert((attempt.lease, attempt.task))
+    /// Keeps a task until [`Self::release`]; false when it is here already under the same lease.
+    pub(crate) fn hold(&mut self, attempt: Attempt) -> bool {
+        self.held.entry(attempt.lease).or_default().push(attempt);
+        self.busy.insert(attempt)
     }
 
     /// The blobs of a lease are here.
@@ -122,7 +123,9 @@ impl Slots {
 
     /// The attempt of this number, which has just come to its end; `None` when it was stopped before.
     pub(crate) fn end(&mut self, number: u64) -> Option<Attempt> {
-        self.running.remove(&number)
+        let attempt = self.running.remove(&number)?;
+        self.busy.remove(&attempt);
+        Some(attempt)
     }
 
     /// Keeps an outcome until [`Self::take_ended`]; true for the first.
@@ -151,14 +154,14 @@ impl Slots {
         let stopped = |attempt: &Attempt| {
             attempt.lease == lease && ranges.iter().any(|range| range.indexes().contains(&attempt.task))
         };
+        self.busy.retain(|attempt| !stopped(attempt));
         self.waiting.retain(|attempt| !stopped(attempt));
         self.running.retain(|_, attempt| !stopped(attempt));
         self.held.values_mut().for_each(|attempts| attempts.retain(|attempt| !stopped(attempt)));
     }
 
-    /// Leases of which something runs, waits or is held.
+    /// Leases of which something is held, waits or runs.
     pub(crate) fn leases(&self) -> BTreeSet<LeaseId> {
-        let busy = self.waiting.iter().chain(self.running.values()).chain(self.held.values().flatten());
-        busy.map(|attempt| attempt.lease).collect()
+        self.busy.iter().map(|attempt| attempt.lease).collect()
     }
 }

@@ -15,9 +15,11 @@ pub(crate) enum Fact<'a> {
     Acknowledged { job: JobId },
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
+    /// A node is gone, with all that was not on its disk.
+    Crashed { node: NodeId },
     /// A node says something to a linked peer.
     Said { node: NodeId, message: &'a Message },
-    /// A node gives a task to its executor; `again` when it did so before under the same lease.
+    /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
     Ran { lease: LeaseId, task: u32, outcome: &'a Outcome },
@@ -29,7 +31,7 @@ pub(crate) enum Fact<'a> {
     Bounded,
     /// Custodians had their time to come to agree.
     Settled,
-    /// What a shard's custodians have of it: digests as the nodes themselves give them.
+    /// What a shard's custodians have of it, as the nodes themselves tell.
     Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
     /// Which nodes hold a blob, after everything settled.
     Held { blob: Hash, holders: usize },

@@ -1,5 +1,6 @@
 //! One run: a storm in which safety is watched at every step, then a healing after which everything must finish.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ const STORM_MS: std::ops::RangeInclusive<u64> = 8_000..=30_000;
 pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
 /// After that custodians agree within this time.
 pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// But they are not asked before, because the last nodes to start change who the custodians are.
+const SETTLE_MIN: Duration = Duration::from_secs(12);
 /// Questions are answered within this time on a network without faults.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
@@ -65,15 +68,17 @@ pub fn run(scenario: &Scenario, trace: Trace) -> Report {
 fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
     let storm = dice::millis(&mut world.striking, STORM_MS);
-    world.note(format_args!("{scenario:?} {faults:?}"));
+    let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
+    world.note(format_args!("{scenario:?} {faults:?}; nodes n0.. are {nodes:?}"));
     world.begin_storm();
     world.begin_users();
     world.run_for(storm);
-    world.end_storm();
-    world.demand_acceptance();
-    world.finish_jobs();
-    world.settle();
-    world.ask_everybody();
+    let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
+    for phase in phases {
+        if world.broken.is_none() {
+            phase(&mut world);
+        }
+    }
     world.census.add("event", world.steps);
     Report {
         scenario: scenario.clone(),
@@ -129,6 +134,7 @@ impl World {
     /// Lets custodians come to agree, and judges whether they did.
     pub(crate) fn settle(&mut self) {
         let bound = self.now() + SETTLE_MAX;
+        self.run_for(SETTLE_MIN);
         let shards: Vec<_> = self.clients.acknowledged.iter().flat_map(|job| self.shards_of(*job)).collect();
         while self.now() < bound && self.broken.is_none() && !shards.iter().all(|shard| agree(&self.copies(*shard))) {
             self.run_for(LOOK_EVERY);
@@ -140,10 +146,11 @@ impl World {
         self.observe(&Fact::Settled);
     }
 
-    /// What the custodians of a shard have of it, as the first node's member list names them.
+    /// What the custodians of a shard have of it. Every node may name them; all must name the same in the end.
     fn copies(&self, shard: ShardId) -> Vec<(NodeId, Option<Hash>)> {
-        let _ = shard;
-        vec![(self.machines[0].id, None)]
+        let cores = self.machines.iter().filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
+        let named: BTreeSet<_> = cores.clone().flat_map(|(_, core)| core.shard_custodians(shard)).collect();
+        cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
     }
 
     /// Asks every node for everything, and judges the answers.

@@ -1,5 +1,5 @@
-//! A node that promised an epoch never grants below it, an epoch has one arbiter, a lease has one holder and runs a task
-//! once.
+//! A node that promised an epoch never grants below it, an epoch has one arbiter, and no task runs twice at one time under
+//! one lease.
 
 use std::collections::BTreeMap;
 

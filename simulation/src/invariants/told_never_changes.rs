@@ -1,6 +1,8 @@
 //! What a user was once told of how a task or job ended is never told differently later.
 //!
-//! One exception: a task of a stopped job may rise to a stronger end, since somebody may still come with its result.
+//! One exception: a stop races with the results that are under way, perhaps on the far side of a partition, so a task of
+//! a stopped job may rise to a stronger end, and with it the job. But a node that told that a job is over before anybody
+//! cancelled it never tells otherwise, unless it restarts: progress is not kept on disk.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +32,10 @@ impl From<&End> for Told {
 #[derive(Default)]
 pub(super) struct Judge {
     tasks: BTreeMap<(ShardId, u32), (NodeId, Told)>,
+    /// Jobs that nobody had cancelled by then, and who told it first.
     jobs: BTreeMap<JobId, (NodeId, JobState)>,
+    /// The same, as each node told it.
+    by_node: BTreeMap<(JobId, NodeId), JobState>,
 }
 
 impl Judge {
@@ -44,12 +49,20 @@ impl Judge {
         Err(format!("task {task} of {shard:?}: {first:?} told {before:?}, then {node:?} told {now:?}"))
     }
 
-    fn on_job(&mut self, node: NodeId, job: JobId, now: JobState) -> Result<(), String> {
-        let (first, before) = *self.jobs.entry(job).or_insert((node, now));
-        if before == now {
-            return Ok(());
+    fn on_job(&mut self, node: NodeId, job: JobId, now: JobState, cancelling: bool) -> Result<(), String> {
+        if !cancelling {
+            let (first, before) = *self.jobs.entry(job).or_insert((node, now));
+            self.by_node.insert((job, node), now);
+            if before != now {
+                return Err(format!("job {job:?}: {first:?} told {before:?}, then {node:?} told {now:?}"));
+            }
         }
-        Err(format!("job {job:?}: {first:?} told {before:?}, then {node:?} told {now:?}"))
+        match self.by_node.get(&(job, node)) {
+            Some(before) if *before != now => {
+                Err(format!("job {job:?}: {node:?} told {before:?}, and after a cancel {now:?}"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -60,8 +73,13 @@ impl Invariant for Judge {
 
     fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
+            Fact::Crashed { node } => {
+                self.by_node.retain(|(_, told), _| told != node);
+                Ok(())
+            }
             Fact::Told { node, answer: Answer::Job { job, status }, .. } if status.state().is_over() => {
-                self.on_job(*node, job.id(), status.state())
+                let cancelling = history.jobs.get(&job.id()).is_some_and(|it| it.cancelling);
+                self.on_job(*node, job.id(), status.state(), cancelling)
             }
             Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. } } => {
                 let stopped = history.jobs.get(&shard.job).is_some_and(|job| job.cancelling || job.failing() > 0);
