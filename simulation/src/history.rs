@@ -16,7 +16,9 @@ pub(crate) enum Fact<'a> {
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
     /// A node is gone, with all that was not on its disk.
-    Crashed { node: NodeId },
+    Crashed,
+    /// The swarm falls apart.
+    Parted,
     /// A node says something to a linked peer.
     Said { node: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.

@@ -47,6 +47,7 @@ impl World {
     pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
         self.note(format_args!("the swarm falls apart: {far:?} on the far side"));
         self.census.count("partition");
+        self.observe(&Fact::Parted);
         self.network.part(far);
         for (a, b, link) in self.network.links() {
             if !self.network.passes(a, b) {

@@ -236,7 +236,7 @@ impl World {
         self.machines[node].disk.crash(finished);
         self.note(format_args!("n{node} crashes"));
         self.census.count("crash");
-        self.observe(&Fact::Crashed { node: self.machines[node].id });
+        self.observe(&Fact::Crashed);
         self.clients.node_gone(node);
         self.dialling.retain(|(from, _)| *from != node);
         self.drop_links_of(node);

@@ -1,8 +1,8 @@
 //! What a user was once told of how a task or job ended is never told differently later.
 //!
 //! One exception: a stop races with the results that are under way, perhaps on the far side of a partition, so a task of
-//! a stopped job may rise to a stronger end, and with it the job. But a node that told that a job is over before anybody
-//! cancelled it never tells otherwise, unless it restarts: progress is not kept on disk.
+//! a stopped job may rise to a stronger end, and with it the job. But while no node was lost or cut off, a job that was
+//! over before anybody cancelled it stays what it was.
 
 use std::collections::BTreeMap;
 
@@ -34,8 +34,9 @@ pub(super) struct Judge {
     tasks: BTreeMap<(ShardId, u32), (NodeId, Told)>,
     /// Jobs that nobody had cancelled by then, and who told it first.
     jobs: BTreeMap<JobId, (NodeId, JobState)>,
-    /// The same, as each node told it.
+    /// The same, as each node told it, while none was lost or cut off.
     by_node: BTreeMap<(JobId, NodeId), JobState>,
+    disturbed: bool,
 }
 
 impl Judge {
@@ -52,7 +53,9 @@ impl Judge {
     fn on_job(&mut self, node: NodeId, job: JobId, now: JobState, cancelling: bool) -> Result<(), String> {
         if !cancelling {
             let (first, before) = *self.jobs.entry(job).or_insert((node, now));
-            self.by_node.insert((job, node), now);
+            if !self.disturbed {
+                self.by_node.insert((job, node), now);
+            }
             if before != now {
                 return Err(format!("job {job:?}: {first:?} told {before:?}, then {node:?} told {now:?}"));
             }
@@ -73,8 +76,9 @@ impl Invariant for Judge {
 
     fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Crashed { node } => {
-                self.by_node.retain(|(_, told), _| told != node);
+            Fact::Crashed | Fact::Parted => {
+                self.disturbed = true;
+                self.by_node.clear();
                 Ok(())
             }
             Fact::Told { node, answer: Answer::Job { job, status }, .. } if status.state().is_over() => {
