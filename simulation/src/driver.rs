@@ -57,6 +57,7 @@ impl World {
             running.syncing = Some(later);
         }
         self.after(took, Happening::Synced { node, boot });
+        self.meet_doom(node, took);
     }
 
     pub(crate) fn on_synced(&mut self, node: usize, boot: u64) {
@@ -125,7 +126,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
-        self.observe(&Fact::Said { node: self.machines[from].id, message: &message });
+        self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
         let Some(&to) = self.by_id.get(&to) else { return };
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);

@@ -23,7 +23,7 @@ pub struct Faults {
     pub partitions: bool,
     /// Links break and may be dialled again at once.
     pub cuts: bool,
-    /// One node stops without a word, loses what it had not synced, and starts again on the same disk.
+    /// One node stops without a word, often in the middle of a sync, loses what it had not synced, and starts again on the same disk.
     pub crashes: bool,
     /// All nodes crash at once.
     pub power_cuts: bool,

@@ -20,7 +20,7 @@ pub(crate) enum Fact<'a> {
     /// The swarm falls apart.
     Parted,
     /// A node says something to a linked peer.
-    Said { node: NodeId, message: &'a Message },
+    Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.

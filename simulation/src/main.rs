@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
-use swarm_simulation::{Census, NODES, Report, Scenario, TASKS, Trace, run, sweep};
+use swarm_simulation::{Bug, Census, NODES, Report, Scenario, TASKS, Trace, run, sweep};
 
 /// Simulates whole swarms. Everything in a run follows from its seed.
 #[derive(Parser)]
@@ -34,6 +34,9 @@ enum Command {
         /// Threads; all cores unless given.
         #[arg(long)]
         threads: Option<usize>,
+        /// Lets the machines do something wrong on purpose, which must be noticed.
+        #[arg(long, value_enum)]
+        bug: Option<Bug>,
         /// Goes on after a failing seed.
         #[arg(long)]
         keep_going: bool,
@@ -49,6 +52,9 @@ enum Command {
         /// About how many tasks are submitted.
         #[arg(long, default_value_t = TASKS)]
         tasks: u32,
+        /// What the machines do wrong on purpose.
+        #[arg(long, value_enum)]
+        bug: Option<Bug>,
     },
 }
 
@@ -69,17 +75,17 @@ impl FromStr for Seeds {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Run { seeds, nodes, tasks, threads, keep_going } => {
+        Command::Run { seeds, nodes, tasks, threads, bug, keep_going } => {
             ensure!(nodes > 0, "a swarm has at least one node");
             let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
             let scenarios: Vec<_> =
-                (seeds.0..seeds.1).map(|seed| Scenario { tasks, ..Scenario::new(seed, nodes) }).collect();
+                (seeds.0..seeds.1).map(|seed| Scenario { tasks, bug, ..Scenario::new(seed, nodes) }).collect();
             Ok(run_all(&scenarios, threads.unwrap_or(1), keep_going))
         }
-        Command::Replay { seed, nodes, tasks } => {
+        Command::Replay { seed, nodes, tasks, bug } => {
             ensure!(nodes > 0, "a swarm has at least one node");
             let out = Box::new(BufWriter::new(io::stdout()));
-            let report = run(&Scenario { tasks, ..Scenario::new(seed, nodes) }, Trace::Printed(out));
+            let report = run(&Scenario { tasks, bug, ..Scenario::new(seed, nodes) }, Trace::Printed(out));
             println!("trace {:016x}, {} of virtual time", report.hash, report.time);
             Ok(judge(&report))
         }

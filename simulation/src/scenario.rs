@@ -1,5 +1,7 @@
 //! What one run is made of: everything follows from these few numbers.
 
+use clap::ValueEnum;
+
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -14,7 +16,7 @@ pub struct Scenario {
 }
 
 /// Something that the machines do wrong on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Bug {
     /// Disks acknowledge syncs, and forget at a crash all that was written since the last start.
     ForgetfulDisk,
@@ -36,6 +38,8 @@ impl Scenario {
     /// The command that repeats this run.
     pub fn command(&self) -> String {
         let tasks = if self.tasks == TASKS { String::new() } else { format!(" --tasks {}", self.tasks) };
-        format!("swarm-sim replay --seed {} --nodes {}{tasks}", self.seed, self.nodes)
+        let bug = self.bug.and_then(|bug| bug.to_possible_value());
+        let bug = bug.map(|bug| format!(" --bug {}", bug.get_name())).unwrap_or_default();
+        format!("swarm-sim replay --seed {} --nodes {}{tasks}{bug}", self.seed, self.nodes)
     }
 }

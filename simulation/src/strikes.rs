@@ -8,6 +8,14 @@ use crate::faults::{Faults, Strike};
 use crate::history::Fact;
 use crate::world::{Happening, World};
 
+/// A node that crashes in the middle of its next sync, when most is at stake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Doom {
+    node: usize,
+    /// Together with all others.
+    everybody: bool,
+}
+
 impl World {
     /// Faults begin.
     pub(crate) fn begin_storm(&mut self) {
@@ -81,19 +89,57 @@ impl World {
 
     fn strike_crash(&mut self) {
         let Some(node) = self.some_node(|machine| machine.is_up()) else { return };
+        if self.striking.bool() {
+            self.doomed = Some(Doom { node, everybody: false });
+        } else {
+            self.crash_for_a_while(node);
+        }
+    }
+
+    fn strike_power_cut(&mut self) {
+        let Some(node) = self.some_node(|machine| machine.is_up()) else { return };
+        if self.striking.bool() {
+            self.doomed = Some(Doom { node, everybody: true });
+        } else {
+            self.cut_power();
+        }
+    }
+
+    fn crash_for_a_while(&mut self, node: usize) {
         let finished = self.striking.bool();
         self.crash(node, finished);
         let wait = dice::millis(&mut self.striking, 50..=12_000);
         self.after(wait, Happening::Restart { node });
     }
 
-    fn strike_power_cut(&mut self) {
+    fn cut_power(&mut self) {
         self.census.count("power cut");
         for node in 0..self.machines.len() {
             let finished = self.striking.bool();
             self.crash(node, finished);
             let wait = dice::millis(&mut self.striking, 500..=5000);
             self.after(wait, Happening::Restart { node });
+        }
+    }
+
+    /// A node begins a sync that takes this long: if it is doomed, it crashes before the end.
+    pub(crate) fn meet_doom(&mut self, node: usize, sync: Duration) {
+        if let Some(doom) = self.doomed.take_if(|doom| doom.node == node && self.stormy) {
+            let boot = self.machines[node].boot;
+            let wait = dice::micros(&mut self.striking, 0..=sync.as_micros() as u64);
+            self.after(wait, Happening::Doom { doom, boot });
+        }
+    }
+
+    pub(crate) fn on_doom(&mut self, Doom { node, everybody }: Doom, boot: u64) {
+        if !self.stormy || !self.is_boot(node, boot) {
+            return;
+        }
+        self.census.count("crash in a sync");
+        if everybody {
+            self.cut_power();
+        } else {
+            self.crash_for_a_while(node);
         }
     }
 
@@ -130,6 +176,7 @@ impl World {
     /// Faults end: everything is repaired, and every node is up.
     pub(crate) fn end_storm(&mut self) {
         self.stormy = false;
+        self.doomed = None;
         self.note(format_args!("the storm is over"));
         self.network.faults = Faults::default();
         self.heal_partition();

@@ -25,6 +25,7 @@ use crate::machine::{Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::scenario::{Bug, Scenario};
+use crate::strikes::Doom;
 use crate::trace::{Trace, Tracer};
 
 /// Something that will happen. What is meant for a process names its start, and is void after that.
@@ -61,6 +62,8 @@ pub(crate) enum Happening {
     Heal,
     /// A paused node goes on.
     Resume { node: usize, boot: u64 },
+    /// A doomed node is in the middle of a sync.
+    Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
     Restart { node: usize },
 }
@@ -85,6 +88,7 @@ pub(crate) struct World {
     pub(crate) dialling: BTreeSet<(usize, usize)>,
     /// Whether strikes still happen.
     pub(crate) stormy: bool,
+    pub(crate) doomed: Option<Doom>,
     pub(crate) steps: u64,
     pub(crate) timing: Rng,
     pub(crate) striking: Rng,
@@ -118,6 +122,7 @@ impl World {
             lists: BTreeMap::new(),
             dialling: BTreeSet::new(),
             stormy: false,
+            doomed: None,
             steps: 0,
             timing: dice::fork(seed, "timing"),
             striking: dice::fork(seed, "strikes"),
@@ -177,6 +182,7 @@ impl World {
             Happening::Heal => self.heal_partition(),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
             Happening::Resume { .. } => {}
+            Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
         }
     }

@@ -1,8 +1,9 @@
-//! A node that promised an epoch never grants below it, an epoch has one arbiter, and no task runs twice at one time under
-//! one lease.
+//! A node that promised an epoch never grants below it, an epoch has one arbiter, a lease is granted once, to one node, and
+//! no task runs twice at one time under one lease.
 
 use std::collections::BTreeMap;
 
+use swarm_protocol::message::Grant;
 use swarm_protocol::{Epoch, LeaseId, Message, NodeId, ShardId};
 
 use super::Invariant;
@@ -13,6 +14,7 @@ pub(super) struct Judge {
     /// What each node promised, or granted in, at most.
     highest: BTreeMap<(NodeId, ShardId), Epoch>,
     arbiters: BTreeMap<(ShardId, Epoch), NodeId>,
+    grants: BTreeMap<LeaseId, (NodeId, Grant)>,
 }
 
 impl Judge {
@@ -21,7 +23,12 @@ impl Judge {
         *highest = promised.max(*highest);
     }
 
-    fn on_grant(&mut self, node: NodeId, LeaseId { shard, epoch, .. }: LeaseId) -> Result<(), String> {
+    fn on_grant(&mut self, node: NodeId, to: NodeId, grant: &Grant) -> Result<(), String> {
+        let LeaseId { shard, epoch, .. } = grant.lease;
+        let (first, known) = self.grants.entry(grant.lease).or_insert_with(|| (to, grant.clone()));
+        if (*first, &*known) != (to, grant) {
+            return Err(format!("{node:?} grants {grant:?} to {to:?}, but granted {known:?} to {first:?}"));
+        }
         let highest = self.highest.entry((node, shard)).or_default();
         if epoch < *highest {
             return Err(format!("{node:?} grants in {epoch:?} of {shard:?} after it obeyed {highest:?}"));
@@ -43,11 +50,11 @@ impl Invariant for Judge {
 
     fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Said { node, message: Message::Promise(promises) } => {
+            Fact::Said { node, message: Message::Promise(promises), .. } => {
                 promises.iter().for_each(|it| self.on_promise(*node, it.shard, it.promised));
                 Ok(())
             }
-            Fact::Said { node, message: Message::Grant(grant) } => self.on_grant(*node, grant.lease),
+            Fact::Said { node, to, message: Message::Grant(grant) } => self.on_grant(*node, *to, grant),
             Fact::Started { node, lease, task, again: true } => {
                 Err(format!("{node:?} starts task {task} twice under {lease:?}"))
             }
