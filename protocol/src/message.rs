@@ -194,7 +194,7 @@ pub enum Message {
     /// Of the digests received: those equal here, and those whose facts are wanted.
     DigestsCompared {
         /// Equal here: the sender's copy is confirmed.
-        same: Vec<ShardId>,
+        same: Vec<(ShardId, Hash)>,
         /// "Send me what you know."
         pull: Vec<ShardId>,
     },

@@ -5,6 +5,7 @@
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
 mod clients;
+pub mod cluster;
 mod dice;
 mod disk;
 mod driver;
