@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::{Bug, Census, NODES, Report, Scenario, TASKS, Trace, run, sweep};
 
 /// Simulates whole swarms. Everything in a run follows from its seed.
@@ -41,6 +42,7 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
+    Cluster(ClusterOptions),
     /// Runs one seed and prints what happens.
     Replay {
         /// The seed.
@@ -81,6 +83,11 @@ fn main() -> anyhow::Result<ExitCode> {
             let scenarios: Vec<_> =
                 (seeds.0..seeds.1).map(|seed| Scenario { tasks, bug, ..Scenario::new(seed, nodes) }).collect();
             Ok(run_all(&scenarios, threads.unwrap_or(1), keep_going))
+        }
+        Command::Cluster(options) => {
+            let report = cluster::run(options)?;
+            println!("{report}");
+            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Replay { seed, nodes, tasks, bug } => {
             ensure!(nodes > 0, "a swarm has at least one node");
