@@ -76,7 +76,7 @@ fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> 
 
 fn explain(failed: &[Report]) -> String {
     let line = |report: &Report| {
-        let violation = report.violation.as_ref().unwrap();
+        let violation = report.violation.as_ref().expect("only failed runs are explained");
         format!("{violation}\n  repeat it: {}\n", report.scenario.command())
     };
     failed.iter().map(line).collect()
