@@ -1,59 +1,57 @@
-//! A node's disk.
+//! A node's disk: the memory model of the store, whose crashes lose what was not synced.
 //!
 //! Always true: what was synced survives every crash, unless the disk was told to be forgetful; a batch that was being
 //! written when the node crashed is there whole or not at all, and which of the two nobody can know before.
 
-use std::collections::BTreeMap;
-
 use swarm_protocol::{Table, Write};
+use swarm_store::{Memory, Store};
 
-type Records = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+/// Tables that a core wants to remember at its start.
+const OF_THE_CORE: [Table; 5] = [Table::Meta, Table::Peers, Table::Jobs, Table::Promises, Table::Segments];
+
+/// A record: its table, key and value.
+pub(crate) type Record = (Table, Vec<u8>, Vec<u8>);
 
 /// The records of one node.
 #[derive(Default)]
 pub(crate) struct Disk {
-    records: Records,
-    unsynced: Vec<Write>,
+    memory: Memory,
     /// For a disk that lies: what it really kept.
-    kept: Option<Records>,
+    kept: Option<Memory>,
 }
 
 impl Disk {
-    /// A disk that acknowledges syncs, and forgets at a crash all that was written since the last start.
+    /// A disk that acknowledges syncs, and forgets at a crash all that was ever written.
     pub(crate) fn forgetful() -> Self {
-        Self { kept: Some(Records::new()), ..Self::default() }
+        Self { kept: Some(Memory::new()), ..Self::default() }
     }
 
-    /// Begins to write a batch.
-    pub(crate) fn write(&mut self, batch: Vec<Write>) {
-        self.unsynced.extend(batch);
+    /// Writes a batch, to be durable with the next sync.
+    pub(crate) fn write(&mut self, batch: &[Write]) {
+        self.memory.commit_unsynced(batch);
     }
 
-    /// Ends it: the batch is durable.
+    /// Makes everything durable that was written.
     pub(crate) fn sync(&mut self) {
-        for write in self.unsynced.drain(..) {
-            let key = (write.table, write.key);
-            match write.value {
-                Some(value) => drop(self.records.insert(key, value)),
-                None => drop(self.records.remove(&key)),
-            }
-        }
+        self.memory.commit(&[]).expect("this disk was not told to fail");
     }
 
-    /// The node is gone; `finished` tells whether a batch under way came to be durable all the same.
+    /// The node is gone; `finished` tells whether what was under way came to be durable all the same.
     pub(crate) fn crash(&mut self, finished: bool) {
-        if finished {
-            self.sync();
-        }
-        self.unsynced.clear();
+        let survivors = if finished { self.memory.unsynced() } else { 0 };
+        self.memory.crash_torn(survivors);
         if let Some(kept) = &self.kept {
-            self.records.clone_from(kept);
+            self.memory.clone_from(kept);
         }
     }
 
     /// Everything that a core wants to remember at its start.
-    pub(crate) fn records(&self) -> impl Iterator<Item = (Table, Vec<u8>, Vec<u8>)> + '_ {
-        let wanted = self.records.iter().filter(|((table, _), _)| *table != Table::Kad);
-        wanted.map(|((table, key), value)| (*table, key.clone(), value.clone()))
+    pub(crate) fn records(&self) -> Vec<Record> {
+        let mut records = Vec::new();
+        for table in OF_THE_CORE {
+            let mut keep = |key: &[u8], value: &[u8]| records.push((table, key.to_vec(), value.to_vec()));
+            self.memory.scan(table, &[], &mut keep).expect("memory can be read");
+        }
+        records
     }
 }

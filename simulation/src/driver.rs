@@ -1,10 +1,15 @@
 //! Drives the cores as the real driver does: events in, effects out, in their order.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use swarm_protocol::{Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, Message, NodeId, Notice, Wanted};
+use swarm_protocol::{
+    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table, Wanted,
+    Write, codec,
+};
 
 use crate::dice;
+use crate::disk::Record;
 use crate::guests::Attempt;
 use crate::history::Fact;
 use crate::scenario::Bug;
@@ -47,7 +52,7 @@ impl World {
             return;
         }
         self.census.count("sync");
-        self.machines[node].disk.write(batch);
+        self.machines[node].disk.write(&batch);
         let took = self.network.faults.sync_time(&mut self.timing);
         let mut later = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
@@ -309,8 +314,35 @@ impl World {
             Notice::Submitted { token, result } => self.on_submitted(node, token, result),
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
-            Notice::Members(_) => self.census.count("member change"),
+            Notice::Members(members) => self.remember_addresses(node, &members),
             Notice::Drained => self.note(format_args!("n{node} is drained")),
         }
     }
+
+    /// Keeps the addresses of members for the next start, which dials them. Only a help, so nothing waits for it.
+    fn remember_addresses(&mut self, node: usize, members: &[MemberView]) {
+        self.census.count("member change");
+        let machine = &mut self.machines[node];
+        let me = machine.id;
+        let Some(running) = &mut machine.running else { return };
+        let mut writes = Vec::new();
+        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &member.record) {
+            if *node != me && !addresses.is_empty() && running.peers.get(node) != Some(addresses) {
+                running.peers.insert(*node, addresses.clone());
+                writes.push(Write::put(Table::Peers, node.as_bytes(), codec::encode(addresses)));
+            }
+        }
+        if !writes.is_empty() {
+            machine.disk.write(&writes);
+        }
+    }
+}
+
+/// The members and addresses in the records of [`Table::Peers`].
+pub(crate) fn known_peers(records: &[Record]) -> BTreeMap<NodeId, Vec<String>> {
+    let read = |(_, key, value): &Record| {
+        let node = NodeId::from_bytes(key.as_slice().try_into().ok()?);
+        Some((node, codec::decode(value, value.len()).ok()?))
+    };
+    records.iter().filter(|(table, ..)| *table == Table::Peers).filter_map(read).collect()
 }

@@ -15,10 +15,8 @@ pub(crate) enum Fact<'a> {
     Acknowledged { job: JobId },
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
-    /// A node is gone, with all that was not on its disk.
-    Crashed,
-    /// The swarm falls apart.
-    Parted,
+    /// A node is lost or cut off.
+    Disturbed,
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.

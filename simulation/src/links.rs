@@ -1,5 +1,6 @@
 //! Connects nodes, and lets them notice when a connection is gone.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use swarm_protocol::{Event, NodeId};
@@ -9,8 +10,12 @@ use crate::world::{Happening, World};
 
 /// A broken connection is noticed at once when the other machine says so, in this many milliseconds otherwise.
 const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1500..=5000;
-/// The longest wait between two dials of the bootstrap node.
-const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(8);
+/// The first wait between two dials of one peer; it doubles.
+const DIAL_WAIT_MIN: Duration = Duration::from_millis(250);
+/// The longest wait between two dials of the bootstrap node, as in the network layer's first minutes.
+const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The longest wait between two dials of a peer that the disk knows.
+const KNOWN_WAIT_MAX: Duration = Duration::from_secs(15);
 
 impl World {
     /// Dials a node at these addresses.
@@ -59,17 +64,29 @@ impl World {
         }
     }
 
-    /// The network layer of a node without a link tries the bootstrap node, for ever.
-    pub(crate) fn on_bootstrap(&mut self, node: usize, boot: u64, wait: Duration) {
+    /// The network layer of a node that starts dials the bootstrap node, which is the first, and whom the disk knows.
+    pub(crate) fn keep_dialling(&mut self, node: usize) {
+        let boot = self.machines[node].boot;
+        let Some(running) = &self.machines[node].running else { return };
+        let known = running.peers.keys().filter_map(|peer| self.by_id.get(peer).copied());
+        let peers: BTreeSet<_> = known.chain([0]).filter(|peer| *peer != node).collect();
+        for peer in peers {
+            self.after(Duration::ZERO, Happening::KeepLinked { node, boot, peer, wait: DIAL_WAIT_MIN });
+        }
+    }
+
+    /// It does so for ever, with back-off.
+    pub(crate) fn on_keep_linked(&mut self, node: usize, boot: u64, peer: usize, wait: Duration) {
         if !self.is_boot(node, boot) {
             return;
         }
-        let alone = self.network.ends_of(node).is_empty();
-        if alone && node != 0 {
-            self.begin_dial(node, 0);
+        let linked = self.network.end(node, peer).is_some();
+        if !linked {
+            self.begin_dial(node, peer);
         }
-        let next = if alone { (wait * 2).min(BOOTSTRAP_WAIT_MAX) } else { Duration::from_millis(500) };
-        self.after(wait, Happening::Bootstrap { node, boot, wait: next });
+        let wait_max = if peer == 0 { BOOTSTRAP_WAIT_MAX } else { KNOWN_WAIT_MAX };
+        let next = if linked { DIAL_WAIT_MIN } else { (wait * 2).min(wait_max) };
+        self.after(wait, Happening::KeepLinked { node, boot, peer, wait: next });
     }
 
     /// Closes a node's end of a link and tells it.

@@ -1,6 +1,6 @@
 //! One simulated node: what survives a crash, and what runs between two.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ed25519_dalek::SigningKey;
 use fastrand::Rng;
@@ -59,6 +59,8 @@ pub(crate) struct Running {
     /// The earliest tick in the queue.
     pub(crate) tick_at: Option<Time>,
     pub(crate) slots: Slots,
+    /// Addresses of members as the disk has them.
+    pub(crate) peers: BTreeMap<NodeId, Vec<String>>,
 }
 
 impl Running {
@@ -72,7 +74,13 @@ impl Running {
         now + local.since(self.local(now))
     }
 
-    pub(crate) fn new(core: Node, origin: Time, skew: std::time::Duration, slots: u32) -> Self {
+    pub(crate) fn new(
+        core: Node,
+        origin: Time,
+        skew: std::time::Duration,
+        slots: u32,
+        peers: BTreeMap<NodeId, Vec<String>>,
+    ) -> Self {
         Self {
             core,
             origin,
@@ -81,6 +89,7 @@ impl Running {
             syncing: None,
             tick_at: None,
             slots: Slots::new(slots as usize),
+            peers,
         }
     }
 }

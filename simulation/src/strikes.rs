@@ -55,7 +55,7 @@ impl World {
     pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
         self.note(format_args!("the swarm falls apart: {far:?} on the far side"));
         self.census.count("partition");
-        self.observe(&Fact::Parted);
+        self.observe(&Fact::Disturbed);
         self.network.part(far);
         for (a, b, link) in self.network.links() {
             if !self.network.passes(a, b) {
@@ -81,6 +81,7 @@ impl World {
     fn strike_cut(&mut self) {
         let Some((a, b, link)) = dice::pick(&mut self.striking, &self.network.links()) else { return };
         self.census.count("link cut");
+        self.observe(&Fact::Disturbed);
         for (node, peer) in [(a, b), (b, a)] {
             let wait = dice::millis(&mut self.striking, 0..=300);
             self.after(wait, Happening::LinkLost { node, peer, link });
@@ -147,6 +148,7 @@ impl World {
         let Some(node) = self.some_node(|machine| machine.is_awake()) else { return };
         self.note(format_args!("n{node} stands still"));
         self.census.count("pause");
+        self.observe(&Fact::Disturbed);
         self.machines[node].paused = true;
         for (peer, link) in self.network.ends_of(node) {
             self.expect_timeout(peer, node, link);

@@ -17,6 +17,7 @@ use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Messa
 use crate::clients::Clients;
 use crate::dice;
 use crate::disk::Disk;
+use crate::driver::known_peers;
 use crate::faults::{Census, Faults, Strike};
 use crate::guests::Script;
 use crate::history::Fact;
@@ -36,8 +37,8 @@ pub(crate) enum Happening {
     Heard { to: usize, boot: u64, from: NodeId, gossip: Gossip },
     /// A dial comes to its end.
     Dialled { from: usize, boot: u64, to: usize },
-    /// A node without a link tries the bootstrap node, next after this wait.
-    Bootstrap { node: usize, boot: u64, wait: Duration },
+    /// The network layer of a node looks whether this peer is linked, next after this wait if not.
+    KeepLinked { node: usize, boot: u64, peer: usize, wait: Duration },
     /// A node's end of a link notices that the other is gone.
     LinkLost { node: usize, peer: usize, link: u64 },
     /// The same, unless packets pass again by then.
@@ -166,7 +167,7 @@ impl World {
             Happening::Arrive { to, from, boot, link, message } => self.on_arrive(to, from, boot, link, message),
             Happening::Heard { to, boot, from, gossip } => self.give(to, boot, Event::Gossip { from, gossip }),
             Happening::Dialled { from, boot, to } => self.on_dialled(from, boot, to),
-            Happening::Bootstrap { node, boot, wait } => self.on_bootstrap(node, boot, wait),
+            Happening::KeepLinked { node, boot, peer, wait } => self.on_keep_linked(node, boot, peer, wait),
             Happening::LinkLost { node, peer, link } => self.on_link_lost(node, peer, link),
             Happening::LinkTimeout { node, peer, link } => self.on_link_timeout(node, peer, link),
             Happening::Tick { node, boot } => self.on_tick(node, boot),
@@ -218,15 +219,17 @@ impl World {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
         };
-        match Node::start(config, Time::ZERO + skew, machine.disk.records()) {
+        let records = machine.disk.records();
+        let peers = known_peers(&records);
+        match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
-                let mut running = Running::new(core, now, skew, machine.slots);
+                let mut running = Running::new(core, now, skew, machine.slots, peers);
                 running.inbox.push_back(Event::Addresses(vec![machine.address.clone()]));
                 machine.running = Some(running);
                 self.note(format_args!("n{node} starts, boot {boot}"));
                 self.census.count("start");
                 self.carry_out(node, effects);
-                self.after(Duration::ZERO, Happening::Bootstrap { node, boot, wait: Duration::from_millis(250) });
+                self.keep_dialling(node);
             }
             Err(error) => {
                 self.break_with("own_records_are_readable", format!("n{node} cannot start: {error}: {}", error.source))
@@ -242,7 +245,7 @@ impl World {
         self.machines[node].disk.crash(finished);
         self.note(format_args!("n{node} crashes"));
         self.census.count("crash");
-        self.observe(&Fact::Crashed);
+        self.observe(&Fact::Disturbed);
         self.clients.node_gone(node);
         self.dialling.retain(|(from, _)| *from != node);
         self.drop_links_of(node);

@@ -76,7 +76,7 @@ impl Invariant for Judge {
 
     fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Crashed | Fact::Parted => {
+            Fact::Disturbed => {
                 self.disturbed = true;
                 self.by_node.clear();
                 Ok(())
