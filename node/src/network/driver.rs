@@ -46,6 +46,7 @@ const WAITING_MAX: usize = 256;
 pub(super) enum Command {
     Gossip(Gossip),
     Dial(NodeId, Vec<String>),
+    Bootstrap(Vec<Multiaddr>),
     OpenBlob { from: NodeId, answer: oneshot::Sender<Stream> },
     PublishJob { id: JobId, value: Vec<u8> },
     FindJob { id: JobId, answer: oneshot::Sender<Option<SignedJob>> },
@@ -167,6 +168,9 @@ impl Running {
         match command {
             Command::Gossip(gossip) => self.gossip(&gossip),
             Command::Dial(node, texts) => self.dial(node, &texts),
+            Command::Bootstrap(addresses) => {
+                addresses.into_iter().for_each(|address| self.driver.dialer.add_bootstrap(address))
+            }
             Command::OpenBlob { from, answer } => self.open_blob(from, answer),
             Command::PublishJob { id, value } => self.queries.publish_job(kad, id, value),
             Command::FindJob { id, answer } => self.queries.find_job(kad, id, answer),

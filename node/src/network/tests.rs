@@ -209,6 +209,23 @@ async fn a_bootstrap_address_that_is_the_own_one_does_no_harm() {
 }
 
 #[tokio::test]
+async fn a_bootstrap_address_may_have_a_name() {
+    let mut anna = Node::on(TCP).start(1).await;
+    let named = anna.addresses[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+    let unknown = "/dns4/no-such-host.invalid/tcp/1".to_owned();
+    let bert = Node::on(TCP).with_bootstrap(vec![unknown, named]).start(2).await;
+    anna.links_to(&bert).await;
+}
+
+#[tokio::test]
+async fn peers_known_from_an_earlier_run_are_dialled() {
+    let mut anna = Node::on(QUIC).start(1).await;
+    let known_peers = vec![(anna.id(), anna.addresses.clone())];
+    let bert = Node { known_peers, ..Node::on(QUIC) }.start(2).await;
+    anna.links_to(&bert).await;
+}
+
+#[tokio::test]
 async fn nodes_of_differently_named_swarms_do_not_link() {
     let mut anna = Node::on(TCP).start(1).await;
     let mut stranger = Node::on(TCP).of_swarm("another").knowing(&anna).start(2).await;
@@ -421,6 +438,7 @@ fn an_identity_is_made_once_and_is_private() {
 struct Node {
     listen: Vec<String>,
     bootstrap: Vec<String>,
+    known_peers: Vec<(NodeId, Vec<String>)>,
     swarm_name: String,
     kad_records: Vec<(Vec<u8>, Vec<u8>)>,
     kad_writes: Option<mpsc::Sender<Write>>,
@@ -445,6 +463,7 @@ impl Node {
         Self {
             listen: vec![listen.to_owned()],
             bootstrap: Vec::new(),
+            known_peers: Vec::new(),
             swarm_name,
             kad_records: Vec::new(),
             kad_writes: None,
@@ -481,7 +500,7 @@ impl Node {
     }
 
     async fn try_start(self, seed: u8) -> Result<Started, NetworkError> {
-        let data = tempfile::tempdir().unwrap();
+        let data = scratch();
         let blobs = Blobs::open(data.path()).unwrap();
         let identity = Identity::from_secret([seed; 32]);
         let config = NetworkConfig {
@@ -490,7 +509,7 @@ impl Node {
             listen: self.listen,
             bootstrap: self.bootstrap,
             lan: false,
-            known_peers: Vec::new(),
+            known_peers: self.known_peers,
             blobs: blobs.clone(),
             kad_records: self.kad_records,
             kad_writes: self.kad_writes,
@@ -616,6 +635,11 @@ fn numbered(number: u32) -> Message {
 
 fn is_gossip_of(event: &NetworkEvent, author: NodeId) -> bool {
     matches!(event, NetworkEvent::Gossip { from, .. } if *from == author)
+}
+
+/// In memory where there is such a place: a store of blobs is hundreds of folders, which disks make and remove slowly.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn overwrite(path: &std::path::Path, bytes: &[u8]) {
