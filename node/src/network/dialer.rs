@@ -119,6 +119,11 @@ impl Dialer {
         }
     }
 
+    /// `peer` belongs to another swarm. Unless a user named it, it is not dialled again.
+    pub(super) fn on_refused(&mut self, peer: PeerId) {
+        self.targets.retain(|target| target.bootstrap || target.peer != Some(peer));
+    }
+
     /// The last connection to `peer` is gone.
     pub(super) fn on_disconnected(&mut self, peer: PeerId) {
         let wait_max = self.bootstrap_wait_max();

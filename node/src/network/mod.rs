@@ -187,7 +187,7 @@ impl Network {
         let (dialer, named) = dialer(id, &config)?;
         let records = Records::new(id, config.kad_records, config.kad_writes);
         let mut swarm = behaviour::swarm(keypair, &names, config.lan, records)?;
-        driver::listen(&mut swarm, listen).await?;
+        let early = driver::listen(&mut swarm, listen).await?;
 
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
         let (commands, commands_receiver) = mpsc::channel(COMMANDS_MAX);
@@ -196,7 +196,7 @@ impl Network {
         let links = Links::new(me, outboxes.clone(), events.clone(), ended_sender, counters.clone());
         let network = Self { me, commands, outboxes, blobs: config.blobs.clone(), counters: counters.clone() };
         let blobs = config.blobs;
-        let driver = Driver { swarm, names, events, links, ended, dialer, blobs, counters };
+        let driver = Driver { swarm, early, names, events, links, ended, dialer, blobs, counters };
         tokio::spawn(driver.run(commands_receiver));
         for address in named {
             tokio::spawn(resolver::keep_resolving(address, network.commands.downgrade()));

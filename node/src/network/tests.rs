@@ -121,6 +121,33 @@ async fn nodes_that_dial_each_other_at_once_have_one_link() {
 }
 
 #[tokio::test]
+async fn a_dozen_nodes_that_all_dial_each_other_have_one_link_each() {
+    let mut nodes = Vec::new();
+    for seed in 1..=12 {
+        nodes.push(Node { listen: vec![TCP.into(), QUIC.into()], ..Node::on(TCP) }.start(seed).await);
+    }
+    let known: Vec<_> = nodes.iter().map(|node| (node.id(), node.addresses.clone())).collect();
+    for node in &nodes {
+        known.iter().for_each(|(other, addresses)| node.network.dial(*other, addresses.clone()));
+    }
+    for node in &mut nodes {
+        let linked = |node: &Started| node.seen.iter().filter(|it| matches!(it, NetworkEvent::LinkUp(_))).count();
+        while linked(node) < known.len() - 1 {
+            node.sees(|event| matches!(event, NetworkEvent::LinkUp(_))).await;
+        }
+    }
+    for (from, to) in known.iter().flat_map(|from| known.iter().map(move |to| (from.0, to.0))) {
+        let sender = nodes.iter().find(|node| node.id() == from).unwrap();
+        assert_eq!(sender.network.send(to, &numbered(0)), from != to);
+    }
+    for node in &mut nodes {
+        node.hears(known.len() - 1).await;
+        let events = node.seen.iter().filter(|event| !matches!(event, NetworkEvent::Addresses(_)));
+        assert_eq!(events.count(), known.len() - 1, "{:?}", node.seen);
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_leaves_is_noticed_and_its_last_words_arrive() {
     for transport in [TCP, QUIC] {
         let mut anna = Node::on(transport).start(1).await;
@@ -378,6 +405,21 @@ async fn a_job_is_found_in_the_map_by_a_node_that_never_saw_it() {
     let kept = vec![(write.key, write.value.unwrap())];
     let restarted = Node { kad_records: kept, ..Node::on(QUIC) }.start(4).await;
     assert_eq!(restarted.network.find_job(id).await, Some(signed));
+}
+
+#[tokio::test]
+async fn a_record_under_a_key_that_is_not_its_own_is_refused() {
+    let (writes, mut written) = mpsc::channel(16);
+    let mut hub = Node { kad_writes: Some(writes), ..Node::on(TCP) }.start(1).await;
+    let liar = Node::on(TCP).knowing(&hub).start(2).await;
+    hub.links_to(&liar).await;
+    until(async || {
+        liar.network.publish_job(job(8).0, &job(7).1);
+        hub.network.counts().records_refused > 0
+    })
+    .await;
+    assert_eq!(hub.network.find_job(job(8).0).await, None);
+    assert!(written.try_recv().is_err());
 }
 
 #[tokio::test]
@@ -648,10 +690,12 @@ fn overwrite(path: &std::path::Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// Asks again and again, with a pause between so that the asking is not all that happens.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let all = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
         while !holds().await {
-            tokio::task::yield_now().await;
+            pause.tick().await;
         }
     };
     timeout(DEADLINE, all).await.expect("it becomes true in time");
