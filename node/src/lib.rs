@@ -1,1 +1,3 @@
 //! node
+mod supervisor;
+pub use supervisor::*;
