@@ -1,1 +1,19 @@
-//! store
+//! What a node remembers: small records in a [`Store`], large bytes in [`Blobs`].
+//!
+//! Always true: what a call acknowledged survives the death of the process and of the machine; what is read was
+//! verified. Elsewhere: what is worth remembering is decided in `swarm_protocol`.
+#![deny(unsafe_code)]
+
+mod blobs;
+mod contract;
+mod layout;
+mod memory;
+mod rocks;
+mod writer;
+
+pub use blobs::{BlobError, Blobs, Receiver};
+pub use contract::{EngineError, Store, StoreError};
+pub use layout::FORMAT;
+pub use memory::Memory;
+pub use rocks::{OpenError, Rocks};
+pub use writer::{Done, WRITER_QUEUE, Writer, WriterError};

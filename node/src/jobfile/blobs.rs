@@ -1,0 +1,263 @@
+//! The bytes that a job names: found on disk, hashed, and listed once each.
+//!
+//! Always true: a blob is named by the BLAKE3 of what was read; a path is read once however often the file names it;
+//! a module is valid before it is listed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use glob::{MatchOptions, Pattern};
+use serde::Serialize;
+use swarm_protocol::{Hash, TreeFile, codec};
+
+use super::error::Fault;
+use super::template::STRING_BYTES_MAX;
+use super::tree::Value;
+use super::{LoadOptions, Validate};
+
+/// Bytes of a module: real programs are below 20 MiB, and compiling costs time in proportion.
+pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of an encoded list (items, files of a folder, blobs) and of a file of lines: each node that runs a part of
+/// the job holds the lists in memory.
+pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Files that one glob may match: all are opened and hashed while the user waits.
+pub const GLOB_FILES_MAX: usize = 65_536;
+
+/// As a shell matches: `*` stays within a folder and skips hidden files.
+const LIKE_A_SHELL: MatchOptions =
+    MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+
+/// A blob that a job needs, and where its bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlobSource {
+    /// Made while reading the job file.
+    Bytes {
+        /// Its name.
+        hash: Hash,
+        /// All of it.
+        bytes: Vec<u8>,
+    },
+    /// A file of the user's.
+    File {
+        /// BLAKE3 of the content when it was read.
+        hash: Hash,
+        /// Bytes read.
+        len: u64,
+        /// Where it was.
+        path: PathBuf,
+    },
+}
+
+impl BlobSource {
+    /// The blob's name.
+    pub const fn hash(&self) -> Hash {
+        match self {
+            Self::Bytes { hash, .. } | Self::File { hash, .. } => *hash,
+        }
+    }
+}
+
+/// The blobs found so far.
+pub(super) struct Blobs<'a> {
+    base: &'a Path,
+    validate: &'a Validate<'a>,
+    named: BTreeSet<Hash>,
+    sources: BTreeMap<Hash, BlobSource>,
+    read: HashMap<PathBuf, (Hash, u64)>,
+    modules: HashMap<PathBuf, Hash>,
+}
+
+/// A file that a glob matched.
+pub(super) struct Found {
+    /// As the author of the job file would write it.
+    pub(super) shown: String,
+    pub(super) file: TreeFile,
+}
+
+/// A path in a job file: the value that holds it, and the task it is for.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) value: &'a Value,
+    pub(super) task: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn path(&self) -> Result<&'a str, Fault> {
+        let path = self.value.plain()?;
+        if path.is_empty() { Err(self.value.fault(format!("`{}` is empty", self.value.label))) } else { Ok(path) }
+    }
+
+    /// `` `x.txt` (task a) {problem} ``
+    fn fault(&self, problem: impl AsRef<str>) -> Fault {
+        let path = self.value.as_text().unwrap_or_default();
+        self.value.fault(format!("`{path}` (task {}) {}", self.task, problem.as_ref()))
+    }
+
+    fn io_fault(&self, error: &io::Error) -> Fault {
+        match error.kind() {
+            io::ErrorKind::NotFound => self.fault("does not exist"),
+            kind => self.fault(format!("cannot be read: {kind}")),
+        }
+    }
+}
+
+impl<'a> Blobs<'a> {
+    pub(super) fn new(base: &'a Path, options: &'a LoadOptions<'a>) -> Self {
+        Self {
+            base,
+            validate: options.validate,
+            named: BTreeSet::new(),
+            sources: BTreeMap::new(),
+            read: HashMap::new(),
+            modules: HashMap::new(),
+        }
+    }
+
+    /// Some bytes of our own.
+    pub(super) fn bytes(&mut self, bytes: Vec<u8>) -> Hash {
+        let hash = Hash::of(&bytes);
+        self.named.insert(hash);
+        self.sources.entry(hash).or_insert(BlobSource::Bytes { hash, bytes });
+        hash
+    }
+
+    /// A list as a blob.
+    pub(super) fn list<T: Serialize>(&mut self, at: Named<'_>, list: &[T]) -> Result<Hash, Fault> {
+        let bytes = codec::encode(&list);
+        if bytes.len() > LIST_BYTES_MAX {
+            return Err(at.fault(format!("names too much: the list is over {LIST_BYTES_MAX} bytes")));
+        }
+        Ok(self.bytes(bytes))
+    }
+
+    /// A file: its hash and length.
+    pub(super) fn file(&mut self, at: Named<'_>) -> Result<(Hash, u64), Fault> {
+        let path = self.base.join(at.path()?);
+        open(&path, at)?;
+        self.add(path, at)
+    }
+
+    /// The lines of a file, without their ends.
+    pub(super) fn lines(&mut self, at: Named<'_>) -> Result<Vec<String>, Fault> {
+        let bytes = read_bounded(&self.base.join(at.path()?), LIST_BYTES_MAX as u64, at)?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| at.fault("is not a text file: it holds bytes that are not UTF-8"))?;
+        let line = |(number, line): (usize, &str)| match line {
+            line if line.len() > STRING_BYTES_MAX => {
+                Err(at.fault(format!("has a line {} of over {STRING_BYTES_MAX} bytes", number + 1)))
+            }
+            line if line.contains('\0') => Err(at.fault(format!("has a NUL character in line {}", number + 1))),
+            line => Ok(line.to_owned()),
+        };
+        text.lines().enumerate().map(line).collect()
+    }
+
+    /// A module: `blake3:HEX`, or a file that is checked.
+    pub(super) fn module(&mut self, at: Named<'_>) -> Result<Hash, Fault> {
+        let text = at.path()?;
+        if text.starts_with("blake3:") {
+            let hash = text.parse().map_err(|_| at.fault("must have 64 hexadecimal digits after `blake3:`"))?;
+            self.named.insert(hash);
+            return Ok(hash);
+        }
+        let path = self.base.join(text);
+        if text.contains('@') && !path.exists() {
+            return Err(at.fault("is no file, and published modules are not supported yet"));
+        }
+        if let Some(hash) = self.modules.get(&path) {
+            return Ok(*hash);
+        }
+        let bytes = read_bounded(&path, MODULE_BYTES_MAX, at)?;
+        (self.validate)(&bytes).map_err(|reason| at.fault(format!("is not a usable module: {reason}")))?;
+        let (hash, len) = (Hash::of(&bytes), bytes.len() as u64);
+        self.named.insert(hash);
+        self.sources.entry(hash).or_insert_with(|| BlobSource::File { hash, len, path: path.clone() });
+        self.modules.insert(path, hash);
+        Ok(hash)
+    }
+
+    /// The files that a glob matches, at least one, by path.
+    pub(super) fn glob(&mut self, at: Named<'_>) -> Result<Vec<Found>, Fault> {
+        let pattern = at.path()?;
+        let base = self.base.to_str().ok_or_else(|| at.fault("is in a folder whose name is not UTF-8"))?;
+        let full = Path::new(&Pattern::escape(base)).join(pattern);
+        let full = full.to_str().ok_or_else(|| at.fault("is not UTF-8"))?;
+        let matches = glob::glob_with(full, LIKE_A_SHELL)
+            .map_err(|error| at.fault(format!("is not a glob: {} at character {}", error.msg, error.pos + 1)))?;
+        let fixed = fixed_part(pattern);
+        let mut found = Vec::new();
+        for path in matches {
+            let path = path
+                .map_err(|error| at.fault(format!("meets a folder that cannot be read: {}", error.path().display())))?;
+            if path.is_dir() {
+                continue;
+            }
+            if found.len() == GLOB_FILES_MAX {
+                return Err(at.fault(format!("matches more than {GLOB_FILES_MAX} files")));
+            }
+            found.push(self.found(path, fixed, at)?);
+        }
+        found.sort_by(|a: &Found, b| a.file.path.cmp(&b.file.path));
+        if found.is_empty() { Err(at.fault("matches no file")) } else { Ok(found) }
+    }
+
+    fn found(&mut self, path: PathBuf, fixed: &str, at: Named<'_>) -> Result<Found, Fault> {
+        let below = path.strip_prefix(self.base.join(fixed)).unwrap_or(&path);
+        let below = below.to_str().ok_or_else(|| at.fault("matches a file whose name is not UTF-8"))?.to_owned();
+        let shown = if fixed.is_empty() { below.clone() } else { format!("{}/{below}", fixed.trim_end_matches('/')) };
+        open(&path, at).map_err(|_| at.fault(format!("matches `{shown}`, which cannot be read")))?;
+        let (hash, len) = self.add(path, at)?;
+        Ok(Found { shown, file: TreeFile { path: below, hash, len } })
+    }
+
+    fn add(&mut self, path: PathBuf, at: Named<'_>) -> Result<(Hash, u64), Fault> {
+        if let Some(known) = self.read.get(&path) {
+            return Ok(*known);
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(open(&path, at)?).map_err(|error| at.io_fault(&error))?;
+        let (hash, len) = (Hash::from_bytes(*hasher.finalize().as_bytes()), hasher.count());
+        self.named.insert(hash);
+        self.sources.entry(hash).or_insert_with(|| BlobSource::File { hash, len, path: path.clone() });
+        self.read.insert(path, (hash, len));
+        Ok((hash, len))
+    }
+
+    /// The name of the list of all names, and the sources of everything: the list's own too.
+    pub(super) fn finish(mut self) -> (Hash, Vec<BlobSource>) {
+        let names: Vec<Hash> = self.named.iter().copied().collect();
+        let list = self.bytes(codec::encode(&names));
+        (list, self.sources.into_values().collect())
+    }
+}
+
+/// The folders of a glob before its first wildcard.
+fn fixed_part(pattern: &str) -> &str {
+    let wild = pattern.find(['*', '?', '[']).unwrap_or(pattern.len());
+    pattern[..wild].rfind('/').map_or("", |slash| &pattern[..slash.max(1)])
+}
+
+fn open(path: &Path, at: Named<'_>) -> Result<File, Fault> {
+    let kind = fs::metadata(path).map_err(|error| at.io_fault(&error))?.file_type();
+    if kind.is_dir() {
+        return Err(at.fault("is a folder, where a file is needed"));
+    }
+    // Opening a pipe would wait for its writer.
+    if !kind.is_file() {
+        return Err(at.fault("is not a regular file"));
+    }
+    File::open(path).map_err(|error| at.io_fault(&error))
+}
+
+fn read_bounded(path: &Path, max: u64, at: Named<'_>) -> Result<Vec<u8>, Fault> {
+    let file = open(path, at)?;
+    let too_large = || at.fault(format!("is over {}", bytesize::ByteSize(max)));
+    if file.metadata().map_err(|error| at.io_fault(&error))?.len() > max {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    file.take(max + 1).read_to_end(&mut bytes).map_err(|error| at.io_fault(&error))?;
+    if bytes.len() as u64 > max { Err(too_large()) } else { Ok(bytes) }
+}

@@ -1,0 +1,151 @@
+//! What good job files become.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use swarm_protocol::{Elements, Hash, Input, InputSource, Item, Retry, RetryOn, StageSpec, Stdin, TreeFile, codec};
+
+use super::super::{BlobSource, LIST_BYTES_MAX, Plan, names, render};
+use super::{files, folder, read};
+
+fn plan(name: &str) -> Plan {
+    let text = fs::read_to_string(folder("good").join(format!("{name}.toml"))).unwrap();
+    read(&text, &folder("good"), name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn stage<'a>(plan: &'a Plan, name: &str) -> &'a StageSpec {
+    plan.spec.stages.iter().find(|stage| stage.name == name).unwrap()
+}
+
+fn bytes(plan: &Plan, hash: Hash) -> Vec<u8> {
+    match plan.blobs.iter().find(|blob| blob.hash() == hash).unwrap() {
+        BlobSource::Bytes { bytes, .. } => bytes.clone(),
+        BlobSource::File { path, .. } => fs::read(path).unwrap(),
+    }
+}
+
+fn args(stage: &StageSpec, index: u32, item: Option<&Item>) -> Vec<String> {
+    let names = names(stage, index, item);
+    stage.args.iter().map(|arg| render(arg, &names).unwrap()).collect()
+}
+
+#[test]
+fn every_good_file_makes_a_valid_spec_whose_blobs_are_all_at_hand() {
+    for (name, _) in files(&folder("good")) {
+        let plan = plan(&name);
+        plan.spec.check().unwrap();
+        let listed: Vec<Hash> = codec::decode(&bytes(&plan, plan.spec.blobs), LIST_BYTES_MAX).unwrap();
+        let mut listed: BTreeSet<Hash> = listed.into_iter().collect();
+        assert!(listed.contains(&plan.spec.source.unwrap()), "{name}: the source is listed");
+        assert!(plan.spec.stages.iter().all(|stage| listed.contains(&stage.wasm)), "{name}: modules are listed");
+        assert!(listed.insert(plan.spec.blobs), "{name}: a list does not name itself");
+        let sources: Vec<Hash> = plan.blobs.iter().map(BlobSource::hash).collect();
+        assert_eq!(sources.iter().collect::<BTreeSet<_>>().len(), sources.len(), "{name}: each blob once");
+        for hash in sources {
+            assert!(listed.remove(&hash), "{name}: {hash} is listed");
+            assert_eq!(Hash::of(&bytes(&plan, hash)), hash, "{name}: named by its content");
+        }
+        assert!(name == "by-hash" || listed.is_empty(), "{name}: nothing is listed that is not at hand");
+    }
+}
+
+#[test]
+fn the_smallest_file_has_the_documented_defaults() {
+    let plan = plan("smallest");
+    let hello = stage(&plan, "hello");
+    assert_eq!((plan.spec.name.as_str(), plan.spec.failures_max, hello.count), ("hello", 0, 1));
+    assert_eq!((hello.entry.as_str(), &hello.stdin, &hello.elements), ("_start", &Stdin::Empty, &Elements::One));
+    assert_eq!(hello.retry, Retry { max: 3, lost_max: 5, backoff_ms: 1000, backoff_ms_max: 60_000, on: Vec::new() });
+    assert_eq!(hello.run_ms_max, 600_000);
+    assert_eq!(hello.limits.memory_bytes_max, 256 << 20);
+    assert_eq!(bytes(&plan, plan.spec.source.unwrap()), fs::read(folder("good/smallest.toml")).unwrap());
+}
+
+#[test]
+fn a_matrix_runs_through_its_last_axis_fastest_and_its_tiles_are_gathered() {
+    let plan = plan("full");
+    let (tile, stitch) = (stage(&plan, "tile"), stage(&plan, "stitch"));
+    assert_eq!((tile.count, plan.spec.failures_max), (256, 12));
+    assert_eq!(args(tile, 17, None)[..4], ["--x", "1", "--y", "1"]);
+    assert_eq!(names(tile, 16, None).environment().nth(1), Some(("SWARM_MATRIX_X", "1")));
+    assert_eq!(stitch.needs, [0]);
+    let from = InputSource::From { stage: 0, path: "tile.ppm".into(), name: "{{ x }}-{{ y }}.ppm".into() };
+    assert_eq!(stitch.inputs, [Input { path: "tiles".into(), source: from }]);
+    assert_eq!((tile.run_ms_max, stitch.run_ms_max), (120_000, 600_000));
+}
+
+#[test]
+fn an_array_counts_from_its_start() {
+    let plan = plan("array");
+    let count = stage(&plan, "count");
+    assert_eq!((count.count, &count.elements), (1005, &Elements::Numbers { start: -5 }));
+    assert_eq!(args(count, 7, None), ["7", "2", "75", "0007"]);
+    let environment: Vec<(String, String)> =
+        names(count, 7, None).environment().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    assert_eq!(environment, [("SWARM_INDEX".into(), "7".into()), ("SWARM_ITEM".into(), "2".into())]);
+}
+
+#[test]
+fn each_line_and_each_file_is_an_item() {
+    let lines = plan("each-line");
+    let Elements::List(list) = stage(&lines, "greet").elements else { panic!("a list") };
+    let items: Vec<Item> = codec::decode(&bytes(&lines, list), LIST_BYTES_MAX).unwrap();
+    assert_eq!(items.iter().map(|item| item.text.as_str()).collect::<Vec<_>>(), ["ada", "grace", "edsger"]);
+    let Stdin::Text(text) = &stage(&lines, "greet").stdin else { panic!("a text") };
+    assert_eq!(render(text, &names(stage(&lines, "greet"), 0, items.first())).unwrap(), "hello ADA\n");
+
+    let files = plan("each-file");
+    let Elements::List(list) = stage(&files, "read").elements else { panic!("a list") };
+    let items: Vec<Item> = codec::decode(&bytes(&files, list), LIST_BYTES_MAX).unwrap();
+    assert_eq!(items[1].text, "in/b.txt");
+    assert_eq!(items[1].file, Some((Hash::of(b"text b\n"), 7)));
+    assert_eq!(args(stage(&files, "read"), 1, items.get(1)), ["b.out"]);
+}
+
+#[test]
+fn a_glob_keeps_the_folders_below_its_first_wildcard() {
+    let plan = plan("inputs");
+    let all = stage(&plan, "all");
+    let tree = all.inputs.iter().find(|input| input.path == "tree").unwrap();
+    let InputSource::Tree(list) = tree.source else { panic!("a tree") };
+    let files: Vec<TreeFile> = codec::decode(&bytes(&plan, list), LIST_BYTES_MAX).unwrap();
+    assert_eq!(files.iter().map(|file| &*file.path).collect::<Vec<_>>(), ["a.txt", "b.txt", "c.txt", "deep/d.txt"]);
+    let one = Hash::of(b"text a\n");
+    assert_eq!(plan.blobs.iter().filter(|blob| blob.hash() == one).count(), 1);
+}
+
+#[test]
+fn tasks_run_in_an_order_that_gives_each_what_it_needs() {
+    let plan = plan("order");
+    let order: Vec<&str> = plan.spec.stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(order, ["first", "second", "last", "apart"]);
+    assert_eq!(stage(&plan, "last").needs, [0, 1]);
+    let InputSource::From { name, .. } = &stage(&plan, "second").inputs[0].source else { panic!("from a task") };
+    assert_eq!(name, "{{ index }}-out.txt");
+}
+
+#[test]
+fn tables_of_the_defaults_merge_and_lists_are_replaced() {
+    let plan = plan("defaults");
+    let (same, changed) = (stage(&plan, "as-they-are"), stage(&plan, "changed"));
+    let on = [RetryOn::Trap, RetryOn::AnyExit, RetryOn::Exit(75), RetryOn::Timeout];
+    assert_eq!((same.retry.max, same.retry.backoff_ms, same.retry.on.as_slice()), (7, 250, &on[..]));
+    assert_eq!((same.args.as_slice(), same.run_ms_max), (&["default".to_owned()][..], 5_400_000));
+
+    let env: Vec<(&str, &str)> = changed.env.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(env, [("A", "default"), ("B", "own"), ("C", "own")]);
+    assert_eq!(changed.args, ["own"]);
+    assert_eq!((changed.retry.max, changed.retry.backoff_ms), (2, 250));
+    assert_eq!(changed.retry.on, [RetryOn::Trap, RetryOn::AnyExit, RetryOn::Timeout]);
+    assert_eq!((changed.limits.fuel_max, changed.limits.stdout_bytes_max), (5, 2 << 20));
+    assert_eq!((changed.run_ms_max, changed.limits.memory_bytes_max), (86_400_000, 1 << 30));
+    assert_eq!(changed.inputs.iter().map(|input| &*input.path).collect::<Vec<_>>(), ["more.txt", "scene.json"]);
+}
+
+#[test]
+fn ten_million_tasks_make_a_small_spec() {
+    let (sweep, grid) = (plan("ten-million"), plan("ten-million-points"));
+    assert_eq!((sweep.spec.tasks(), grid.spec.tasks()), (10_000_000, 10_000_001));
+    assert!(codec::encode(&sweep.spec).len() < 1024);
+    assert_eq!(args(stage(&grid, "point"), 9_999_999, None), ["2499", "3999"]);
+}

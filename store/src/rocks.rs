@@ -1,0 +1,176 @@
+//! The store on a disk: RocksDB.
+//!
+//! Always true: one process at a time has the directory; a commit is one write-ahead log record, synced before it
+//! returns; no type of RocksDB leaves this crate. Elsewhere: tables and tuning are `layout`.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rocksdb::{ColumnFamily, DB, ErrorKind, PrefixRange, ReadOptions, WriteBatch, WriteOptions};
+use swarm_protocol::{Table, Write};
+
+use crate::layout::{self, FORMAT, FORMAT_KEY};
+use crate::{EngineError, Store, StoreError};
+
+/// Its lock keeps a second process out. RocksDB's own `LOCK` would too, but says so only in prose.
+const LOCK_FILE: &str = "swarm.lock";
+
+/// A store in a directory of its own. Dropping it closes RocksDB, which blocks for as long as the disk does: drop it on a
+/// thread that may wait.
+#[derive(Debug)]
+pub struct Rocks {
+    db: DB,
+    /// Released when the process ends, however it ends. Declared after `db`, so that it outlives it.
+    _lock: File,
+}
+
+/// Why a directory cannot be opened as a store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A live process has it.
+    #[error("`{dir}` is in use by another process")]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// It cannot be created, or nothing can be written in it.
+    #[error("`{dir}` cannot be written to")]
+    Unwritable {
+        /// The directory.
+        dir: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A newer program wrote it. It is left as it was.
+    #[error("data is of format {found}; this program reads up to {known}")]
+    TooNew {
+        /// The stored format.
+        found: u32,
+        /// The newest that this program reads.
+        known: u32,
+    },
+    /// Bytes on the disk are not those that were written.
+    #[error("the store in `{dir}` is damaged")]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What RocksDB says.
+        source: EngineError,
+    },
+    /// RocksDB cannot open it for another reason.
+    #[error("the store in `{dir}` cannot be opened")]
+    Engine {
+        /// The directory.
+        dir: PathBuf,
+        /// What RocksDB says.
+        source: EngineError,
+    },
+    /// It is open, but its format cannot be read or written.
+    #[error("the stored format in `{dir}` cannot be read or written")]
+    Format {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: StoreError,
+    },
+}
+
+impl Rocks {
+    /// Opens the store in `dir`, creating both when missing. Blocks while the log of the last run is replayed.
+    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        let lock = lock(dir)?;
+        let db = open(dir).map_err(|error| refused(dir, error))?;
+        let mut rocks = Self { db, _lock: lock };
+        rocks.check_format(dir)?;
+        Ok(rocks)
+    }
+
+    fn check_format(&mut self, dir: &Path) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Format { dir: dir.into(), source };
+        let Some(stored) = self.get(Table::Meta, FORMAT_KEY).map_err(failed)? else {
+            return self.commit(&[Write::put(Table::Meta, FORMAT_KEY, FORMAT.to_be_bytes())]).map_err(failed);
+        };
+        let Ok(stored) = stored.try_into().map(u32::from_be_bytes) else {
+            let source = EngineError("the stored format is not a 4-byte number".into());
+            return Err(OpenError::Damaged { dir: dir.into(), source });
+        };
+        if stored > FORMAT { Err(OpenError::TooNew { found: stored, known: FORMAT }) } else { Ok(()) }
+    }
+
+    fn table(&self, table: Table) -> &ColumnFamily {
+        self.db.cf_handle(table.name()).expect("open() opened every table, and none is ever dropped")
+    }
+}
+
+impl Store for Rocks {
+    fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
+        let mut record = WriteBatch::default();
+        for Write { table, key, value } in batch {
+            match value {
+                Some(value) => record.put_cf(self.table(*table), key, value),
+                None => record.delete_cf(self.table(*table), key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.table(table), key).map_err(|error| unread(table, error))
+    }
+
+    fn scan(&self, table: Table, prefix: &[u8], show: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(PrefixRange(prefix));
+        options.fill_cache(false); // scans are for the start, and pass once
+        let mut records = self.db.raw_iterator_cf_opt(self.table(table), options);
+        records.seek_to_first();
+        while let Some((key, value)) = records.item() {
+            show(key, value);
+            records.next();
+        }
+        // An iterator that met damage ends early; its status tells that from the end of the table.
+        records.status().map_err(|error| unread(table, error))
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let unwritable = |source| OpenError::Unwritable { dir: dir.into(), source };
+    std::fs::create_dir_all(dir).map_err(unwritable)?;
+    let options = File::options().create(true).truncate(false).write(true).clone();
+    let file = options.open(dir.join(LOCK_FILE)).map_err(unwritable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.into() }),
+        Err(TryLockError::Error(source)) => Err(unwritable(source)),
+    }
+}
+
+fn open(dir: &Path) -> Result<DB, rocksdb::Error> {
+    let options = layout::database();
+    // RocksDB's pointer to its newest manifest: without it there is no database yet.
+    let stored = if dir.join("CURRENT").exists() { DB::list_cf(&options, dir)? } else { Vec::new() };
+    DB::open_cf_descriptors(&options, dir, layout::tables(stored))
+}
+
+fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
+    let dir = dir.into();
+    match error.kind() {
+        ErrorKind::Corruption => OpenError::Damaged { dir, source: engine(error) },
+        _ => OpenError::Engine { dir, source: engine(error) },
+    }
+}
+
+fn unread(table: Table, error: rocksdb::Error) -> StoreError {
+    let table = table.name();
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::Damaged { table, source: engine(error) },
+        _ => StoreError::Read { table, source: engine(error) },
+    }
+}
+
+fn engine(error: rocksdb::Error) -> EngineError {
+    EngineError(error.into_string())
+}

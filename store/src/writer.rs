@@ -1,0 +1,109 @@
+//! Group commit: one thread owns the store and makes all batches that wait durable with one sync.
+//!
+//! Always true: batches are committed in the order in which they were handed in; each is answered once, after it is
+//! durable; after the first error none is written any more. Elsewhere: what a failed commit means for the process is up
+//! to who answers for it ([`Store`]).
+
+use std::io;
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::thread::{self, JoinHandle};
+
+use swarm_protocol::Write;
+
+use crate::{Store, StoreError};
+
+/// Batches that may wait. A sync takes under a millisecond to some ten: this many callers ahead of it are a jam.
+pub const WRITER_QUEUE: usize = 256;
+/// One group stops growing here, so that the log record and its copy in memory stay small.
+const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Told the result of one batch. It runs on the writer's thread: it must not block and must not panic.
+pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// A handle to the thread that owns the store. Dropping it waits until all that was handed in is answered and the
+/// store is closed.
+#[derive(Debug)]
+pub struct Writer {
+    queue: Option<SyncSender<Waiting>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The batch was not taken, and its `done` will not be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriterError {
+    /// [`WRITER_QUEUE`] batches wait already.
+    #[error("{WRITER_QUEUE} batches wait to be written already")]
+    Full,
+    /// The thread is gone: a `done` panicked.
+    #[error("the writer has stopped")]
+    Gone,
+}
+
+struct Waiting {
+    batch: Vec<Write>,
+    done: Done,
+}
+
+impl Writer {
+    /// Gives the store to a thread of its own.
+    pub fn start(store: impl Store + 'static) -> io::Result<Self> {
+        let (queue, waiting) = mpsc::sync_channel(WRITER_QUEUE);
+        let thread = thread::Builder::new().name("store".into()).spawn(move || run(store, &waiting))?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Hands in a batch; never blocks, so it may be called from a tokio task.
+    pub fn write(
+        &self,
+        batch: Vec<Write>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Result<(), WriterError> {
+        let queue = self.queue.as_ref().ok_or(WriterError::Gone)?;
+        queue.try_send(Waiting { batch, done: Box::new(done) }).map_err(|error| match error {
+            TrySendError::Full(_) => WriterError::Full,
+            TrySendError::Disconnected(_) => WriterError::Gone,
+        })
+    }
+
+    /// Waits until all that was handed in is answered and the store is closed. Blocks: not for a tokio task.
+    pub fn close(self) {}
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None; // the thread ends when it has answered what waits
+        let Some(thread) = self.thread.take() else { return };
+        if thread.join().is_err() {
+            tracing::error!("the writer of the store panicked");
+        }
+    }
+}
+
+fn run(mut store: impl Store, waiting: &Receiver<Waiting>) {
+    let mut stopped = false;
+    while let Ok(first) = waiting.recv() {
+        let (batch, group) = gather(first, waiting);
+        let result = if stopped { Err(StoreError::Stopped) } else { store.commit(&batch) };
+        stopped |= result.is_err();
+        for done in group {
+            done(result.clone());
+        }
+    }
+}
+
+/// Everything that waits, as one batch, and whom to answer.
+fn gather(first: Waiting, waiting: &Receiver<Waiting>) -> (Vec<Write>, Vec<Done>) {
+    let (mut batch, mut group) = (first.batch, vec![first.done]);
+    let mut bytes = size(&batch);
+    while bytes < GROUP_BYTES_MAX {
+        let Ok(next) = waiting.try_recv() else { break };
+        bytes += size(&next.batch);
+        batch.extend(next.batch);
+        group.push(next.done);
+    }
+    (batch, group)
+}
+
+fn size(batch: &[Write]) -> usize {
+    batch.iter().map(|write| write.key.len() + write.value.as_ref().map_or(0, Vec::len)).sum()
+}
