@@ -178,6 +178,19 @@ pub struct Run {
     pub state: TaskState,
 }
 
+impl Run {
+    /// About how many bytes its encoding has: messages are cut by this.
+    pub fn weight(&self) -> usize {
+        let results = match &self.state.end {
+            Some(End::Done(results) | End::Exhausted(results)) => Some(&results.0),
+            _ => None,
+        };
+        let outcomes = results.into_iter().flatten();
+        let outcomes: usize = outcomes.map(|(outcome, holders)| outcome.weight() + holders.len() * 34).sum();
+        64 + self.state.failures.len() * 160 + outcomes
+    }
+}
+
 /// A batch of facts about the tasks of one shard, as it is stored and sent.
 pub type Segment = Vec<Run>;
 

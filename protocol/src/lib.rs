@@ -4,19 +4,27 @@
 //! in virtual time in `simulation`.
 #![deny(unsafe_code)]
 
+mod arbiter;
 pub mod codec;
+mod custody;
 mod effects;
 mod ids;
+mod jobs;
 pub mod lattice;
+mod membership;
 pub mod message;
 mod node;
 mod outcome;
+pub mod placement;
+mod questions;
 mod spec;
 mod time;
+mod worker;
 mod write;
 
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
+pub use membership::{HEARTBEAT, LINK_SILENCE_MAX};
 pub use message::{Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, StopCause};
 pub use node::{Config, Node, RestoreError};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};

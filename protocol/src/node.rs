@@ -1,7 +1,26 @@
-//! The core: routes each event to the part that owns it.
+//! The core: takes each event to the part that owns it, and gathers what is to be done.
+//!
+//! Always true:
+//! - nothing here knows a clock, a socket, a disk or a thread; the same events give the same effects;
+//! - what one part says to another on the same node is a message like any other: a swarm of one runs the same code;
+//! - effects are to be executed in the order persist, send, start, notify.
 
-use crate::codec::DecodeError;
-use crate::{Effects, Event, MemberView, NodeRecord, Table, Time};
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::codec::{self, DecodeError};
+use crate::custody::Custody;
+use crate::jobs::Jobs;
+use crate::membership::{HEARTBEAT, INCARNATION_KEY, Membership};
+use crate::message::{Message, NodeRecord};
+use crate::questions::Questions;
+use crate::worker::Worker;
+use crate::{Effects, Event, NodeId, Table, Time};
+
+/// After a start with known peers, how long to look for them before taking up arbitration alone.
+const STARTUP_GRACE: Duration = Duration::from_secs(2);
+/// The longest record read back from the store.
+const RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a core is given once.
 #[derive(Clone, Debug)]
@@ -24,30 +43,245 @@ pub struct RestoreError {
 
 /// A node's mind.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    pub(crate) now: Time,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) out: Effects,
+    /// Messages to myself, handled before the event is over.
+    inbox: VecDeque<Message>,
+    pub(crate) membership: Membership,
+    pub(crate) jobs: Jobs,
+    pub(crate) custody: Custody,
+    pub(crate) worker: Worker,
+    pub(crate) questions: Questions,
+    next_heartbeat: Time,
+    /// Moments between heartbeats at which something is due.
+    wakes: BTreeMap<Time, &'static str>,
+    /// Before this I do not arbitrate: others who know more may be about to appear.
+    pub(crate) alone_until: Time,
+    next_fetch: u64,
+}
 
 impl Node {
     /// A node that remembers `records` (every record of every table but [`Table::Kad`]), and what it must do first.
     pub fn start(
-        _config: Config,
-        _now: Time,
-        _records: impl IntoIterator<Item = (Table, Vec<u8>, Vec<u8>)>,
+        config: Config,
+        now: Time,
+        records: impl IntoIterator<Item = (Table, Vec<u8>, Vec<u8>)>,
     ) -> Result<(Self, Effects), RestoreError> {
-        Ok((Self {}, Effects::default()))
+        let mut node = Self {
+            now,
+            rng: fastrand::Rng::with_seed(config.seed),
+            out: Effects::default(),
+            inbox: VecDeque::new(),
+            membership: Membership::new(config.record, now),
+            jobs: Jobs::default(),
+            custody: Custody::default(),
+            worker: Worker::default(),
+            questions: Questions::default(),
+            next_heartbeat: now,
+            wakes: BTreeMap::new(),
+            alone_until: now,
+            next_fetch: 0,
+        };
+        let mut segments = Vec::new();
+        let mut incarnation = 0;
+        for (table, key, value) in records {
+            let unreadable = |source| RestoreError { table: table.name(), source };
+            match table {
+                Table::Meta if key == INCARNATION_KEY => {
+                    incarnation = codec::decode(&value, RECORD_BYTES_MAX).map_err(unreadable)?;
+                }
+                Table::Peers => node.alone_until = now + STARTUP_GRACE,
+                Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
+                Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
+                Table::Segments => segments.push((key, value)),
+                Table::Meta | Table::Kad => {}
+            }
+        }
+        node.membership.me.incarnation = incarnation + 1;
+        node.persist_incarnation();
+        node.refresh_custodians();
+        for (key, value) in segments {
+            let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
+            node.restore_segment(&key, &value).map_err(unreadable)?;
+        }
+        let effects = node.finish();
+        Ok((node, effects))
     }
 
     /// Takes one event and returns what the caller must now do.
-    pub fn handle(&mut self, _now: Time, _event: Event) -> Effects {
-        Effects::default()
+    pub fn handle(&mut self, now: Time, event: Event) -> Effects {
+        self.now = self.now.max(now);
+        match event {
+            Event::Tick => self.on_tick(),
+            Event::LinkUp(peer) => self.on_link_up(peer),
+            Event::LinkDown(peer) => self.on_link_down(peer),
+            Event::Gossip { from, gossip } => self.on_gossip(from, gossip),
+            Event::Received { from, message } => {
+                self.on_heard(from);
+                self.on_message(from, message);
+            }
+            Event::Submit { token, job } => self.on_submit(token, job),
+            Event::Cancel { token, job } => self.on_cancel(token, job),
+            Event::Ask { token, query } => self.on_ask(token, query),
+            Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
+            Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::Addresses(addresses) => self.on_addresses(addresses),
+            Event::Drain => self.on_drain(),
+        }
+        self.finish()
     }
 
     /// When [`Event::Tick`] is next due, and which part is waiting for it.
     pub fn next_deadline(&self) -> Option<(Time, &'static str)> {
-        None
+        let heartbeat = (self.next_heartbeat, "heartbeat");
+        let wake = self.wakes.first_key_value().map(|(time, part)| (*time, *part));
+        Some(wake.map_or(heartbeat, |wake| wake.min(heartbeat)))
     }
 
-    /// Every node that this one knows, itself included.
-    pub fn members(&self) -> Vec<MemberView> {
-        Vec::new()
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        match message {
+            Message::Hello(record) => self.on_hello(from, record),
+            Message::Peers(peers) => self.on_peers(peers),
+            Message::Heartbeat { claimable, leases } => self.on_heartbeat(from, claimable, leases),
+
+            Message::Publish(job) => self.on_publish(from, job),
+            Message::Published(job) => self.on_published(from, job),
+            Message::Announce(job) => self.on_nudged(from, job),
+            Message::JobPull(job) => self.on_job_pull(from, job),
+            Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
+            Message::Stop { job, cause } => self.on_stop(from, job, cause),
+            Message::Stopped(job) => self.on_stopped(from, job),
+            Message::Progress { job, shards } => self.on_progress(from, job, shards),
+            Message::StagesDone { job, stages } => self.on_stages_done(job, stages),
+            Message::StagesAsk(job) => self.on_stages_ask(from, job),
+            Message::JobDigests(digests) => self.on_job_digests(from, digests),
+
+            Message::Prepare(shards) => self.on_prepare(from, shards),
+            Message::Promise(shards) => self.on_promise(from, shards),
+            Message::Record { shard, epoch, number, segment } => {
+                self.on_record_asked(from, shard, epoch, number, segment)
+            }
+            Message::Recorded { shard, epoch, number } => self.on_recorded(from, shard, epoch, number),
+            Message::Deposed { shard, epoch } => self.on_deposed(shard, epoch),
+            Message::Merge { shard, segment } => self.on_merge(shard, segment),
+            Message::Digests(digests) => self.on_digests(from, digests),
+            Message::DigestsCompared { same, pull } => self.on_digests_compared(from, same, pull),
+
+            Message::Want { slots, rate } => self.on_want(from, slots, rate),
+            Message::Grant(grant) => self.on_grant(from, grant),
+            Message::Report { lease, outcomes } => self.on_report(from, lease, outcomes),
+            Message::Ack { lease, tasks } => self.on_ack(lease, tasks),
+            Message::Fenced(lease) => self.on_fenced(from, lease),
+            Message::Release { lease, tasks } => self.on_release(from, lease, tasks),
+            Message::Resume { lease, tasks } => self.on_resume(from, lease, tasks),
+            Message::Recall { lease, tasks } => self.on_recall(lease, tasks),
+
+            Message::Query { number, query } => self.on_query(from, number, query),
+            Message::Answer { number, answer } => self.on_answer(from, number, answer),
+        }
+    }
+
+    fn on_tick(&mut self) {
+        while self.wakes.first_key_value().is_some_and(|(time, _)| *time <= self.now) {
+            self.wakes.pop_first();
+        }
+        if self.now >= self.next_heartbeat {
+            self.next_heartbeat = self.now + HEARTBEAT;
+            self.keep_membership();
+            self.keep_jobs();
+            self.keep_worker();
+            self.send_heartbeats();
+            self.custody.arbitration_changed = true;
+        }
+        self.keep_custody();
+        self.keep_resumes();
+        self.keep_questions();
+    }
+
+    /// What every event may have caused, until nothing more follows.
+    fn finish(&mut self) -> Effects {
+        loop {
+            while let Some(message) = self.inbox.pop_front() {
+                self.on_message(self.me(), message);
+            }
+            if core::mem::take(&mut self.membership.view_changed) {
+                self.on_view_changed();
+            }
+            self.settle_custody();
+            self.settle_worker();
+            if self.inbox.is_empty() {
+                break;
+            }
+        }
+        self.notify_members();
+        core::mem::take(&mut self.out)
+    }
+
+    /// To a linked peer, or to myself.
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
+        if to == self.me() {
+            self.inbox.push_back(message);
+        } else if self.membership.links.contains_key(&to) {
+            self.out.send.push((to, message));
+        }
+    }
+
+    /// Asks for a tick at `at`, however far the next heartbeat is.
+    pub(crate) fn wake(&mut self, at: Time, part: &'static str) {
+        self.wakes.insert(at, part);
+    }
+
+    pub(crate) fn new_fetch(&mut self) -> u64 {
+        self.next_fetch += 1;
+        self.next_fetch
+    }
+
+    fn on_fetched(&mut self, fetch: u64, complete: bool) {
+        self.on_job_fetched(fetch, complete);
+        self.on_report_fetched(fetch, complete);
+        self.on_record_fetched(fetch, complete);
+    }
+
+    fn send_heartbeats(&mut self) {
+        let peers: Vec<_> = self.membership.links.keys().copied().chain([self.me()]).collect();
+        for peer in peers {
+            self.send_heartbeat(peer);
+        }
+    }
+
+    pub(crate) fn send_heartbeat(&mut self, peer: NodeId) {
+        let claimable = self.claimable();
+        let leases = self.worker.leases_of(peer);
+        self.send(peer, Message::Heartbeat { claimable, leases });
+    }
+
+    fn on_heartbeat(&mut self, from: NodeId, claimable: u32, leases: Vec<crate::LeaseId>) {
+        if let Some(link) = self.membership.links.get_mut(&from) {
+            link.claimable = claimable;
+        }
+        self.renew(from, leases);
+        self.worker.wants_changed = true;
+    }
+
+    /// A peer became reachable or unreachable.
+    pub(crate) fn on_link_change(&mut self, peer: NodeId) {
+        self.custody.arbitration_changed = true;
+        self.on_arbiter_link_change(peer);
+        self.on_confirmations_changed();
+    }
+
+    fn on_view_changed(&mut self) {
+        self.refresh_custodians();
+        self.custody.arbitration_changed = true;
+        self.on_confirmations_changed();
+        self.hand_over_jobs();
+    }
+
+    fn on_drain(&mut self) {
+        self.membership.me.draining = true;
+        self.on_me_changed();
+        self.gossip_drain();
     }
 }

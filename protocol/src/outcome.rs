@@ -109,6 +109,20 @@ impl Outcome {
         Self { ending, stdout: Content::EMPTY, stderr: Content::EMPTY, outputs: Vec::new() }
     }
 
+    /// About how many bytes its encoding has: messages are cut by this.
+    pub fn weight(&self) -> usize {
+        let inline = |content: &Content| match content {
+            Content::Inline(bytes) => bytes.len() + 16,
+            Content::Blob { .. } => 64,
+        };
+        let reason = match &self.ending {
+            Ending::Trapped(text) | Ending::OutputTooLarge(text) | Ending::Rejected(text) => text.len(),
+            _ => 0,
+        };
+        let outputs: usize = self.outputs.iter().map(|file| file.path.len() + 80).sum();
+        64 + reason + inline(&self.stdout) + inline(&self.stderr) + outputs
+    }
+
     /// Every blob that it names.
     pub fn blobs(&self) -> impl Iterator<Item = Hash> + '_ {
         let logs = [&self.stdout, &self.stderr].into_iter().filter_map(Content::blob);

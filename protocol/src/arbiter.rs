@@ -1,0 +1,801 @@
+//! Granting the tasks of a shard: leases with epochs, and their outcomes recorded on enough nodes.
+//!
+//! Always true:
+//! - a grant carries the epoch that this node promised itself and every reachable custodian promised;
+//! - an outcome is acknowledged to its executor only when `min(2, live custodians)` nodes have synced it;
+//! - a report under a lease that is not held here changes nothing.
+//!
+//! Leases are soft state: an arbiter that restarts asks the executors. The wait for their answers is the grace.
+//!
+//! Elsewhere: facts and promises are `custody`; the executor's side is `worker`.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use rangemap::RangeSet;
+
+use crate::custody::Shard;
+use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
+use crate::message::{Grant, Message, ShardPromise};
+use crate::node::Node;
+use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
+
+/// How long a lease holds without renewal: six heartbeats.
+pub(crate) const LEASE_TTL: Duration = Duration::from_millis(1500);
+/// What is left of a lease when the executor's connection closes: time to reconnect, no more.
+const LEASE_TTL_UNLINKED: Duration = Duration::from_millis(700);
+/// After a takeover, executors have this long to re-announce their leases.
+const GRACE: Duration = Duration::from_millis(400);
+/// A request to a custodian is repeated after this.
+const REPEAT: Duration = Duration::from_millis(500);
+/// A want is forgotten after this; executors repeat it sooner.
+pub(crate) const WANT_TTL: Duration = Duration::from_millis(1500);
+/// Work handed out at once: 20 ms of what the executor manages.
+const BATCH_MS: u64 = 20;
+/// Tasks in one grant.
+const BATCH_TASKS_MAX: u64 = 4096;
+/// A task that failed on a node is kept from it this long, while others may take it.
+const AVOID: Duration = Duration::from_secs(2);
+/// Executors that may wait here.
+const WANTS_MAX: usize = 4096;
+/// Not more often than this are executors told that there is work again.
+const HINT_EVERY: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(crate) struct Want {
+    slots: u32,
+    rate: u32,
+    at: Time,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for promises.
+    Preparing {
+        waiting: BTreeSet<NodeId>,
+        repeat: Time,
+        seen_before: bool,
+    },
+    /// Waiting for executors that hold leases of an earlier arbiter.
+    Grace {
+        until: Time,
+    },
+    Granting,
+}
+
+#[derive(Debug)]
+struct Lease {
+    executor: NodeId,
+    /// Granted and not reported.
+    tasks: RangeSet<u32>,
+    expires: Time,
+}
+
+/// Facts on their way to the other custodians.
+#[derive(Debug)]
+struct Recording {
+    segment: Segment,
+    confirmed: BTreeSet<NodeId>,
+    /// Tasks that ended by it.
+    ended: Counts,
+    /// Whom to tell when it is safe.
+    ack: Option<(NodeId, LeaseId, Vec<Range>)>,
+    repeat: Time,
+}
+
+/// A report whose blobs are on their way here.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    from: NodeId,
+    lease: LeaseId,
+    outcomes: Vec<(Range, Outcome)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Arbiter {
+    pub(crate) epoch: Epoch,
+    phase: Phase,
+    /// Neither ended, leased, reported nor backing off.
+    pending: RangeSet<u32>,
+    /// Backing off until then.
+    delayed: BTreeSet<(Time, u32)>,
+    /// Who should not get a task, and until when.
+    avoid: BTreeMap<u32, (NodeId, Time)>,
+    leases: BTreeMap<u64, Lease>,
+    recordings: BTreeMap<u64, Recording>,
+    last_lease: u64,
+    last_recording: u64,
+}
+
+impl Arbiter {
+    fn new(epoch: Epoch, waiting: BTreeSet<NodeId>, repeat: Time, seen_before: bool) -> Self {
+        Self {
+            epoch,
+            phase: Phase::Preparing { waiting, repeat, seen_before },
+            pending: RangeSet::new(),
+            delayed: BTreeSet::new(),
+            avoid: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            recordings: BTreeMap::new(),
+            last_lease: 0,
+            last_recording: 0,
+        }
+    }
+
+    /// Tasks that ended here and wait for their second copy.
+    pub(crate) fn unconfirmed(&self) -> Counts {
+        let mut sum = Counts::default();
+        for recording in self.recordings.values() {
+            sum.add(recording.ended);
+        }
+        sum
+    }
+
+    /// Facts came from elsewhere: what they end is not to be granted.
+    pub(crate) fn forget_ended(&mut self, segment: &[Run]) {
+        for run in segment.iter().filter(|run| run.state.end.is_some() && run.range.count > 0) {
+            self.pending.remove(run.range.indexes());
+            if !self.delayed.is_empty() {
+                self.delayed.retain(|(_, task)| !run.range.indexes().contains(task));
+            }
+        }
+    }
+
+    /// Tasks leased now, with their executors.
+    pub(crate) fn leased(&self) -> Vec<(Range, NodeId)> {
+        let leases = self.leases.values();
+        leases.flat_map(|lease| ranges_of(&lease.tasks).into_iter().map(|range| (range, lease.executor))).collect()
+    }
+
+    /// Takes up to `count` tasks that `executor` may run.
+    fn take(&mut self, executor: NodeId, count: u64, now: Time) -> RangeSet<u32> {
+        self.avoid.retain(|_, (_, until)| *until > now);
+        let mut taken = RangeSet::new();
+        let mut left = u32::try_from(count).unwrap_or(u32::MAX);
+        'ranges: for range in self.pending.iter() {
+            let mut first = range.start;
+            // The avoided tasks of this range, in order, cut it into pieces.
+            let avoided = self.avoid.range(range.clone()).filter(|(_, (node, _))| *node == executor);
+            let avoided = avoided.map(|(task, _)| *task).chain([range.end]);
+            for stop in avoided {
+                let piece = (stop - first).min(left);
+                if piece > 0 {
+                    taken.insert(first..first + piece);
+                    left -= piece;
+                }
+                if left == 0 {
+                    break 'ranges;
+                }
+                first = stop.saturating_add(1);
+            }
+        }
+        for range in taken.iter() {
+            self.pending.remove(range.clone());
+        }
+        taken
+    }
+
+    fn lease(&mut self, executor: NodeId, tasks: RangeSet<u32>, now: Time) -> u64 {
+        self.last_lease += 1;
+        if tasks.is_empty() {
+            return self.last_lease; // an answer to `Resume` that leaves nothing
+        }
+        self.leases.insert(self.last_lease, Lease { executor, tasks, expires: now + LEASE_TTL });
+        self.last_lease
+    }
+}
+
+/// The ranges of a set.
+pub(crate) fn ranges_of(set: &RangeSet<u32>) -> Vec<Range> {
+    set.iter().map(|range| Range { first: range.start, count: range.end - range.start }).collect()
+}
+
+/// How many tasks a set has.
+pub(crate) fn count_of(set: &RangeSet<u32>) -> u32 {
+    set.iter().map(|range| range.end - range.start).sum()
+}
+
+/// The tasks of `ranges` that are in `set`.
+fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
+    let mut common = RangeSet::new();
+    for range in ranges.iter().filter(|range| range.first < range.end()) {
+        for piece in set.overlapping(&range.indexes()) {
+            common.insert(piece.start.max(range.first)..piece.end.min(range.end()));
+        }
+    }
+    common
+}
+
+impl Node {
+    fn arbiter_mut(&mut self, shard: ShardId) -> Option<&mut Arbiter> {
+        self.custody.shards.get_mut(&shard)?.arbiter.as_mut()
+    }
+
+    /// The arbiter here, if it works under this lease's epoch.
+    fn arbiter_of(&mut self, lease: LeaseId) -> Option<&mut Arbiter> {
+        self.arbiter_mut(lease.shard).filter(|arbiter| arbiter.epoch == lease.epoch)
+    }
+
+    fn other_custodians(&self, shard: &Shard) -> BTreeSet<NodeId> {
+        let me = self.me();
+        shard.custodians.iter().copied().filter(|node| *node != me && self.reaches(*node)).collect()
+    }
+
+    // ---- taking up and giving up
+
+    /// At the end of every event: whatever it made possible.
+    pub(crate) fn settle_custody(&mut self) {
+        if core::mem::take(&mut self.custody.arbitration_changed) {
+            self.review_arbitration();
+        }
+        if core::mem::take(&mut self.custody.grants_changed) {
+            self.grant_wants();
+        }
+        self.flush_progress();
+    }
+
+    /// The first reachable custodian of each open shard arbitrates it.
+    fn review_arbitration(&mut self) {
+        let may = self.now >= self.alone_until || !self.membership.links.is_empty();
+        let me = self.me();
+        let mut prepares: BTreeMap<NodeId, Vec<(ShardId, Epoch)>> = BTreeMap::new();
+        let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
+        for id in open {
+            let Some(shard) = self.custody.shards.get(&id) else { continue };
+            let first = shard.custodians.iter().copied().find(|node| self.reaches(*node));
+            match (first == Some(me), shard.arbiter.is_some()) {
+                (true, false) if may && self.now >= shard.quiet_until => {
+                    for (other, epoch) in self.take_up(id) {
+                        prepares.entry(other).or_default().push((id, epoch));
+                    }
+                }
+                (false, true) => self.step_down(id),
+                _ => {}
+            }
+        }
+        for (other, shards) in prepares {
+            self.send_prepares(other, &shards);
+        }
+    }
+
+    /// Begins to arbitrate; returns whom to ask for a promise.
+    fn take_up(&mut self, id: ShardId) -> Vec<(NodeId, Epoch)> {
+        let me = self.me();
+        let before = self.custody.promises.get(&id).copied().unwrap_or_default();
+        let epoch = before.next(me);
+        self.promise(id, epoch);
+        let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
+        let waiting = self.other_custodians(shard);
+        let asked = waiting.iter().map(|other| (*other, epoch)).collect();
+        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE);
+        if let Some(shard) = self.custody.shards.get_mut(&id) {
+            shard.arbiter = Some(arbiter);
+        }
+        self.advance(id);
+        asked
+    }
+
+    /// Gives up; executors are told to look for the next arbiter.
+    pub(crate) fn step_down(&mut self, id: ShardId) {
+        let Some(arbiter) = self.custody.shards.get_mut(&id).and_then(|shard| shard.arbiter.take()) else { return };
+        for (number, lease) in arbiter.leases {
+            self.send(lease.executor, Message::Fenced(LeaseId { shard: id, epoch: arbiter.epoch, number }));
+        }
+        self.custody.arbitration_changed = true;
+        self.progress_is_due(id);
+    }
+
+    /// Somebody promised a higher epoch: step down, and do not argue at once.
+    pub(crate) fn on_deposed(&mut self, id: ShardId, epoch: Epoch) {
+        if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.epoch < epoch) {
+            self.promise(id, epoch);
+            let quiet = Duration::from_millis(self.rng.u64(50..400));
+            if let Some(shard) = self.custody.shards.get_mut(&id) {
+                shard.quiet_until = self.now + quiet;
+            }
+        }
+    }
+
+    pub(crate) fn on_promise(&mut self, from: NodeId, promises: Vec<ShardPromise>) {
+        for given in promises {
+            let Some(arbiter) = self.arbiter_mut(given.shard) else { continue };
+            if given.promised > arbiter.epoch {
+                self.on_deposed(given.shard, given.promised);
+            } else if given.promised == arbiter.epoch
+                && let Phase::Preparing { waiting, seen_before, .. } = &mut arbiter.phase
+            {
+                waiting.remove(&from);
+                *seen_before |= given.before != Epoch::NONE && given.before != given.promised;
+                self.advance(given.shard);
+            }
+        }
+    }
+
+    /// Goes on when nobody is left to wait for.
+    fn advance(&mut self, id: ShardId) {
+        let now = self.now;
+        let is_stopped = self.is_stopped(id.job);
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let open = shard.open_tasks();
+        let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        match &arbiter.phase {
+            Phase::Preparing { waiting, seen_before, .. } if waiting.is_empty() => {
+                arbiter.pending = open;
+                arbiter.phase = if *seen_before { Phase::Grace { until: now + GRACE } } else { Phase::Granting };
+                if is_stopped {
+                    self.cancel_rest(id);
+                }
+                self.wake(now + GRACE, "grace");
+            }
+            Phase::Grace { until } if now >= *until => arbiter.phase = Phase::Granting,
+            _ => return,
+        }
+        self.custody.grants_changed = true;
+    }
+
+    // ---- what time brings
+
+    /// Called every tick.
+    pub(crate) fn keep_custody(&mut self) {
+        let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
+        for id in open {
+            self.keep_preparing(id);
+            self.advance(id);
+            self.end_back_off(id);
+            self.end_leases(id);
+        }
+        self.keep_recordings();
+        self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
+        self.keep_digests();
+    }
+
+    fn keep_preparing(&mut self, id: ShardId) {
+        let now = self.now;
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let reachable = self.other_custodians(shard);
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        let epoch = arbiter.epoch;
+        let Phase::Preparing { waiting, repeat, .. } = &mut arbiter.phase else { return };
+        waiting.retain(|node| reachable.contains(node));
+        if now >= *repeat {
+            *repeat = now + REPEAT;
+            for node in waiting.clone() {
+                self.send_prepares(node, &[(id, epoch)]);
+            }
+        }
+    }
+
+    fn end_back_off(&mut self, id: ShardId) {
+        let now = self.now;
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        let mut any = false;
+        while let Some((_, task)) = arbiter.delayed.first().copied().filter(|(until, _)| *until <= now) {
+            arbiter.delayed.pop_first();
+            arbiter.pending.insert(task..task + 1);
+            any = true;
+        }
+        // Waits for an avoided executor end with time, too.
+        self.custody.grants_changed |= any || self.custody.claimable > 0;
+    }
+
+    fn end_leases(&mut self, id: ShardId) {
+        let now = self.now;
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        let over: Vec<_> =
+            arbiter.leases.iter().filter(|(_, lease)| now >= lease.expires).map(|(number, _)| *number).collect();
+        for number in over {
+            self.lose_lease(id, number);
+        }
+    }
+
+    /// The executor is gone: its tasks are charged a lost attempt and are pending again.
+    fn lose_lease(&mut self, id: ShardId, number: u64) {
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        let Some(lease) = arbiter.leases.remove(&number) else { return };
+        let lease_id = LeaseId { shard: id, epoch: arbiter.epoch, number };
+        let lost = Outcome::bare(Ending::Lost);
+        let outcomes: Vec<_> = ranges_of(&lease.tasks).into_iter().map(|range| (range, lost.clone())).collect();
+        if !outcomes.is_empty() {
+            self.record_outcomes(lease.executor, lease_id, outcomes, false);
+        }
+    }
+
+    // ---- granting
+
+    /// Tasks that could be granted now.
+    pub(crate) fn claimable(&self) -> u32 {
+        self.custody.claimable
+    }
+
+    fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
+        let arbiter = self.custody.shards.get(&id)?.arbiter.as_ref()?;
+        let job = self.jobs.get(id.job)?;
+        let ready = arbiter.phase == Phase::Granting && job.stop.is_none() && job.is_ready(id.stage);
+        ready.then_some(arbiter)
+    }
+
+    fn grantable_shards(&self) -> Vec<(ShardId, u32)> {
+        let open = self.custody.open.iter();
+        let counted = open.filter_map(|(_, id)| Some((*id, count_of(&self.grantable(*id)?.pending))));
+        counted.filter(|(_, pending)| *pending > 0).collect()
+    }
+
+    fn grant_wants(&mut self) {
+        let mut shards = self.grantable_shards();
+        let mut remaining: u64 = shards.iter().map(|(_, pending)| u64::from(*pending)).sum();
+        let claimants = self.membership.links.len() as u64 + 1;
+        let mut wants: Vec<_> = self.custody.wants.iter().map(|(node, want)| (want.at, *node)).collect();
+        wants.sort_unstable();
+        for (_, executor) in wants {
+            if remaining == 0 {
+                break;
+            }
+            let Some(want) = self.custody.wants.get(&executor) else { continue };
+            let slots = u64::from(want.slots.max(1));
+            let fast = u64::from(want.rate) * BATCH_MS / 1000;
+            let share = (remaining / (2 * claimants)).max(slots);
+            let count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
+            let granted = self.grant_some(executor, count, &mut shards);
+            remaining = remaining.saturating_sub(granted);
+            if granted > 0 {
+                self.custody.wants.remove(&executor);
+            }
+        }
+        let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
+        if before == 0 && remaining > 0 {
+            self.hint_claimable();
+        }
+    }
+
+    /// Executors need not wait for the next heartbeat to learn that there is work.
+    fn hint_claimable(&mut self) {
+        if self.now < self.custody.next_claimable_hint {
+            return;
+        }
+        self.custody.next_claimable_hint = self.now + HINT_EVERY;
+        let peers: Vec<_> = self.membership.links.keys().copied().collect();
+        for peer in peers {
+            self.send_heartbeat(peer);
+        }
+        self.worker.wants_changed = true;
+    }
+
+    /// Grants up to `count` tasks of the first shards that have any; returns how many.
+    fn grant_some(&mut self, executor: NodeId, count: u64, shards: &mut [(ShardId, u32)]) -> u64 {
+        let mut left = count;
+        for (id, pending) in shards.iter_mut().filter(|(_, pending)| *pending > 0) {
+            let now = self.now;
+            let Some(arbiter) = self.arbiter_mut(*id) else { continue };
+            let tasks = arbiter.take(executor, left, now);
+            let taken = count_of(&tasks);
+            if taken == 0 {
+                continue;
+            }
+            *pending -= taken;
+            left -= u64::from(taken);
+            self.send_grant(*id, executor, tasks, None);
+            if left == 0 {
+                break;
+            }
+        }
+        count - left
+    }
+
+    fn send_grant(&mut self, id: ShardId, executor: NodeId, tasks: RangeSet<u32>, continues: Option<LeaseId>) {
+        let now = self.now;
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let with_attempts = attempts_of(shard, &tasks);
+        let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        let lease = LeaseId { shard: id, epoch: arbiter.epoch, number: arbiter.lease(executor, tasks, now) };
+        let ttl_ms = LEASE_TTL.as_millis() as u32;
+        self.send(executor, Message::Grant(Grant { lease, continues, tasks: with_attempts, ttl_ms }));
+    }
+
+    pub(crate) fn on_want(&mut self, from: NodeId, slots: u32, rate: u32) {
+        if self.custody.wants.len() < WANTS_MAX {
+            self.custody.wants.insert(from, Want { slots, rate, at: self.now });
+            self.custody.grants_changed = true;
+        }
+    }
+
+    // ---- leases
+
+    /// The executor lives and runs these leases.
+    pub(crate) fn renew(&mut self, from: NodeId, leases: Vec<LeaseId>) {
+        let now = self.now;
+        for id in leases {
+            let lease = self.arbiter_of(id).and_then(|arbiter| arbiter.leases.get_mut(&id.number));
+            match lease.filter(|lease| lease.executor == from) {
+                Some(lease) => lease.expires = now + LEASE_TTL,
+                None => self.send(from, Message::Fenced(id)),
+            }
+        }
+    }
+
+    /// The executor's connection closed.
+    pub(crate) fn on_executor_unlinked(&mut self, executor: NodeId) {
+        let expires = self.now + LEASE_TTL_UNLINKED;
+        self.custody.wants.remove(&executor);
+        let arbiters = self.custody.shards.values_mut().filter_map(|shard| shard.arbiter.as_mut());
+        let mut any = false;
+        for lease in arbiters.flat_map(|arbiter| arbiter.leases.values_mut()) {
+            if lease.executor == executor {
+                lease.expires = lease.expires.min(expires);
+                any = true;
+            }
+        }
+        if any {
+            self.wake(expires, "lease");
+        }
+        self.on_arbiter_unlinked(executor);
+    }
+
+    pub(crate) fn on_release(&mut self, from: NodeId, id: LeaseId, tasks: Vec<Range>) {
+        let Some(arbiter) = self.arbiter_of(id) else { return };
+        let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else { return };
+        for range in common(&lease.tasks, &tasks).iter() {
+            lease.tasks.remove(range.clone());
+            arbiter.pending.insert(range.clone());
+        }
+        if lease.tasks.is_empty() {
+            arbiter.leases.remove(&id.number);
+        }
+        self.custody.grants_changed = true;
+    }
+
+    pub(crate) fn on_resume(&mut self, from: NodeId, old: LeaseId, tasks: Vec<Range>) {
+        let Some(arbiter) = self.arbiter_mut(old.shard) else {
+            if self.custody.shards.get(&old.shard).is_some_and(Shard::is_over) {
+                self.send(from, Message::Ack { lease: old, tasks });
+            }
+            return;
+        };
+        if matches!(arbiter.phase, Phase::Preparing { .. }) {
+            return; // the executor asks again
+        }
+        if old.epoch == arbiter.epoch
+            && let Some(lease) = arbiter.leases.get(&old.number)
+            && lease.executor == from
+        {
+            let lease = arbiter.leases.remove(&old.number).expect("just seen");
+            arbiter.pending.extend(lease.tasks);
+        }
+        let continued = common(&arbiter.pending, &tasks);
+        for range in continued.iter() {
+            arbiter.pending.remove(range.clone());
+        }
+        self.send_grant(old.shard, from, continued, Some(old));
+        self.custody.grants_changed = true;
+    }
+
+    // ---- reports and records
+
+    pub(crate) fn on_report(&mut self, from: NodeId, id: LeaseId, outcomes: Vec<(Range, Outcome)>) {
+        let Some(arbiter) = self.arbiter_of(id) else {
+            self.send(from, Message::Fenced(id));
+            return;
+        };
+        let recording = arbiter.recordings.values().any(|it| it.ack.as_ref().is_some_and(|(_, lease, _)| *lease == id));
+        let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else {
+            if !recording && !self.custody.parked_reports.values().any(|parked| parked.lease == id) {
+                self.send(from, Message::Fenced(id));
+            }
+            return;
+        };
+        let mut accepted = Vec::new();
+        for (range, outcome) in outcomes {
+            for piece in ranges_of(&common(&lease.tasks, &[range])) {
+                lease.tasks.remove(piece.indexes());
+                accepted.push((piece, outcome.clone()));
+            }
+        }
+        if lease.tasks.is_empty() {
+            arbiter.leases.remove(&id.number);
+        }
+        let blobs: BTreeSet<Hash> = accepted.iter().flat_map(|(_, outcome)| outcome.blobs()).collect();
+        if accepted.is_empty() {
+        } else if blobs.is_empty() || from == self.me() {
+            self.record_outcomes(from, id, accepted, true);
+        } else {
+            let fetch = self.fetch_blobs(blobs, BTreeSet::from([from]));
+            self.custody.parked_reports.insert(fetch, Parked { from, lease: id, outcomes: accepted });
+        }
+    }
+
+    pub(crate) fn on_report_fetched(&mut self, fetch: u64, complete: bool) {
+        let Some(Parked { from, lease, mut outcomes }) = self.custody.parked_reports.remove(&fetch) else { return };
+        if self.arbiter_of(lease).is_none() || self.is_stopped(lease.shard.job) {
+            return; // the executor still has it, and asks the next arbiter
+        }
+        if !complete {
+            outcomes.iter_mut().for_each(|(_, outcome)| *outcome = Outcome::bare(Ending::Lost));
+        }
+        self.record_outcomes(from, lease, outcomes, true);
+    }
+
+    /// Turns outcomes into facts, decides about further attempts, and records.
+    fn record_outcomes(&mut self, from: NodeId, id: LeaseId, outcomes: Vec<(Range, Outcome)>, ack: bool) {
+        let acked = ack.then(|| (from, id, outcomes.iter().map(|(range, _)| *range).collect()));
+        let mut segment = Segment::new();
+        for (range, outcome) in outcomes {
+            if outcome.ending.is_success() {
+                let done = End::Done(Results::one(outcome, [from, self.me()]));
+                segment.push(Run { range, state: TaskState::ended(done) });
+            } else {
+                let runs = range.indexes().filter_map(|task| self.judge_failure(from, id, task, &outcome));
+                segment.extend(runs.collect::<Vec<_>>());
+            }
+        }
+        self.record(id.shard, segment, acked);
+    }
+
+    /// One failed attempt: either the task is exhausted, or it is tried again.
+    fn judge_failure(&mut self, node: NodeId, id: LeaseId, task: u32, outcome: &Outcome) -> Option<Run> {
+        let (now, me) = (self.now, self.me());
+        let jitter = self.rng.u64(0..=250);
+        let shard = self.custody.shards.get_mut(&id.shard)?;
+        let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
+        let failure = Failure { node, ending: outcome.ending.clone() };
+        let mut state = TaskState::failed(AttemptId::from(id), failure);
+        let (lost, failed) = shard.state.get(task).map_or((0, 0), |known| (known.lost(), known.failed_attempts()));
+        let is_lost = outcome.ending == Ending::Lost;
+        let budget_left = if is_lost { lost < usize::from(retry.lost_max) } else { failed < usize::from(retry.max) };
+        if retry.allows(&outcome.ending) && budget_left {
+            let doublings = u32::try_from(failed.min(20)).unwrap_or(20);
+            let wait = retry.backoff_ms.saturating_mul(1 << doublings).min(retry.backoff_ms_max);
+            // Jitter of up to a quarter, so that many failures of one moment do not come back as one.
+            let wait = if is_lost { 0 } else { wait + wait * jitter / 1000 };
+            let arbiter = shard.arbiter.as_mut()?;
+            arbiter.delayed.insert((now + Duration::from_millis(wait), task));
+            arbiter.avoid.insert(task, (node, now + Duration::from_millis(wait) + AVOID));
+            self.wake(now + Duration::from_millis(wait), "back-off");
+        } else {
+            state.end = Some(End::Exhausted(Results::one(outcome.clone(), [node, me])));
+        }
+        Some(Run { range: Range { first: task, count: 1 }, state })
+    }
+
+    /// Persists facts and brings them to the other custodians; acknowledges when enough have them.
+    fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
+        let repeat = self.now + REPEAT;
+        let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
+        self.learn(id, segment.clone());
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let after = shard.state.counts();
+        let others = self.other_custodians(shard);
+        let ended = Counts {
+            done: after.done.saturating_sub(before.done),
+            failed: after.failed.saturating_sub(before.failed),
+            cancelled: after.cancelled.saturating_sub(before.cancelled),
+        };
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        arbiter.last_recording += 1;
+        let (number, epoch) = (arbiter.last_recording, arbiter.epoch);
+        let recording = Recording { segment: segment.clone(), confirmed: BTreeSet::new(), ended, ack, repeat };
+        arbiter.recordings.insert(number, recording);
+        for other in others {
+            self.send(other, Message::Record { shard: id, epoch, number, segment: segment.clone() });
+        }
+        self.finish_recordings(id);
+        self.custody.grants_changed = true;
+    }
+
+    pub(crate) fn on_recorded(&mut self, from: NodeId, id: ShardId, epoch: Epoch, number: u64) {
+        let Some(arbiter) = self.arbiter_mut(id).filter(|arbiter| arbiter.epoch == epoch) else { return };
+        if let Some(recording) = arbiter.recordings.get_mut(&number) {
+            recording.confirmed.insert(from);
+            self.finish_recordings(id);
+        }
+    }
+
+    /// Acknowledges what `min(2, live custodians)` nodes, this one included, have synced.
+    fn finish_recordings(&mut self, id: ShardId) {
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let others = self.other_custodians(shard);
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        let need = others.len().min(1);
+        let is_safe = |recording: &Recording| recording.confirmed.len() >= need;
+        let safe: Vec<_> = arbiter.recordings.iter().filter(|(_, it)| is_safe(it)).map(|(number, _)| *number).collect();
+        let safe: Vec<_> = safe.into_iter().filter_map(|number| arbiter.recordings.remove(&number)).collect();
+        for recording in safe {
+            self.progress_is_due(id);
+            if let Some((executor, lease, tasks)) = recording.ack {
+                self.send(executor, Message::Ack { lease, tasks });
+            }
+        }
+    }
+
+    /// Shards whose last records are not confirmed are over, so not in `open`; they are found by their arbiter.
+    fn keep_recordings(&mut self) {
+        let now = self.now;
+        let shards = self.custody.shards.iter();
+        let busy = shards.filter(|(_, shard)| shard.arbiter.as_ref().is_some_and(|it| !it.recordings.is_empty()));
+        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.other_custodians(shard))).collect();
+        for (id, others) in busy {
+            self.finish_recordings(id);
+            let Some(arbiter) = self.arbiter_mut(id) else { continue };
+            let epoch = arbiter.epoch;
+            let mut repeats = Vec::new();
+            for (&number, recording) in arbiter.recordings.iter_mut().filter(|(_, it)| now >= it.repeat) {
+                recording.repeat = now + REPEAT;
+                for other in others.iter().filter(|other| !recording.confirmed.contains(other)) {
+                    repeats.push((*other, number, recording.segment.clone()));
+                }
+            }
+            for (other, number, segment) in repeats {
+                self.send(other, Message::Record { shard: id, epoch, number, segment });
+            }
+        }
+    }
+
+    /// A custodian became reachable or unreachable: fewer or more copies may be enough.
+    pub(crate) fn on_arbiter_link_change(&mut self, peer: NodeId) {
+        let shards = self.custody.shards.iter();
+        let concerned = shards.filter(|(_, shard)| shard.arbiter.is_some() && shard.custodians.contains(&peer));
+        let concerned: Vec<_> = concerned.map(|(id, _)| *id).collect();
+        for id in concerned {
+            self.keep_preparing(id);
+            self.advance(id);
+            self.finish_recordings(id);
+        }
+    }
+
+    // ---- stops and stages
+
+    /// Ends what is open of the job's shards, and takes back what was granted.
+    pub(crate) fn on_job_stopped(&mut self, job: JobId) {
+        self.drop_leases_of(job);
+        let arbitrated: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).filter(|id| id.job == job).collect();
+        for id in arbitrated {
+            let granting = |arbiter: &Arbiter| !matches!(arbiter.phase, Phase::Preparing { .. });
+            if self.arbiter_mut(id).is_some_and(|arbiter| granting(arbiter)) {
+                self.cancel_rest(id);
+            }
+        }
+    }
+
+    fn cancel_rest(&mut self, id: ShardId) {
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let open = ranges_of(&shard.open_tasks());
+        let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        let epoch = arbiter.epoch;
+        let leases = core::mem::take(&mut arbiter.leases);
+        arbiter.pending.clear();
+        arbiter.delayed.clear();
+        for (number, lease) in leases {
+            let tasks = ranges_of(&lease.tasks);
+            self.send(lease.executor, Message::Recall { lease: LeaseId { shard: id, epoch, number }, tasks });
+        }
+        let cancelled = |range| Run { range, state: TaskState::ended(End::Cancelled) };
+        self.record(id, open.into_iter().map(cancelled).collect(), None);
+    }
+
+    pub(crate) fn on_job_known(&mut self, _job: JobId) {
+        self.worker.parked_changed = true;
+    }
+
+    pub(crate) fn on_stages_unblocked(&mut self, _job: JobId) {
+        self.custody.grants_changed = true;
+    }
+
+    /// Jobs of which I arbitrate a shard that waits for an earlier stage.
+    pub(crate) fn jobs_with_blocked_shards(&self) -> BTreeSet<JobId> {
+        let arbitrates = |id: &ShardId| self.custody.shards.get(id).is_some_and(|shard| shard.arbiter.is_some());
+        let blocked = |id: &ShardId| self.jobs.get(id.job).is_some_and(|job| !job.is_ready(id.stage));
+        let open = self.custody.open.iter().map(|(_, id)| id);
+        open.filter(|id| blocked(id) && arbitrates(id)).map(|id| id.job).collect()
+    }
+}
+
+/// The tasks with how often each was tried before, neighbours with the same number together.
+fn attempts_of(shard: &Shard, tasks: &RangeSet<u32>) -> Vec<(Range, u16)> {
+    let mut all: Vec<(Range, u16)> = Vec::new();
+    for task in tasks.iter().flat_map(Clone::clone) {
+        let attempts = shard.state.get(task).map_or(0, |state| state.failures.len() as u16);
+        match all.last_mut() {
+            Some((range, same)) if *same == attempts && range.end() == task => range.count += 1,
+            _ => all.push((Range { first: task, count: 1 }, attempts)),
+        }
+    }
+    all
+}

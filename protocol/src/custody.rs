@@ -1,0 +1,504 @@
+//! Shards kept here: facts about their tasks, how they are persisted, promised, compared and repaired.
+//!
+//! Always true:
+//! - facts only grow (`lattice`), and are synced before anybody is told that they are here;
+//! - a promise of an epoch is synced before it is given, and nothing of a lower epoch is recorded after it;
+//! - a node that is no longer custodian keeps its copy.
+//!
+//! Elsewhere: granting the tasks is `arbiter`; which nodes are custodians is `placement`.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::arbiter::{Arbiter, Parked, Want};
+use crate::codec::{self, DecodeError};
+use crate::lattice::{Counts, End, Run, Segment, ShardState};
+use crate::message::{CHUNK_BYTES, Message, ShardDigest, ShardPromise};
+use crate::node::Node;
+use crate::placement::Key;
+use crate::{Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Range, ShardId, Table, Time, Wanted, Write};
+
+/// Anti-entropy between custodians.
+const DIGEST_EVERY: Duration = Duration::from_secs(5);
+/// Shards in one message about many: about 200 KiB of digests.
+const SHARDS_PER_MESSAGE: usize = 1500;
+/// Rounds of digests that a former custodian still sends to the new ones: half a minute.
+const HAND_OVER_ROUNDS: u8 = 6;
+/// Progress is gathered this long, so that a fast job does not flood its custodians.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// The longest stored segment: a report is cut at a quarter of a frame.
+const SEGMENT_BYTES_MAX: usize = crate::message::FRAME_BYTES_MAX * 4;
+/// Records whose blobs are on their way here; beyond it the arbiter repeats.
+const PARKED_RECORDS_MAX: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Shard {
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) range: Range,
+    pub(crate) state: ShardState,
+    /// In rank order, the first arbiter first.
+    pub(crate) custodians: Vec<NodeId>,
+    next_segment: u64,
+    digest: Option<Hash>,
+    /// Nodes whose copy equals mine.
+    confirmed: BTreeSet<NodeId>,
+    hand_over_rounds: u8,
+    pub(crate) arbiter: Option<Arbiter>,
+    /// After losing an argument about the epoch, wait this long.
+    pub(crate) quiet_until: Time,
+}
+
+impl Shard {
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.counts().ended() >= self.range.count
+    }
+
+    fn digest(&mut self) -> Hash {
+        *self.digest.get_or_insert_with(|| self.state.digest())
+    }
+
+    /// What may be told to others as ended: without what waits for its second copy.
+    fn settled_counts(&self) -> Counts {
+        let open = self.arbiter.as_ref().map(Arbiter::unconfirmed).unwrap_or_default();
+        let counts = self.state.counts();
+        Counts {
+            done: counts.done.saturating_sub(open.done),
+            failed: counts.failed.saturating_sub(open.failed),
+            cancelled: counts.cancelled.saturating_sub(open.cancelled),
+        }
+    }
+
+    /// The tasks of which nothing final is known.
+    pub(crate) fn open_tasks(&self) -> rangemap::RangeSet<u32> {
+        let mut open = rangemap::RangeSet::new();
+        if self.range.count > 0 {
+            open.insert(self.range.indexes());
+        }
+        for run in self.state.runs().filter(|run| run.state.end.is_some()) {
+            open.remove(run.range.indexes());
+        }
+        open
+    }
+}
+
+/// A `Record` whose blobs are on their way here.
+#[derive(Debug)]
+struct ParkedRecord {
+    from: NodeId,
+    shard: ShardId,
+    epoch: Epoch,
+    number: u64,
+    segment: Segment,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Custody {
+    pub(crate) shards: BTreeMap<ShardId, Shard>,
+    /// Shards with open tasks, in order of the arrival of their jobs.
+    pub(crate) open: BTreeSet<(u64, ShardId)>,
+    pub(crate) promises: BTreeMap<ShardId, Epoch>,
+    /// Executors that wait for work, by node.
+    pub(crate) wants: BTreeMap<NodeId, Want>,
+    /// Reports whose blobs are on their way here.
+    pub(crate) parked_reports: BTreeMap<u64, Parked>,
+    parked_records: BTreeMap<u64, ParkedRecord>,
+    pub(crate) arbitration_changed: bool,
+    pub(crate) grants_changed: bool,
+    pub(crate) claimable: u32,
+    pub(crate) next_claimable_hint: Time,
+    progress_due: BTreeSet<ShardId>,
+    next_progress: Time,
+    next_digest: Time,
+}
+
+impl Node {
+    /// Names what this node knows of a shard's tasks; `None` when it keeps nothing of it.
+    pub fn shard_digest(&self, shard: ShardId) -> Option<Hash> {
+        self.custody.shards.get(&shard).map(|kept| kept.state.digest())
+    }
+
+    /// The custodians of a shard as this node sees them, the first arbiter first.
+    pub fn shard_custodians(&self, shard: ShardId) -> Vec<NodeId> {
+        self.membership.view.custodians(Key::of_shard(shard))
+    }
+
+    // ---- which shards are kept
+
+    /// Starts to keep the shards of a job of which this node is a custodian.
+    pub(crate) fn adopt_shards(&mut self, job: JobId) {
+        let Some(spec) = self.jobs.get(job).map(|job| job.spec.clone()) else { return };
+        let me = self.me();
+        for shard in spec.shards(job) {
+            let custodians = self.shard_custodians(shard);
+            if custodians.contains(&me) {
+                self.ensure_shard(shard);
+            }
+        }
+        self.custody.arbitration_changed = true;
+    }
+
+    /// The shard as kept here; `None` when its job is unknown or has no such shard.
+    pub(crate) fn ensure_shard(&mut self, id: ShardId) -> Option<&mut Shard> {
+        let job = self.jobs.get(id.job)?;
+        let stage = job.spec.stages.get(usize::from(id.stage))?;
+        if id.number >= stage.shards() {
+            return None;
+        }
+        let range = stage.shard_range(id.number);
+        if !self.custody.shards.contains_key(&id) {
+            let shard = Shard {
+                spec: job.spec.clone(),
+                range,
+                state: ShardState::default(),
+                custodians: self.shard_custodians(id),
+                next_segment: 0,
+                digest: None,
+                confirmed: BTreeSet::new(),
+                hand_over_rounds: HAND_OVER_ROUNDS,
+                arbiter: None,
+                quiet_until: Time::ZERO,
+            };
+            self.custody.open.insert((job.arrival, id));
+            self.custody.shards.insert(id, shard);
+        }
+        self.custody.shards.get_mut(&id)
+    }
+
+    /// The members changed: so may have the custodians of everything.
+    pub(crate) fn refresh_custodians(&mut self) {
+        let jobs: Vec<_> = self.jobs.iter().map(|(id, _)| *id).collect();
+        for job in jobs {
+            self.adopt_shards(job);
+        }
+        let view = &self.membership.view;
+        for (id, shard) in &mut self.custody.shards {
+            let custodians = view.custodians(Key::of_shard(*id));
+            if custodians != shard.custodians {
+                shard.custodians = custodians;
+                shard.hand_over_rounds = HAND_OVER_ROUNDS;
+                self.custody.next_digest = self.custody.next_digest.min(self.now + Duration::from_secs(1));
+            }
+        }
+    }
+
+    // ---- facts
+
+    pub(crate) fn restore_promise(&mut self, key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
+        let shard = shard_of_key(key)?;
+        self.custody.promises.insert(shard, codec::decode(value, 1024)?);
+        Ok(())
+    }
+
+    pub(crate) fn restore_segment(&mut self, key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
+        let id = shard_of_key(key)?;
+        let segment: Segment = codec::decode(value, SEGMENT_BYTES_MAX)?;
+        let number = key.last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail));
+        let Some(shard) = self.ensure_shard(id) else { return Ok(()) };
+        shard.state.join(&segment);
+        shard.next_segment = shard.next_segment.max(number + 1);
+        self.close_if_over(id);
+        Ok(())
+    }
+
+    /// Takes in facts and persists them; true when any was new.
+    pub(crate) fn learn(&mut self, id: ShardId, segment: Segment) -> bool {
+        let Some(shard) = self.ensure_shard(id) else { return false };
+        let segment = within(shard.range, segment);
+        if !shard.state.join(&segment) {
+            return false;
+        }
+        shard.digest = None;
+        shard.confirmed.clear();
+        let key = [&shard_key(id)[..], &shard.next_segment.to_be_bytes()].concat();
+        shard.next_segment += 1;
+        if let Some(arbiter) = &mut shard.arbiter {
+            arbiter.forget_ended(&segment);
+        }
+        self.out.persist.push(Write::put(Table::Segments, key, codec::encode(&segment)));
+        self.progress_is_due(id);
+        self.close_if_over(id);
+        true
+    }
+
+    fn close_if_over(&mut self, id: ShardId) {
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(arrival) = self.jobs.get(id.job).map(|job| job.arrival) else { return };
+        if shard.is_over() {
+            self.custody.open.remove(&(arrival, id));
+        }
+    }
+
+    pub(crate) fn on_merge(&mut self, shard: ShardId, segment: Segment) {
+        self.learn(shard, segment);
+    }
+
+    pub(crate) fn on_record_asked(&mut self, from: NodeId, id: ShardId, epoch: Epoch, number: u64, segment: Segment) {
+        let promised = self.custody.promises.get(&id).copied().unwrap_or_default();
+        if epoch < promised {
+            self.send(from, Message::Deposed { shard: id, epoch: promised });
+            return;
+        }
+        if self.ensure_shard(id).is_none() {
+            self.pull_job(id.job, from);
+            return;
+        }
+        if epoch > promised {
+            self.promise(id, epoch);
+        }
+        let wanted: BTreeSet<Hash> = segment.iter().flat_map(blobs_on_one_node).collect();
+        if wanted.is_empty() {
+            self.learn(id, segment);
+            self.send(from, Message::Recorded { shard: id, epoch, number });
+        } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
+            let sources = segment.iter().flat_map(holders).chain([from]).collect::<BTreeSet<_>>();
+            let fetch = self.fetch_blobs(wanted, sources);
+            self.custody.parked_records.insert(fetch, ParkedRecord { from, shard: id, epoch, number, segment });
+        }
+    }
+
+    pub(crate) fn fetch_blobs(&mut self, wanted: BTreeSet<Hash>, from: BTreeSet<NodeId>) -> u64 {
+        let number = self.new_fetch();
+        let me = self.me();
+        let from = from.into_iter().filter(|node| *node != me).collect();
+        self.out.fetch.push(Fetch { number, wanted: Wanted::Blobs(wanted.into_iter().collect()), from });
+        number
+    }
+
+    pub(crate) fn on_record_fetched(&mut self, fetch: u64, complete: bool) {
+        let Some(mut parked) = self.custody.parked_records.remove(&fetch) else { return };
+        if !complete {
+            return; // the arbiter repeats
+        }
+        let promised = self.custody.promises.get(&parked.shard).copied().unwrap_or_default();
+        if parked.epoch < promised {
+            self.send(parked.from, Message::Deposed { shard: parked.shard, epoch: promised });
+            return;
+        }
+        let me = self.me();
+        for run in &mut parked.segment {
+            if let Some(End::Done(results) | End::Exhausted(results)) = &mut run.state.end {
+                results.add_holder(me);
+            }
+        }
+        self.learn(parked.shard, parked.segment);
+        let (shard, epoch, number) = (parked.shard, parked.epoch, parked.number);
+        self.send(parked.from, Message::Recorded { shard, epoch, number });
+    }
+
+    // ---- promises
+
+    /// Obeys `epoch` from now on. An arbiter of a lower one stops.
+    pub(crate) fn promise(&mut self, shard: ShardId, epoch: Epoch) {
+        self.custody.promises.insert(shard, epoch);
+        self.out.persist.push(Write::put(Table::Promises, shard_key(shard), codec::encode(&epoch)));
+        let arbitrates = self.custody.shards.get(&shard).and_then(|kept| kept.arbiter.as_ref());
+        if arbitrates.is_some_and(|arbiter| arbiter.epoch < epoch) {
+            self.step_down(shard);
+        }
+    }
+
+    pub(crate) fn on_prepare(&mut self, from: NodeId, shards: Vec<(ShardId, Epoch)>) {
+        let mut promises = Vec::new();
+        for (shard, epoch) in shards.into_iter().take(SHARDS_PER_MESSAGE) {
+            if self.jobs.get(shard.job).is_none() {
+                self.pull_job(shard.job, from);
+            }
+            let before = self.custody.promises.get(&shard).copied().unwrap_or_default();
+            if epoch > before {
+                self.promise(shard, epoch);
+            }
+            self.send_facts(from, shard);
+            promises.push(ShardPromise { shard, promised: before.max(epoch), before });
+        }
+        self.send(from, Message::Promise(promises));
+    }
+
+    pub(crate) fn send_prepares(&mut self, to: NodeId, shards: &[(ShardId, Epoch)]) {
+        for chunk in shards.chunks(SHARDS_PER_MESSAGE) {
+            self.send(to, Message::Prepare(chunk.to_vec()));
+        }
+    }
+
+    /// All that is known here of a shard, in messages of bounded size.
+    fn send_facts(&mut self, to: NodeId, id: ShardId) {
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let mut messages = Vec::new();
+        let (mut segment, mut weight) = (Vec::new(), 0);
+        for run in shard.state.runs() {
+            weight += run.weight();
+            segment.push(run);
+            if weight >= CHUNK_BYTES {
+                messages.push(core::mem::take(&mut segment));
+                weight = 0;
+            }
+        }
+        if !segment.is_empty() {
+            messages.push(segment);
+        }
+        for segment in messages {
+            self.send(to, Message::Merge { shard: id, segment });
+        }
+    }
+
+    // ---- anti-entropy
+
+    pub(crate) fn keep_digests(&mut self) {
+        if self.now < self.custody.next_digest {
+            return;
+        }
+        let jitter = Duration::from_millis(self.rng.u64(0..1000));
+        self.custody.next_digest = self.now + DIGEST_EVERY + jitter;
+        let me = self.me();
+        let mut digests: BTreeMap<NodeId, Vec<ShardDigest>> = BTreeMap::new();
+        for (&id, shard) in &mut self.custody.shards {
+            let former = !shard.custodians.contains(&me);
+            if former && shard.hand_over_rounds == 0 {
+                continue;
+            }
+            shard.hand_over_rounds = shard.hand_over_rounds.saturating_sub(1);
+            let (digest, counts) = (shard.digest(), shard.state.counts());
+            for other in shard.custodians.iter().filter(|other| **other != me && !shard.confirmed.contains(other)) {
+                digests.entry(*other).or_default().push(ShardDigest { shard: id, digest, counts });
+            }
+        }
+        for (other, digests) in digests {
+            for chunk in digests.chunks(SHARDS_PER_MESSAGE) {
+                self.send(other, Message::Digests(chunk.to_vec()));
+            }
+        }
+    }
+
+    pub(crate) fn on_digests(&mut self, from: NodeId, digests: Vec<ShardDigest>) {
+        let (mut same, mut pull) = (Vec::new(), Vec::new());
+        for theirs in digests.into_iter().take(SHARDS_PER_MESSAGE) {
+            let id = theirs.shard;
+            let Some(shard) = self.ensure_shard(id) else {
+                self.pull_job(id.job, from);
+                continue;
+            };
+            if shard.digest() == theirs.digest {
+                shard.confirmed.insert(from);
+                same.push(id);
+            } else {
+                shard.confirmed.remove(&from);
+                pull.push(id);
+                self.send_facts(from, id);
+            }
+        }
+        self.send(from, Message::DigestsCompared { same, pull });
+    }
+
+    pub(crate) fn on_digests_compared(&mut self, from: NodeId, same: Vec<ShardId>, pull: Vec<ShardId>) {
+        for id in same {
+            // It may have changed here meanwhile; then the next round finds out.
+            if let Some(shard) = self.custody.shards.get_mut(&id)
+                && shard.digest.is_some()
+            {
+                shard.confirmed.insert(from);
+            }
+        }
+        for id in pull.into_iter().take(SHARDS_PER_MESSAGE) {
+            self.send_facts(from, id);
+        }
+    }
+
+    /// Whether every shard kept here is confirmed by somebody who stays.
+    pub(crate) fn is_handed_over(&self) -> bool {
+        let me = self.me();
+        let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && shard.confirmed.contains(node));
+        self.membership.view.len() == 0 || self.custody.shards.values().all(safe)
+    }
+
+    // ---- progress
+
+    pub(crate) fn progress_is_due(&mut self, id: ShardId) {
+        self.custody.progress_due.insert(id);
+    }
+
+    pub(crate) fn flush_progress(&mut self) {
+        if self.custody.progress_due.is_empty() {
+            return;
+        }
+        if self.now < self.custody.next_progress {
+            let at = self.custody.next_progress;
+            self.wake(at, "progress");
+            return;
+        }
+        self.custody.next_progress = self.now + PROGRESS_EVERY;
+        let mut by_job: BTreeMap<JobId, Vec<_>> = BTreeMap::new();
+        for id in core::mem::take(&mut self.custody.progress_due) {
+            if let Some(shard) = self.custody.shards.get(&id) {
+                by_job.entry(id.job).or_default().push((id.stage, id.number, shard.settled_counts()));
+            }
+        }
+        for (job, shards) in by_job {
+            let custodians = self.jobs.get(job).map(|job| job.custodians.clone()).unwrap_or_default();
+            for custodian in custodians {
+                self.tell_progress(custodian, job, &shards);
+            }
+        }
+    }
+
+    fn tell_progress(&mut self, to: NodeId, job: JobId, shards: &[(u16, u32, Counts)]) {
+        for chunk in shards.chunks(SHARDS_PER_MESSAGE) {
+            self.send(to, Message::Progress { job, shards: chunk.to_vec() });
+        }
+    }
+
+    /// All that is known here of a job's shards, for a custodian of the job that asks.
+    pub(crate) fn send_progress(&mut self, to: NodeId, job: JobId) {
+        let first = ShardId { job, stage: 0, number: 0 };
+        let last = ShardId { job, stage: u16::MAX, number: u32::MAX };
+        let shards = self.custody.shards.range(first..=last);
+        let shards: Vec<_> = shards
+            .map(|(id, shard)| (id.stage, id.number, shard.settled_counts()))
+            .filter(|(_, _, counts)| counts.ended() > 0)
+            .collect();
+        self.tell_progress(to, job, &shards);
+    }
+}
+
+/// Keeps the runs, and the parts of runs, that lie in the shard: a peer may send anything.
+fn within(range: Range, segment: Segment) -> Segment {
+    let clamp = |mut run: Run| {
+        let first = run.range.first.max(range.first);
+        let end = run.range.end().min(range.end());
+        run.range = Range { first, count: end.checked_sub(first)? };
+        (run.range.count > 0).then_some(run)
+    };
+    segment.into_iter().filter_map(clamp).collect()
+}
+
+/// Blobs of results that fewer than two nodes are known to hold.
+fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
+    match &run.state.end {
+        Some(End::Done(results) | End::Exhausted(results)) if results.holders().count() < 2 => {
+            results.outcome().blobs().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn holders(run: &Run) -> Vec<NodeId> {
+    match &run.state.end {
+        Some(End::Done(results) | End::Exhausted(results)) => results.holders().collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// 38 bytes that sort like the shards.
+fn shard_key(shard: ShardId) -> Vec<u8> {
+    [shard.job.as_bytes(), &shard.stage.to_be_bytes()[..], &shard.number.to_be_bytes()[..]].concat()
+}
+
+fn shard_of_key(key: &[u8]) -> Result<ShardId, DecodeError> {
+    let read = || {
+        let (job, rest) = key.split_first_chunk::<32>()?;
+        let (stage, rest) = rest.split_first_chunk::<2>()?;
+        let number = rest.first_chunk::<4>()?;
+        let (stage, number) = (u16::from_be_bytes(*stage), u32::from_be_bytes(*number));
+        Some(ShardId { job: JobId::from_bytes(*job), stage, number })
+    };
+    read().ok_or_else(|| DecodeError::Malformed("a shard's key is too short".into()))
+}

@@ -1,0 +1,629 @@
+//! Jobs: the record of each, its publication, its stop, and how far it is.
+//!
+//! Always true:
+//! - a job's record is synced before anybody is told that it is here;
+//! - `stop` only grows (`None` < `Failures` < `Cancelled`);
+//! - a submit is acknowledged when its record and blobs are on two nodes besides the submitter, or on all other
+//!   custodians where there are fewer (decision 0003).
+//!
+//! Elsewhere: the tasks are `custody` (facts) and `arbiter` (who runs them).
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, DecodeError};
+use crate::lattice::Counts;
+use crate::message::{Gossip, JobStatus, JobSummary, Message, StopCause};
+use crate::node::Node;
+use crate::placement::Key;
+use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, Table, Time, Wanted, Write};
+
+/// How long a submit may take: its blobs have to travel.
+const SUBMIT_MAX: Duration = Duration::from_secs(60);
+/// How long a cancel may take.
+const CANCEL_MAX: Duration = Duration::from_secs(10);
+/// A request without an answer is repeated after this.
+const REPEAT: Duration = Duration::from_secs(1);
+/// Custodians of an unfinished job remind the custodians of silent shards this often.
+const NUDGE: Duration = Duration::from_secs(2);
+/// Job digests between custodians.
+const DIGEST_EVERY: Duration = Duration::from_secs(5);
+/// Jobs in one digest message: about 40 KiB.
+const DIGEST_JOBS_MAX: usize = 1000;
+/// Pulls under way at once; more come with the next nudge.
+const PULLS_MAX: usize = 4096;
+/// A pull that nobody answers is forgotten after this many requests.
+const PULL_TRIES_MAX: u32 = 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blobs {
+    /// Not needed here, or not asked for yet.
+    Unknown,
+    Fetching,
+    Held,
+}
+
+#[derive(Debug)]
+pub(crate) struct Job {
+    signed: SignedJob,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) stop: Option<StopCause>,
+    pub(crate) custodians: Vec<NodeId>,
+    blobs: Blobs,
+    /// Per shard that somebody reported: tasks ended. Soft: asked for again after a restart.
+    progress: BTreeMap<(u16, u32), Counts>,
+    /// Stages known to be done, by my own count or by a custodian's word.
+    pub(crate) stages_done: BTreeSet<u16>,
+    /// Order of arrival: earlier jobs are granted first.
+    pub(crate) arrival: u64,
+}
+
+impl Job {
+    /// How far the job is, as far as this node heard.
+    pub(crate) fn status(&self) -> JobStatus {
+        let mut stages: Vec<_> = self.spec.stages.iter().map(|stage| (stage.count, Counts::default())).collect();
+        for ((stage, _), counts) in &self.progress {
+            if let Some((_, sum)) = stages.get_mut(usize::from(*stage)) {
+                sum.add(*counts);
+            }
+        }
+        JobStatus { stages, stop: self.stop }
+    }
+
+    /// Whether all that this stage needs is done.
+    pub(crate) fn is_ready(&self, stage: u16) -> bool {
+        let needs = self.spec.stages.get(usize::from(stage)).map_or(&[][..], |stage| &stage.needs);
+        needs.iter().all(|need| self.stages_done.contains(need))
+    }
+
+    /// Nodes likely to hold the job's blobs.
+    pub(crate) fn sources(&self) -> Vec<NodeId> {
+        self.custodians.iter().copied().chain([self.spec.submitter]).collect()
+    }
+}
+
+/// A command of this node's own user that waits for confirmations.
+#[derive(Debug)]
+struct Waiting {
+    token: u64,
+    job: JobId,
+    confirmed: BTreeSet<NodeId>,
+    deadline: Time,
+    next_repeat: Time,
+}
+
+#[derive(Debug)]
+struct Pull {
+    from: Vec<NodeId>,
+    tries: u32,
+    next: Time,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    jobs: BTreeMap<JobId, Job>,
+    arrivals: u64,
+    pulls: BTreeMap<JobId, Pull>,
+    submits: Vec<Waiting>,
+    cancels: Vec<Waiting>,
+    /// Blobs on their way here for these jobs, with those who wait to hear `Published`.
+    fetches: BTreeMap<u64, JobId>,
+    publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
+    next_nudge: Time,
+    next_digest: Time,
+    /// Rounds of digests still owed by every holder to the custodians of a new view.
+    hand_over_rounds: u8,
+}
+
+impl Jobs {
+    pub(crate) fn get(&self, job: JobId) -> Option<&Job> {
+        self.jobs.get(&job)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &Job)> {
+        self.jobs.iter()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredJob {
+    job: SignedJob,
+    stop: Option<StopCause>,
+    blobs_held: bool,
+}
+
+impl Node {
+    // ---- remembering
+
+    pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
+        let stored: StoredJob = codec::decode(value, 2 * crate::JOB_SPEC_BYTES_MAX)?;
+        if let Ok(spec) = stored.job.verify() {
+            let id = stored.job.id();
+            self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
+            self.adopt_shards(id);
+        }
+        Ok(())
+    }
+
+    fn persist_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.jobs.get(&id) else { return };
+        let stored = StoredJob { job: job.signed.clone(), stop: job.stop, blobs_held: job.blobs == Blobs::Held };
+        self.out.persist.push(Write::put(Table::Jobs, id.as_bytes(), codec::encode(&stored)));
+    }
+
+    fn insert_job(&mut self, signed: SignedJob, spec: JobSpec, stop: Option<StopCause>, blobs_held: bool) {
+        let id = signed.id();
+        self.jobs.arrivals += 1;
+        self.jobs.pulls.remove(&id);
+        let job = Job {
+            signed,
+            spec: Arc::new(spec),
+            stop,
+            custodians: self.membership.view.custodians(Key::of_job(id)),
+            blobs: if blobs_held { Blobs::Held } else { Blobs::Unknown },
+            progress: BTreeMap::new(),
+            stages_done: BTreeSet::new(),
+            arrival: self.jobs.arrivals,
+        };
+        self.jobs.jobs.insert(id, job);
+    }
+
+    /// Takes up a job not known before: remembers it and starts to keep my shards of it.
+    fn keep_job(&mut self, signed: SignedJob, stop: Option<StopCause>, blobs_held: bool) -> Option<JobId> {
+        let id = signed.id();
+        if !self.jobs.jobs.contains_key(&id) {
+            let spec = signed.verify().ok()?;
+            self.insert_job(signed, spec, stop, blobs_held);
+            self.persist_job(id);
+            self.adopt_shards(id);
+            self.on_job_known(id);
+            self.announce_as_custodian(id);
+            self.want_job_blobs(id, Vec::new());
+        }
+        Some(id)
+    }
+
+    /// A custodian of the job makes sure that the custodians of its shards hear of it.
+    fn announce_as_custodian(&mut self, id: JobId) {
+        let Some(job) = self.jobs.jobs.get(&id) else { return };
+        if job.custodians.contains(&self.me()) {
+            let me = self.me();
+            self.out.gossip.push(Gossip::Job { job: id, holder: me });
+            let peers: Vec<_> = self.membership.links.keys().copied().collect();
+            for peer in peers {
+                self.send(peer, Message::Announce(id));
+            }
+        }
+    }
+
+    /// Custodians hold the job's blobs, so that they are not lost with the submitter.
+    fn want_job_blobs(&mut self, id: JobId, first: Vec<NodeId>) {
+        let me = self.me();
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        if job.blobs == Blobs::Unknown && job.custodians.contains(&me) {
+            job.blobs = Blobs::Fetching;
+            let from = first.into_iter().chain(job.sources()).filter(|node| *node != me).collect();
+            let wanted = Wanted::JobBlobs(job.spec.blobs);
+            let number = self.new_fetch();
+            self.jobs.fetches.insert(number, id);
+            self.out.fetch.push(Fetch { number, wanted, from });
+        }
+    }
+
+    pub(crate) fn on_job_fetched(&mut self, fetch: u64, complete: bool) {
+        let Some(id) = self.jobs.fetches.remove(&fetch) else { return };
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        job.blobs = if complete { Blobs::Held } else { Blobs::Unknown };
+        if complete {
+            self.persist_job(id);
+            for publisher in self.jobs.publishers.remove(&id).unwrap_or_default() {
+                self.send(publisher, Message::Published(id));
+            }
+        }
+    }
+
+    // ---- submit
+
+    pub(crate) fn on_submit(&mut self, token: u64, signed: SignedJob) {
+        let refused = match signed.verify() {
+            Ok(_) if self.membership.me.draining => Some(Refusal::Draining),
+            Ok(_) => None,
+            Err(error) => Some(Refusal::Invalid(error.to_string())),
+        };
+        if let Some(refusal) = refused {
+            self.out.notify.push(Notice::Submitted { token, result: Err(refusal) });
+            return;
+        }
+        let Some(job) = self.keep_job(signed, None, true) else { return };
+        let deadline = self.now + SUBMIT_MAX;
+        let waiting = Waiting { token, job, confirmed: BTreeSet::new(), deadline, next_repeat: self.now };
+        self.jobs.submits.push(waiting);
+        self.keep_submits();
+    }
+
+    pub(crate) fn on_publish(&mut self, from: NodeId, signed: SignedJob) {
+        let Some(id) = self.keep_job(signed, None, false) else { return };
+        if self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Held) {
+            self.send(from, Message::Published(id));
+            return;
+        }
+        self.jobs.publishers.entry(id).or_default().insert(from);
+        let me = self.me();
+        if let Some(job) = self.jobs.jobs.get_mut(&id)
+            && !job.custodians.contains(&me)
+        {
+            // The submitter's view differs from mine; what it asks costs little and cannot hurt.
+            job.custodians.push(me);
+        }
+        self.want_job_blobs(id, vec![from]);
+    }
+
+    pub(crate) fn on_published(&mut self, from: NodeId, job: JobId) {
+        confirm(&mut self.jobs.submits, from, job);
+        self.keep_submits();
+    }
+
+    /// Copies needed besides mine, and those who could give them.
+    fn copies_wanted(&self, job: JobId) -> (usize, Vec<NodeId>) {
+        let custodians = self.membership.view.custodians(Key::of_job(job));
+        let others: Vec<_> = custodians.into_iter().filter(|node| *node != self.me() && self.reaches(*node)).collect();
+        (others.len().min(2), others)
+    }
+
+    fn keep_submits(&mut self) {
+        for mut waiting in core::mem::take(&mut self.jobs.submits) {
+            let (need, others) = self.copies_wanted(waiting.job);
+            let (token, job) = (waiting.token, waiting.job);
+            let have = waiting.confirmed.len();
+            if have >= need {
+                self.out.notify.push(Notice::Submitted { token, result: Ok(job) });
+            } else if self.now >= waiting.deadline {
+                let result = Err(Refusal::TooFewCopies { have, need });
+                self.out.notify.push(Notice::Submitted { token, result });
+            } else {
+                let signed = self.jobs.jobs.get(&job).map(|job| job.signed.clone());
+                if let (true, Some(signed)) = (self.now >= waiting.next_repeat, signed) {
+                    waiting.next_repeat = self.now + REPEAT;
+                    for other in others.into_iter().filter(|other| !waiting.confirmed.contains(other)) {
+                        self.send(other, Message::Publish(signed.clone()));
+                    }
+                }
+                self.jobs.submits.push(waiting);
+            }
+        }
+    }
+
+    // ---- cancel and other stops
+
+    pub(crate) fn on_cancel(&mut self, token: u64, job: JobId) {
+        let deadline = self.now + CANCEL_MAX;
+        let waiting = Waiting { token, job, confirmed: BTreeSet::new(), deadline, next_repeat: self.now };
+        self.jobs.cancels.push(waiting);
+        if self.jobs.jobs.contains_key(&job) {
+            self.apply_stop(job, StopCause::Cancelled);
+        }
+        self.keep_cancels();
+    }
+
+    fn keep_cancels(&mut self) {
+        for mut waiting in core::mem::take(&mut self.jobs.cancels) {
+            let (token, job) = (waiting.token, waiting.job);
+            let (need, others) = self.copies_wanted(job);
+            let known_here = self.jobs.jobs.contains_key(&job);
+            let have = waiting.confirmed.len();
+            if have >= need && (known_here || have > 0) {
+                self.out.notify.push(Notice::Cancelled { token, result: Ok(()) });
+            } else if self.now >= waiting.deadline || (need == 0 && !known_here) {
+                let refusal = if have == 0 { Refusal::Unknown } else { Refusal::TooFewCopies { have, need } };
+                self.out.notify.push(Notice::Cancelled { token, result: Err(refusal) });
+            } else {
+                if self.now >= waiting.next_repeat {
+                    waiting.next_repeat = self.now + REPEAT;
+                    for other in others.into_iter().filter(|other| !waiting.confirmed.contains(other)) {
+                        self.send(other, Message::Stop { job, cause: StopCause::Cancelled });
+                    }
+                }
+                self.jobs.cancels.push(waiting);
+            }
+        }
+    }
+
+    pub(crate) fn on_stop(&mut self, from: NodeId, job: JobId, cause: StopCause) {
+        if self.jobs.jobs.contains_key(&job) {
+            self.apply_stop(job, cause);
+            self.send(from, Message::Stopped(job));
+        } else {
+            self.pull_job(job, from);
+        }
+    }
+
+    pub(crate) fn on_stopped(&mut self, from: NodeId, job: JobId) {
+        confirm(&mut self.jobs.cancels, from, job);
+        self.keep_cancels();
+    }
+
+    /// Takes in that a job is stopped, and passes it on the first time.
+    fn apply_stop(&mut self, id: JobId, cause: StopCause) {
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        if job.stop >= Some(cause) {
+            return;
+        }
+        job.stop = Some(cause);
+        let passes_on = job.custodians.contains(&self.membership.me.node);
+        self.persist_job(id);
+        if passes_on {
+            let peers: Vec<_> = self.membership.links.keys().copied().collect();
+            for peer in peers {
+                self.send(peer, Message::Stop { job: id, cause });
+            }
+        }
+        self.on_job_stopped(id);
+    }
+
+    // ---- hearing of jobs
+
+    pub(crate) fn on_announced(&mut self, job: JobId, holder: NodeId) {
+        if !self.jobs.jobs.contains_key(&job) {
+            self.pull_job(job, holder);
+        }
+    }
+
+    /// A custodian of the job wonders about its shards here.
+    pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId) {
+        self.on_announced(job, from);
+        self.send_progress(from, job);
+    }
+
+    pub(crate) fn pull_job(&mut self, job: JobId, from: NodeId) {
+        if !self.jobs.pulls.contains_key(&job) && self.jobs.pulls.len() >= PULLS_MAX {
+            return;
+        }
+        let now = self.now;
+        let pull = self.jobs.pulls.entry(job).or_insert(Pull { from: Vec::new(), tries: 0, next: now });
+        if !pull.from.contains(&from) {
+            pull.from.push(from);
+            pull.next = now;
+        }
+        self.keep_pulls();
+    }
+
+    fn keep_pulls(&mut self) {
+        let mut asks = Vec::new();
+        self.jobs.pulls.retain(|_, pull| pull.tries < PULL_TRIES_MAX);
+        for (&job, pull) in &mut self.jobs.pulls {
+            if self.now >= pull.next {
+                let from = pull.from[pull.tries as usize % pull.from.len()];
+                pull.tries += 1;
+                pull.next = self.now + REPEAT;
+                asks.push((from, job));
+            }
+        }
+        for (from, job) in asks {
+            self.send(from, Message::JobPull(job));
+        }
+    }
+
+    pub(crate) fn on_job_pull(&mut self, from: NodeId, job: JobId) {
+        if let Some(known) = self.jobs.jobs.get(&job) {
+            let push = Message::JobPush { job: known.signed.clone(), stop: known.stop };
+            self.send(from, push);
+        }
+    }
+
+    pub(crate) fn on_job_push(&mut self, _from: NodeId, signed: SignedJob, stop: Option<StopCause>) {
+        let Some(id) = self.keep_job(signed, None, false) else { return };
+        if let Some(cause) = stop {
+            self.apply_stop(id, cause);
+        }
+    }
+
+    pub(crate) fn on_job_digests(&mut self, from: NodeId, digests: Vec<(JobId, Option<StopCause>)>) {
+        for (job, stop) in digests.into_iter().take(DIGEST_JOBS_MAX) {
+            let Some(known) = self.jobs.jobs.get(&job) else {
+                self.pull_job(job, from);
+                continue;
+            };
+            if known.stop > stop {
+                let push = Message::JobPush { job: known.signed.clone(), stop: known.stop };
+                self.send(from, push);
+            } else if let Some(cause) = stop {
+                self.apply_stop(job, cause);
+            }
+        }
+    }
+
+    // ---- progress
+
+    pub(crate) fn on_progress(&mut self, from: NodeId, id: JobId, shards: Vec<(u16, u32, Counts)>) {
+        let Some(job) = self.jobs.jobs.get_mut(&id) else {
+            self.pull_job(id, from);
+            return;
+        };
+        for (stage, number, counts) in shards {
+            let Some(spec) = job.spec.stages.get(usize::from(stage)) else { continue };
+            if number >= spec.shards() || counts.ended() > spec.shard_range(number).count {
+                continue;
+            }
+            let known = job.progress.entry((stage, number)).or_default();
+            if (counts.ended(), counts.done) > (known.ended(), known.done) {
+                *known = counts;
+            }
+        }
+        self.act_on_progress(id);
+    }
+
+    fn act_on_progress(&mut self, id: JobId) {
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        let status = job.status();
+        let mut newly_done = Vec::new();
+        for (stage, (tasks, counts)) in status.stages.iter().enumerate() {
+            if counts.done >= *tasks && job.stages_done.insert(stage as u16) {
+                newly_done.push(stage as u16);
+            }
+        }
+        let too_many_failed = status.counts().failed > job.spec.failures_max && job.stop.is_none();
+        if !newly_done.is_empty() {
+            self.tell_stages_done(id, newly_done);
+            self.on_stages_unblocked(id);
+        }
+        if too_many_failed {
+            self.apply_stop(id, StopCause::Failures);
+        }
+    }
+
+    fn tell_stages_done(&mut self, id: JobId, stages: Vec<u16>) {
+        let Some(job) = self.jobs.jobs.get(&id) else { return };
+        let waits = |stage: &crate::StageSpec| stage.needs.iter().any(|need| stages.contains(need));
+        if job.spec.stages.iter().any(waits) {
+            let peers: Vec<_> = self.membership.links.keys().copied().collect();
+            for peer in peers {
+                self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
+            }
+        }
+    }
+
+    pub(crate) fn on_stages_done(&mut self, id: JobId, stages: Vec<u16>) {
+        if let Some(job) = self.jobs.jobs.get_mut(&id) {
+            job.stages_done.extend(stages);
+            self.on_stages_unblocked(id);
+        }
+    }
+
+    pub(crate) fn on_stages_ask(&mut self, from: NodeId, id: JobId) {
+        if let Some(job) = self.jobs.jobs.get(&id) {
+            let answer = Message::StagesDone { job: id, stages: job.stages_done.iter().copied().collect() };
+            self.send(from, answer);
+        }
+    }
+
+    // ---- summaries
+
+    pub(crate) fn job_summaries(&self) -> Vec<JobSummary> {
+        let summary = |(id, job): (&JobId, &Job)| JobSummary {
+            job: *id,
+            name: job.spec.name.clone(),
+            submitted_unix_ms: job.spec.submitted_unix_ms,
+            submitter: job.spec.submitter,
+            status: job.status(),
+        };
+        self.jobs.jobs.iter().map(summary).collect()
+    }
+
+    pub(crate) fn signed_job(&self, id: JobId) -> Option<(SignedJob, JobStatus)> {
+        self.jobs.jobs.get(&id).map(|job| (job.signed.clone(), job.status()))
+    }
+
+    // ---- what time and change of members bring
+
+    /// Called every heartbeat.
+    pub(crate) fn keep_jobs(&mut self) {
+        self.keep_submits();
+        self.keep_cancels();
+        self.keep_pulls();
+        if self.now >= self.jobs.next_nudge {
+            self.jobs.next_nudge = self.now + NUDGE;
+            self.nudge_silent_shards();
+            self.ask_for_stages();
+            self.retry_blobs();
+        }
+        if self.now >= self.jobs.next_digest {
+            let jitter = Duration::from_millis(self.rng.u64(0..1000));
+            self.jobs.next_digest = self.now + DIGEST_EVERY + jitter;
+            self.send_job_digests();
+        }
+    }
+
+    fn nudge_silent_shards(&mut self) {
+        let me = self.me();
+        let mut nudges = BTreeSet::new();
+        for (&id, job) in &self.jobs.jobs {
+            if !job.custodians.contains(&me) || job.status().state().is_over() {
+                continue;
+            }
+            let is_open = |shard: &ShardId| {
+                let tasks = job.spec.stages[usize::from(shard.stage)].shard_range(shard.number).count;
+                job.progress.get(&(shard.stage, shard.number)).is_none_or(|counts| counts.ended() < tasks)
+            };
+            // A large job has many open shards but few nodes; 64 shards name all nodes of a small swarm.
+            for shard in job.spec.shards(id).filter(is_open).take(64) {
+                let custodians = self.membership.view.custodians(Key::of_shard(shard));
+                nudges.extend(custodians.into_iter().map(|node| (node, id)));
+            }
+        }
+        for (node, id) in nudges {
+            self.send(node, Message::Announce(id));
+        }
+    }
+
+    fn ask_for_stages(&mut self) {
+        let mut asks = Vec::new();
+        for id in self.jobs_with_blocked_shards() {
+            let Some(job) = self.jobs.jobs.get(&id) else { continue };
+            asks.extend(job.custodians.iter().map(|node| (*node, id)));
+        }
+        for (node, id) in asks {
+            self.send(node, Message::StagesAsk(id));
+        }
+    }
+
+    fn retry_blobs(&mut self) {
+        let lacking = self.jobs.jobs.iter().filter(|(_, job)| job.blobs == Blobs::Unknown && job.stop.is_none());
+        let lacking: Vec<_> = lacking.map(|(id, _)| *id).collect();
+        for id in lacking {
+            self.want_job_blobs(id, Vec::new());
+        }
+    }
+
+    fn send_job_digests(&mut self) {
+        let me = self.me();
+        let everyone = self.jobs.hand_over_rounds > 0;
+        self.jobs.hand_over_rounds = self.jobs.hand_over_rounds.saturating_sub(1);
+        let mut digests: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
+        for (&id, job) in &self.jobs.jobs {
+            if everyone || job.custodians.contains(&me) {
+                for other in job.custodians.iter().filter(|other| **other != me) {
+                    digests.entry(*other).or_default().push((id, job.stop));
+                }
+            }
+        }
+        for (other, jobs) in digests {
+            for chunk in jobs.chunks(DIGEST_JOBS_MAX) {
+                self.send(other, Message::JobDigests(chunk.to_vec()));
+            }
+        }
+    }
+
+    pub(crate) fn on_confirmations_changed(&mut self) {
+        self.keep_submits();
+        self.keep_cancels();
+    }
+
+    /// After a view change every holder tells the custodians what it has, for some rounds.
+    pub(crate) fn hand_over_jobs(&mut self) {
+        let view = &self.membership.view;
+        for (id, job) in &mut self.jobs.jobs {
+            job.custodians = view.custodians(Key::of_job(*id));
+        }
+        self.jobs.hand_over_rounds = 3;
+        self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
+    }
+
+    /// Whether the job's tasks may not run any more.
+    pub(crate) fn is_stopped(&self, job: JobId) -> bool {
+        self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
+    }
+
+    /// The blob list of the job, for those who run its tasks.
+    pub(crate) fn job_sources(&self, job: JobId) -> Vec<NodeId> {
+        self.jobs.jobs.get(&job).map(Job::sources).unwrap_or_default()
+    }
+}
+
+fn confirm(waiting: &mut [Waiting], from: NodeId, job: JobId) {
+    for waiting in waiting.iter_mut().filter(|waiting| waiting.job == job) {
+        waiting.confirmed.insert(from);
+    }
+}

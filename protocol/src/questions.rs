@@ -1,0 +1,204 @@
+//! Questions of this node's users, put to the nodes that should know, and the answers of this node to others.
+//!
+//! Elsewhere: putting pages together and waiting for completeness is the asker's (`node::results`).
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::message::{Answer, CHUNK_BYTES, JobSummary, Message, Query};
+use crate::node::Node;
+use crate::placement::Key;
+use crate::{JobId, NodeId, Notice, Range, ShardId, Time};
+
+/// How long one node may take to answer before another is asked, or the answer is given without it.
+const ANSWER_MAX: Duration = Duration::from_millis(1000);
+/// Jobs in one answer: about 200 KiB.
+const JOBS_PER_ANSWER: usize = 1000;
+/// Questions under way.
+const QUESTIONS_MAX: usize = 16 * 1024;
+
+#[derive(Debug)]
+struct Question {
+    token: u64,
+    query: Query,
+    /// Asked, not answered.
+    waiting: BTreeSet<NodeId>,
+    /// To be asked when those are silent or know nothing.
+    then: Vec<NodeId>,
+    answers: Vec<Answer>,
+    deadline: Time,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Questions {
+    open: BTreeMap<u64, Question>,
+    last: u64,
+}
+
+impl Node {
+    pub(crate) fn on_ask(&mut self, token: u64, query: Query) {
+        if self.questions.open.len() >= QUESTIONS_MAX {
+            self.out.notify.push(Notice::Answered { token, answer: Answer::Unknown });
+            return;
+        }
+        let everyone = self.linked_and_me();
+        let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
+        let (first, then) = match &query {
+            Query::Jobs => (everyone, Vec::new()),
+            Query::Job(job) => {
+                let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
+                let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
+                (custodians, others)
+            }
+            Query::Shard { shard, .. } => {
+                // Whoever asks again, because the answer was not complete, begins with another custodian.
+                let mut custodians = reachable(self.membership.view.custodians(Key::of_shard(*shard)));
+                let others: Vec<_> = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
+                let turn = self.questions.last as usize % custodians.len().max(1);
+                custodians.rotate_left(turn);
+                custodians.extend(others);
+                custodians.reverse();
+                (custodians.pop().into_iter().collect(), custodians)
+            }
+        };
+        self.questions.last += 1;
+        let (number, deadline) = (self.questions.last, self.now + ANSWER_MAX);
+        let question = Question { token, query, waiting: BTreeSet::new(), then, answers: Vec::new(), deadline };
+        self.questions.open.insert(number, question);
+        self.put(number, first);
+    }
+
+    fn linked_and_me(&self) -> Vec<NodeId> {
+        let links = self.membership.links.keys().copied().filter(|node| self.reaches(*node));
+        links.chain([self.me()]).collect()
+    }
+
+    /// Puts a question to some nodes.
+    fn put(&mut self, number: u64, nodes: Vec<NodeId>) {
+        let Some(question) = self.questions.open.get_mut(&number) else { return };
+        question.waiting.extend(&nodes);
+        question.deadline = self.now + ANSWER_MAX;
+        let query = question.query.clone();
+        self.wake(self.now + ANSWER_MAX, "question");
+        for node in nodes {
+            self.send(node, Message::Query { number, query: query.clone() });
+        }
+        self.conclude(number);
+    }
+
+    pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: Answer) {
+        let Some(question) = self.questions.open.get_mut(&number) else { return };
+        if question.waiting.remove(&from) && answers(&question.query, &answer) {
+            question.answers.push(answer);
+        }
+        self.conclude(number);
+    }
+
+    /// Called every tick.
+    pub(crate) fn keep_questions(&mut self) {
+        let late = self.questions.open.iter().filter(|(_, question)| self.now >= question.deadline);
+        let late: Vec<_> = late.map(|(number, _)| *number).collect();
+        for number in late {
+            if let Some(question) = self.questions.open.get_mut(&number) {
+                question.waiting.clear();
+            }
+            self.conclude(number);
+        }
+    }
+
+    /// Answers the user, or asks on, once nobody is left to wait for.
+    fn conclude(&mut self, number: u64) {
+        let Some(question) = self.questions.open.get_mut(&number) else { return };
+        if !question.waiting.is_empty() {
+            return;
+        }
+        if question.answers.is_empty() && !question.then.is_empty() {
+            let next = match question.query {
+                Query::Shard { .. } => question.then.pop().into_iter().collect(),
+                _ => core::mem::take(&mut question.then),
+            };
+            return self.put(number, next);
+        }
+        if let Some(question) = self.questions.open.remove(&number) {
+            let answer = merge(question.answers);
+            self.out.notify.push(Notice::Answered { token: question.token, answer });
+        }
+    }
+
+    // ---- answering others
+
+    pub(crate) fn on_query(&mut self, from: NodeId, number: u64, query: Query) {
+        let answer = match query {
+            Query::Jobs => Answer::Jobs(self.newest_jobs()),
+            Query::Job(job) => self.answer_job(job),
+            Query::Shard { shard, first } => self.answer_shard(shard, first),
+        };
+        self.send(from, Message::Answer { number, answer });
+    }
+
+    fn newest_jobs(&self) -> Vec<JobSummary> {
+        let mut jobs = self.job_summaries();
+        jobs.sort_by_key(|job| core::cmp::Reverse(job.submitted_unix_ms));
+        jobs.truncate(JOBS_PER_ANSWER);
+        jobs
+    }
+
+    fn answer_job(&self, job: JobId) -> Answer {
+        match self.signed_job(job) {
+            Some((job, status)) => Answer::Job { job, status },
+            None => Answer::Unknown,
+        }
+    }
+
+    fn answer_shard(&self, id: ShardId, first: u32) -> Answer {
+        let Some(shard) = self.custody.shards.get(&id) else { return Answer::Unknown };
+        let leased: Vec<(Range, NodeId)> = shard.arbiter.as_ref().map(|it| it.leased()).unwrap_or_default();
+        let (mut segment, mut weight) = (Vec::new(), 0);
+        for run in shard.state.runs_from(first) {
+            if weight >= CHUNK_BYTES {
+                return Answer::Shard { segment, next: Some(run.range.first), leased };
+            }
+            weight += run.weight();
+            segment.push(run);
+        }
+        Answer::Shard { segment, next: None, leased }
+    }
+}
+
+/// Whether an answer is of the kind that the question asks for.
+fn answers(query: &Query, answer: &Answer) -> bool {
+    match (query, answer) {
+        (Query::Jobs, Answer::Jobs(_)) | (Query::Shard { .. }, Answer::Shard { .. }) => true,
+        (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
+        _ => false,
+    }
+}
+
+/// The best of what several nodes know.
+fn merge(answers: Vec<Answer>) -> Answer {
+    let mut jobs: BTreeMap<JobId, JobSummary> = BTreeMap::new();
+    let mut best = Answer::Unknown;
+    for answer in answers {
+        match (answer, &mut best) {
+            (Answer::Jobs(list), _) => {
+                best = Answer::Jobs(Vec::new());
+                for job in list {
+                    let known = jobs.entry(job.job).or_insert_with(|| job.clone());
+                    if knows_more(&job.status, &known.status) {
+                        *known = job;
+                    }
+                }
+            }
+            (Answer::Job { status, .. }, Answer::Job { status: known, .. }) if !knows_more(&status, known) => {}
+            (answer, best) => *best = answer,
+        }
+    }
+    match best {
+        Answer::Jobs(_) => Answer::Jobs(jobs.into_values().collect()),
+        best => best,
+    }
+}
+
+fn knows_more(one: &crate::JobStatus, other: &crate::JobStatus) -> bool {
+    (one.counts().ended(), one.stop) > (other.counts().ended(), other.stop)
+}

@@ -1,0 +1,433 @@
+//! The executor's side of claims: asking for work, holding leases, reporting, and finding the next arbiter.
+//!
+//! Always true:
+//! - an outcome is kept until the arbiter acknowledges it, or says that somebody else has recorded the task;
+//! - a lease keeps the name under which its tasks were started, whatever arbiters it passes through.
+//!
+//! Elsewhere: running the tasks is `node::work` and the `executor` crate.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use rangemap::RangeSet;
+
+use crate::arbiter::{count_of, ranges_of};
+use crate::message::{CHUNK_BYTES, Gossip, Grant, Message};
+use crate::node::Node;
+use crate::placement::Key;
+use crate::{Batch, Ending, JobId, LeaseId, NodeId, Notice, Outcome, Range, Time};
+
+/// An unanswered want is repeated after this, before the arbiter forgets it.
+const WANT_REPEAT: Duration = Duration::from_secs(1);
+/// A report without an acknowledgement is repeated after this.
+const REPORT_REPEAT: Duration = Duration::from_secs(1);
+/// Between two questions for a lease's next arbiter.
+const RESUME_REPEAT: Duration = Duration::from_millis(300);
+/// A lease without an arbiter is given up after this: others have run its tasks by then.
+const RESUME_MAX: Duration = Duration::from_secs(20);
+/// A grant waits this long for its job's record.
+const PARKED_GRANT_MAX: Duration = Duration::from_secs(5);
+/// Grants that may wait.
+const PARKED_GRANTS_MAX: usize = 256;
+/// New work is asked for when less than this is left: half a batch.
+const REFILL_MS: u64 = 10;
+/// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
+const WANTS_AT_ONCE: usize = 2;
+/// The second want follows only when the first was not answered at once.
+const SECOND_WANT_AFTER: Duration = Duration::from_millis(20);
+
+/// Looking for the arbiter of now.
+#[derive(Debug)]
+struct Resume {
+    next: Time,
+    until: Time,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Its name at the arbiter of now.
+    current: LeaseId,
+    arbiter: NodeId,
+    /// Started, without outcome.
+    running: RangeSet<u32>,
+    /// Ended, not acknowledged.
+    outcomes: Vec<(Range, Outcome)>,
+    reported: Time,
+    resume: Option<Resume>,
+}
+
+impl Held {
+    fn tasks(&self) -> Vec<Range> {
+        let mut tasks = ranges_of(&self.running);
+        tasks.extend(self.outcomes.iter().map(|(range, _)| *range));
+        tasks
+    }
+
+    fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.outcomes.is_empty()
+    }
+
+    /// Forgets the outcomes of these tasks.
+    fn forget(&mut self, tasks: &[Range]) {
+        let mut forgotten = RangeSet::new();
+        forgotten.extend(tasks.iter().filter(|range| range.count > 0).map(Range::indexes));
+        let mut kept = Vec::new();
+        for (range, outcome) in core::mem::take(&mut self.outcomes) {
+            for gap in forgotten.gaps(&range.indexes()) {
+                kept.push((Range { first: gap.start, count: gap.end - gap.start }, outcome.clone()));
+            }
+        }
+        self.outcomes = kept;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Worker {
+    /// By the name under which the tasks were started.
+    held: BTreeMap<LeaseId, Held>,
+    /// Name at the arbiter of now → name at the start.
+    started_as: BTreeMap<LeaseId, LeaseId>,
+    parked: Vec<(Time, NodeId, Grant)>,
+    /// Arbiters at which I am parked, and since when.
+    wanted: BTreeMap<NodeId, Time>,
+    pub(crate) wants_changed: bool,
+    pub(crate) parked_changed: bool,
+    /// Tasks a second, of late.
+    rate: u32,
+    ended_since_heartbeat: u32,
+    drained: bool,
+}
+
+impl Worker {
+    /// The leases to renew at this arbiter.
+    pub(crate) fn leases_of(&self, arbiter: NodeId) -> Vec<LeaseId> {
+        let held = self.held.values().filter(|held| held.arbiter == arbiter && held.resume.is_none());
+        held.map(|held| held.current).collect()
+    }
+
+    fn running(&self) -> u32 {
+        self.held.values().map(|held| count_of(&held.running)).sum()
+    }
+
+    fn remove(&mut self, started: LeaseId) -> Option<Held> {
+        let held = self.held.remove(&started)?;
+        self.started_as.remove(&held.current);
+        Some(held)
+    }
+
+    fn by_current(&mut self, current: LeaseId) -> Option<(LeaseId, &mut Held)> {
+        let started = *self.started_as.get(&current)?;
+        Some((started, self.held.get_mut(&started)?))
+    }
+}
+
+impl Node {
+    pub(crate) fn free_slots(&self) -> u32 {
+        self.membership.me.slots.saturating_sub(self.worker.running())
+    }
+
+    /// At the end of every event.
+    pub(crate) fn settle_worker(&mut self) {
+        if core::mem::take(&mut self.worker.parked_changed) {
+            for (_, from, grant) in core::mem::take(&mut self.worker.parked) {
+                self.on_grant(from, grant);
+            }
+        }
+        if core::mem::take(&mut self.worker.wants_changed) {
+            self.want_work();
+        }
+    }
+
+    // ---- asking
+
+    /// Asks an arbiter that has work, when there is little left to do; another one, when the first does not answer at
+    /// once. What two arbiters grant for one free slot waits here while other nodes are idle, so the second is not greedy.
+    fn want_work(&mut self) {
+        let (running, slots, now) = (self.worker.running(), self.membership.me.slots, self.now);
+        let refill = u64::from(self.worker.rate) * REFILL_MS / 1000;
+        let enough = slots.saturating_add(u32::try_from(refill).unwrap_or(u32::MAX));
+        if running >= enough || self.membership.me.draining {
+            return;
+        }
+        self.worker.wanted.retain(|_, at| now.since(*at) < WANT_REPEAT);
+        let able = self.arbiters_with_work();
+        let parked: Vec<_> = able.iter().filter_map(|node| self.worker.wanted.get(node)).copied().collect();
+        let fresh = parked.iter().any(|at| now.since(*at) < SECOND_WANT_AFTER);
+        let others: Vec<_> = able.into_iter().filter(|node| !self.worker.wanted.contains_key(node)).collect();
+        if others.is_empty() || parked.len() >= WANTS_AT_ONCE {
+            return;
+        }
+        if fresh {
+            return self.wake(now + SECOND_WANT_AFTER, "want");
+        }
+        let arbiter = others[self.rng.usize(0..others.len())];
+        self.worker.wanted.insert(arbiter, now);
+        let slots = slots.saturating_sub(running).max(1);
+        self.send(arbiter, Message::Want { slots, rate: self.worker.rate });
+    }
+
+    fn arbiters_with_work(&self) -> Vec<NodeId> {
+        let own = (self.claimable() > 0).then_some(self.me());
+        let links = self.membership.links.iter().filter(|(_, link)| link.claimable > 0).map(|(node, _)| *node);
+        links.chain(own).filter(|node| self.reaches(*node)).collect()
+    }
+
+    // ---- leases
+
+    pub(crate) fn on_grant(&mut self, from: NodeId, grant: Grant) {
+        self.worker.wanted.remove(&from);
+        self.worker.wants_changed = true;
+        if grant.continues.is_some() {
+            self.continue_lease(from, grant);
+            return;
+        }
+        let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
+        let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
+        if self.worker.started_as.contains_key(&grant.lease) {
+            // said twice
+        } else if refuses {
+            self.send(from, Message::Release { lease: grant.lease, tasks });
+        } else if self.jobs.get(grant.lease.shard.job).is_none() {
+            self.pull_job(grant.lease.shard.job, from);
+            if self.worker.parked.len() < PARKED_GRANTS_MAX {
+                self.worker.parked.push((self.now, from, grant));
+            }
+        } else {
+            self.begin_lease(from, grant);
+        }
+    }
+
+    fn begin_lease(&mut self, from: NodeId, grant: Grant) {
+        let Some(job) = self.jobs.get(grant.lease.shard.job) else { return };
+        let spec = job.spec.clone();
+        let count = spec.stages.get(usize::from(grant.lease.shard.stage)).map_or(0, |stage| stage.count);
+        let mut running = RangeSet::new();
+        running.extend(grant.tasks.iter().filter(|(range, _)| range.count > 0).map(|(range, _)| range.indexes()));
+        if grant.tasks.iter().any(|(range, _)| range.end() > count) || running.is_empty() {
+            return; // nonsense; the arbiter's lease will expire
+        }
+        let lease = grant.lease;
+        let held =
+            Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
+        self.worker.held.insert(lease, held);
+        self.worker.started_as.insert(lease, lease);
+        let sources = self.job_sources(lease.shard.job);
+        self.out.start.push(Batch { lease, spec, tasks: grant.tasks, sources });
+    }
+
+    /// Another arbiter took the lease over: what it did not grant is done elsewhere.
+    fn continue_lease(&mut self, from: NodeId, grant: Grant) {
+        let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
+        let Some((started, held)) = grant.continues.and_then(|old| self.worker.by_current(old)) else {
+            self.send(from, Message::Release { lease: grant.lease, tasks });
+            return;
+        };
+        let old = core::mem::replace(&mut held.current, grant.lease);
+        held.arbiter = from;
+        held.resume = None;
+        held.reported = self.now;
+        let mut granted = RangeSet::new();
+        granted.extend(tasks.iter().filter(|range| range.count > 0).map(Range::indexes));
+        let all = held.tasks();
+        let dropped: Vec<_> = all
+            .iter()
+            .flat_map(|range| granted.gaps(&range.indexes()).collect::<Vec<_>>())
+            .map(|gap| Range { first: gap.start, count: gap.end - gap.start })
+            .collect();
+        let outcomes = held.outcomes.clone();
+        self.worker.started_as.remove(&old);
+        self.worker.started_as.insert(grant.lease, started);
+        self.drop_tasks(started, dropped);
+        let known = |(range, _): &(Range, Outcome)| granted.overlaps(&range.indexes());
+        self.report(grant.lease, from, outcomes.into_iter().filter(known).collect());
+    }
+
+    /// Forgets tasks of a lease: those running are stopped, and no outcome is owed.
+    fn drop_tasks(&mut self, started: LeaseId, tasks: Vec<Range>) {
+        let Some(held) = self.worker.held.get_mut(&started) else { return };
+        held.forget(&tasks);
+        for range in tasks.iter().filter(|range| range.count > 0) {
+            held.running.remove(range.indexes());
+        }
+        if held.is_empty() {
+            self.worker.remove(started);
+        }
+        if !tasks.is_empty() {
+            self.out.stop.push((started, tasks));
+        }
+        self.worker.wants_changed = true;
+    }
+
+    pub(crate) fn on_recall(&mut self, lease: LeaseId, tasks: Vec<Range>) {
+        if let Some((started, _)) = self.worker.by_current(lease) {
+            self.drop_tasks(started, tasks);
+        }
+    }
+
+    pub(crate) fn drop_leases_of(&mut self, job: JobId) {
+        let held = self.worker.held.iter().filter(|(lease, _)| lease.shard.job == job);
+        let held: Vec<_> = held.map(|(started, held)| (*started, held.tasks())).collect();
+        for (started, tasks) in held {
+            self.drop_tasks(started, tasks);
+        }
+    }
+
+    // ---- outcomes
+
+    pub(crate) fn on_ended(&mut self, started: LeaseId, outcomes: Vec<(Range, Outcome)>) {
+        self.worker.wants_changed = true;
+        let Some(held) = self.worker.held.get_mut(&started) else { return };
+        let mut new = Vec::new();
+        for (range, outcome) in outcomes.into_iter().filter(|(_, outcome)| outcome.ending != Ending::Cancelled) {
+            // What was dropped meanwhile is not owed any more.
+            let pieces: Vec<_> = held.running.overlapping(&range.indexes()).cloned().collect();
+            for piece in pieces {
+                let (first, end) = (piece.start.max(range.first), piece.end.min(range.end()));
+                held.running.remove(first..end);
+                new.push((Range { first, count: end - first }, outcome.clone()));
+            }
+        }
+        held.outcomes.extend(new.iter().cloned());
+        held.reported = self.now;
+        let (current, arbiter) = (held.current, held.arbiter);
+        let searching = held.resume.is_some();
+        let ended: u32 = new.iter().map(|(range, _)| range.count).sum();
+        self.worker.ended_since_heartbeat = self.worker.ended_since_heartbeat.saturating_add(ended);
+        if !searching {
+            self.report(current, arbiter, new);
+        }
+    }
+
+    /// Sends outcomes in messages of bounded size.
+    fn report(&mut self, lease: LeaseId, arbiter: NodeId, outcomes: Vec<(Range, Outcome)>) {
+        let (mut message, mut weight) = (Vec::new(), 0);
+        for (range, outcome) in outcomes {
+            weight += outcome.weight();
+            message.push((range, outcome));
+            if weight >= CHUNK_BYTES {
+                self.send(arbiter, Message::Report { lease, outcomes: core::mem::take(&mut message) });
+                weight = 0;
+            }
+        }
+        if !message.is_empty() {
+            self.send(arbiter, Message::Report { lease, outcomes: message });
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, lease: LeaseId, tasks: Vec<Range>) {
+        let Some((started, held)) = self.worker.by_current(lease) else { return };
+        held.forget(&tasks);
+        // An acknowledgement of what still runs here: somebody else was faster.
+        let running: Vec<_> = tasks.iter().filter(|range| range.count > 0).copied().collect();
+        let running = running.into_iter().filter(|range| held.running.overlaps(&range.indexes())).collect::<Vec<_>>();
+        if !running.is_empty() {
+            self.drop_tasks(started, running);
+        } else if held.is_empty() {
+            self.worker.remove(started);
+        }
+        self.worker.wants_changed = true;
+    }
+
+    // ---- the arbiter is gone
+
+    pub(crate) fn on_fenced(&mut self, from: NodeId, lease: LeaseId) {
+        let now = self.now;
+        if let Some((_, held)) = self.worker.by_current(lease)
+            && held.arbiter == from
+            && held.resume.is_none()
+        {
+            held.resume = Some(Resume { next: now, until: now + RESUME_MAX });
+            self.wake(now, "resume");
+        }
+    }
+
+    pub(crate) fn on_arbiter_unlinked(&mut self, arbiter: NodeId) {
+        let now = self.now;
+        self.worker.wanted.remove(&arbiter);
+        let mut any = false;
+        for held in self.worker.held.values_mut().filter(|held| held.arbiter == arbiter && held.resume.is_none()) {
+            held.resume = Some(Resume { next: now, until: now + RESUME_MAX });
+            any = true;
+        }
+        if any {
+            self.wake(now, "resume");
+        }
+    }
+
+    /// Called every tick.
+    pub(crate) fn keep_resumes(&mut self) {
+        let now = self.now;
+        self.worker.wants_changed = true;
+        let (mut asks, mut over) = (Vec::new(), Vec::new());
+        for (&started, held) in &mut self.worker.held {
+            let tasks = held.tasks();
+            match &mut held.resume {
+                Some(resume) if now >= resume.until => over.push((started, tasks)),
+                Some(resume) if now >= resume.next => {
+                    resume.next = now + RESUME_REPEAT;
+                    asks.push((held.current, tasks));
+                }
+                _ => {}
+            }
+        }
+        for (lease, tasks) in asks {
+            let custodians = self.membership.view.custodians(Key::of_shard(lease.shard));
+            if let Some(arbiter) = custodians.into_iter().find(|node| self.reaches(*node)) {
+                self.send(arbiter, Message::Resume { lease, tasks });
+            }
+            self.wake(now + RESUME_REPEAT, "resume");
+        }
+        for (started, tasks) in over {
+            self.drop_tasks(started, tasks);
+        }
+    }
+
+    /// Called every heartbeat.
+    pub(crate) fn keep_worker(&mut self) {
+        let now = self.now;
+        self.keep_rate();
+        self.worker.parked.retain(|(at, _, _)| now.since(*at) < PARKED_GRANT_MAX);
+        let mut again = Vec::new();
+        for held in self.worker.held.values_mut() {
+            let waits = !held.outcomes.is_empty() && held.resume.is_none();
+            if waits && now.since(held.reported) >= REPORT_REPEAT {
+                held.reported = now;
+                again.push((held.current, held.arbiter, held.outcomes.clone()));
+            }
+        }
+        for (lease, arbiter, outcomes) in again {
+            self.report(lease, arbiter, outcomes);
+        }
+        self.worker.wants_changed = true;
+        self.finish_drain();
+    }
+
+    /// Half of the last heartbeat's rate, half of what was before. An idle node forgets.
+    fn keep_rate(&mut self) {
+        let ended = core::mem::take(&mut self.worker.ended_since_heartbeat);
+        let per_second = ended.saturating_mul(1000 / crate::membership::HEARTBEAT.as_millis() as u32);
+        self.worker.rate = self.worker.rate / 2 + per_second / 2;
+    }
+
+    // ---- leaving
+
+    pub(crate) fn gossip_drain(&mut self) {
+        let me = self.membership.me.clone();
+        let peers: Vec<_> = self.membership.links.keys().copied().collect();
+        self.keep_membership();
+        for peer in peers {
+            self.send(peer, Message::Hello(me.clone()));
+        }
+        self.finish_drain();
+    }
+
+    fn finish_drain(&mut self) {
+        let owes = !self.worker.held.is_empty() || !self.is_handed_over();
+        if self.membership.me.draining && !self.worker.drained && !owes {
+            self.worker.drained = true;
+            let incarnation = self.membership.me.incarnation;
+            self.out.gossip.push(Gossip::Left { incarnation });
+            self.out.notify.push(Notice::Drained);
+        }
+    }
+}
