@@ -35,13 +35,22 @@ const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli);
-    match run(cli) {
+    std::panic::set_hook(Box::new(|panic| eprintln!("{}", bug(&panic.to_string()))));
+    // What is told of a panic is the hook's; here it becomes an exit code.
+    let ended = std::panic::catch_unwind(|| run(cli));
+    match ended.unwrap_or_else(|_| std::process::exit(Code::Bug.exit().into())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure);
             ExitCode::from(failure.code.exit())
         }
     }
+}
+
+/// One line, wherever it happened: a backtrace helps nobody who did not write this.
+fn bug(panic: &str) -> String {
+    let text: Vec<&str> = panic.lines().collect();
+    format!("this is a bug in swarm: {}", text.join(" "))
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

@@ -14,7 +14,7 @@ use crate::api::{Code, Failure};
 
 /// The forms of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// A table on a terminal, plain columns in a pipe
     #[default]
     Table,

@@ -63,6 +63,16 @@ fn timed_out(item: &JobItem, waited: Duration) -> Failure {
     Failure::new(Code::TimedOut, message).hint(format!("swarm wait {}", item.id))
 }
 
+/// Hands a job over, or gives up at Ctrl-C.
+pub(super) async fn or_give_up<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => {
+            Err(Failure::new(Code::Detached, "stopped before the job was acknowledged").hint("swarm ls"))
+        }
+    }
+}
+
 /// Waits for `work`, or until Ctrl-C, which leaves a job alone.
 pub(super) async fn or_detach<T>(
     id: &str,
