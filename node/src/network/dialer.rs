@@ -1,0 +1,186 @@
+//! Whom this node keeps dialling: its bootstrap addresses, and the peers it knew before.
+//!
+//! Always true: a target that is not connected is dialled for ever, with back-off and jitter, and once at a time.
+//!
+//! Elsewhere: dials that the core asks for happen once, in `driver`.
+
+use std::time::{Duration, Instant};
+
+use libp2p::swarm::dial_opts::DialOpts;
+use libp2p::swarm::{ConnectionId, DialError};
+use libp2p::{Multiaddr, PeerId};
+
+use super::addresses::{ADDRESSES_MAX, named_peer};
+
+/// The wait after the first failure; it doubles with each further one.
+const WAIT_MIN: Duration = Duration::from_millis(250);
+/// The longest wait: a peer that comes back is found within this.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+/// The longest wait for a bootstrap address in the first minutes, so that nodes which are started together, in any
+/// order, find each other at once.
+const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long these first minutes are.
+const BOOTSTRAP_EAGER: Duration = Duration::from_secs(300);
+/// Targets dialled at the same time: a node that knew a thousand peers must not storm the network at its start.
+const DIALS_MAX: usize = 16;
+/// Targets kept.
+const TARGETS_MAX: usize = 2048;
+
+/// All targets.
+pub(super) struct Dialer {
+    me: PeerId,
+    started: Instant,
+    targets: Vec<Target>,
+}
+
+struct Target {
+    /// For a bootstrap address without `/p2p/`: whoever is connected there now.
+    peer: Option<PeerId>,
+    /// Whether it is this peer that is wanted, or whoever is at the address.
+    named: bool,
+    addresses: Vec<Multiaddr>,
+    bootstrap: bool,
+    failures: u32,
+    next: Instant,
+    dial: Option<ConnectionId>,
+    /// Connected, and so not to be dialled.
+    connected: bool,
+}
+
+impl Dialer {
+    pub(super) fn new(me: PeerId) -> Self {
+        Self { me, started: Instant::now(), targets: Vec::new() }
+    }
+
+    /// An address to keep dialling, whoever is there.
+    pub(super) fn add_bootstrap(&mut self, address: Multiaddr) {
+        match named_peer(&address) {
+            Some(peer) if peer == self.me => tracing::debug!(%address, "a bootstrap address is this node's own"),
+            Some(peer) => self.add(Some(peer), vec![address], true),
+            None => self.add(None, vec![address], true),
+        }
+    }
+
+    /// A peer to keep dialling, at these addresses from now on.
+    pub(super) fn add_known(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+        if peer != self.me && !addresses.is_empty() {
+            self.add(Some(peer), addresses, false);
+        }
+    }
+
+    /// New addresses of a peer, if it is one of those that are kept dialling.
+    pub(super) fn learn(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
+        for target in self.targets.iter_mut().filter(|target| target.peer == Some(peer)) {
+            target.learn(addresses);
+        }
+    }
+
+    /// Whom to dial now. Each is answered by one of the functions below.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<DialOpts> {
+        let running = self.targets.iter().filter(|target| target.dial.is_some()).count();
+        let waiting = self.targets.iter_mut().filter(|target| target.is_due(now));
+        waiting.take(DIALS_MAX.saturating_sub(running)).map(Target::dial).collect()
+    }
+
+    /// A dial failed, or did not even begin.
+    pub(super) fn on_failed(&mut self, connection: ConnectionId, error: &DialError) {
+        if let DialError::LocalPeerId { address } = error {
+            tracing::debug!(%address, "a bootstrap address is this node's own");
+            self.targets.retain(|target| target.dial != Some(connection));
+        }
+        let wait_max = self.bootstrap_wait_max();
+        let Some(target) = self.targets.iter_mut().find(|target| target.dial == Some(connection)) else { return };
+        target.dial = None;
+        let already = matches!(error, DialError::DialPeerConditionFalse(_));
+        if target.failures == 0 && target.bootstrap && !already {
+            tracing::info!(addresses = ?target.addresses, "bootstrap node not reached yet, trying on: {error}");
+        } else {
+            tracing::debug!(addresses = ?target.addresses, failures = target.failures, "not reached: {error}");
+        }
+        target.try_later(wait_max);
+    }
+
+    /// A connection to `peer` is there, whoever dialled.
+    pub(super) fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
+        for target in &mut self.targets {
+            if target.dial == Some(connection) {
+                target.dial = None;
+                target.peer = Some(peer);
+            }
+            target.connected |= target.peer == Some(peer);
+        }
+    }
+
+    /// `peer` proved to be of this swarm: the next time it is lost it is dialled at once.
+    pub(super) fn on_welcome(&mut self, peer: PeerId) {
+        for target in self.targets.iter_mut().filter(|target| target.peer == Some(peer)) {
+            target.failures = 0;
+        }
+    }
+
+    /// The last connection to `peer` is gone.
+    pub(super) fn on_disconnected(&mut self, peer: PeerId) {
+        let wait_max = self.bootstrap_wait_max();
+        for target in self.targets.iter_mut().filter(|target| target.peer == Some(peer)) {
+            target.connected = false;
+            target.peer = target.peer.filter(|_| target.named);
+            target.try_later(wait_max);
+        }
+    }
+
+    fn add(&mut self, peer: Option<PeerId>, addresses: Vec<Multiaddr>, bootstrap: bool) {
+        let known = self.targets.len();
+        match self.targets.iter_mut().find(|target| peer.is_some() && target.peer == peer) {
+            Some(target) => {
+                target.learn(&addresses);
+                target.bootstrap |= bootstrap;
+            }
+            None if known < TARGETS_MAX => self.targets.push(Target {
+                peer,
+                named: peer.is_some(),
+                addresses,
+                bootstrap,
+                failures: 0,
+                next: Instant::now(),
+                dial: None,
+                connected: false,
+            }),
+            None => tracing::debug!("too many peers to keep dialling"),
+        }
+    }
+
+    fn bootstrap_wait_max(&self) -> Duration {
+        if self.started.elapsed() < BOOTSTRAP_EAGER { BOOTSTRAP_WAIT_MAX } else { WAIT_MAX }
+    }
+}
+
+impl Target {
+    fn is_due(&self, now: Instant) -> bool {
+        !self.connected && self.dial.is_none() && self.next <= now
+    }
+
+    fn dial(&mut self) -> DialOpts {
+        let opts = match self.peer {
+            Some(peer) => DialOpts::peer_id(peer).addresses(self.addresses.clone()).build(),
+            None => DialOpts::from(self.addresses.first().expect("a target is made with an address").clone()),
+        };
+        self.dial = Some(opts.connection_id());
+        opts
+    }
+
+    /// The newest addresses first, so that the oldest are forgotten.
+    fn learn(&mut self, addresses: &[Multiaddr]) {
+        let mut merged: Vec<_> = addresses.to_vec();
+        merged.extend(self.addresses.iter().filter(|old| !addresses.contains(old)).cloned());
+        merged.truncate(ADDRESSES_MAX);
+        self.addresses = merged;
+    }
+
+    fn try_later(&mut self, bootstrap_wait_max: Duration) {
+        let wait_max = if self.bootstrap { bootstrap_wait_max } else { WAIT_MAX };
+        let wait = WAIT_MIN.saturating_mul(1 << self.failures.min(10)).min(wait_max);
+        self.failures = self.failures.saturating_add(1);
+        // Half to one and a half times as long, so that two nodes which lost each other do not dial in step.
+        self.next = Instant::now() + wait.mul_f64(0.5 + fastrand::f64());
+    }
+}
