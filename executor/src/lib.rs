@@ -1,1 +1,23 @@
-//! executor
+//! The sandbox: checks, compiles and runs one WebAssembly task on this machine.
+//!
+//! Always true:
+//! - a guest sees its arguments, environment, standard input, `/in`, `/out`, a virtual clock and random numbers made
+//!   from its seed, and nothing else of this machine; so two runs of one task give the same bytes;
+//! - every run ends: by itself, or by its fuel, memory, time, stack or output limit;
+//! - only code that this machine compiled is ever executed.
+//!
+//! Elsewhere: which task runs where is `protocol`; staging `/in` and collecting `/out` is `node::work`.
+
+mod cache;
+mod deterministic;
+mod engine;
+mod files;
+mod guest;
+mod run;
+mod validate;
+
+pub use bytes::Bytes;
+pub use engine::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
+pub use guest::StopFlag;
+pub use run::{Finished, Module, Task, WASM_STACK_BYTES_MAX};
+pub use validate::InvalidModule;

@@ -1,0 +1,117 @@
+//! Compiled code kept on this machine's disk, so that a restart does not compile again.
+//!
+//! Always true:
+//! - a file is either complete or recognised as damaged: it begins with the BLAKE3 of what follows, and is written
+//!   beside its place and renamed;
+//! - what is read here was written here: the directory is this user's alone, and nothing from the network enters it.
+//!
+//! A cache that cannot be read or written only costs time, so every error here is logged and passed over.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use swarm_protocol::Hash;
+
+/// First bytes of a file: what it is, and the version of its layout.
+const MAGIC: &[u8; 8] = b"swarmcw1";
+/// Magic and BLAKE3.
+const HEADER_BYTES: usize = MAGIC.len() + 32;
+/// Compiled code is about three times its module; this keeps hundreds of ordinary ones.
+const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The directory.
+pub(crate) struct Cache {
+    dir: PathBuf,
+}
+
+impl Cache {
+    /// Opens the directory, creating it for this user alone.
+    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        Ok(Self { dir })
+    }
+
+    /// The compiled code of a module, if it is here, whole, and made by this very program and configuration.
+    pub(crate) fn load(&self, engine: &wasmtime::Engine, module: Hash) -> Option<wasmtime::Module> {
+        let path = self.path(engine, module);
+        let file = fs::read(&path).ok()?;
+        let Some(code) = intact(&file) else {
+            tracing::warn!(path = %path.display(), "cached code is damaged; compiling again");
+            return None;
+        };
+        deserialize(engine, code)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cached code is unusable"))
+            .ok()
+    }
+
+    /// Keeps compiled code, making room by removing what is oldest.
+    pub(crate) fn save(&self, engine: &wasmtime::Engine, module: Hash, compiled: &wasmtime::Module) {
+        let saved = compiled.serialize().map_err(io::Error::other).and_then(|code| {
+            self.make_room(code.len() as u64)?;
+            self.write(&self.path(engine, module), &code)
+        });
+        if let Err(error) = saved {
+            tracing::warn!(dir = %self.dir.display(), %error, "compiled code was not cached");
+        }
+    }
+
+    fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        file.write_all(MAGIC)?;
+        file.write_all(blake3::hash(code).as_bytes())?;
+        file.write_all(code)?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn make_room(&self, wanted: u64) -> io::Result<()> {
+        let mut files = self.files()?;
+        files.sort();
+        let mut used: u64 = files.iter().map(|(_, len, _)| len).sum();
+        for (_, len, path) in files {
+            if used.saturating_add(wanted) <= CACHE_BYTES_MAX {
+                break;
+            }
+            fs::remove_file(path)?;
+            used -= len;
+        }
+        Ok(())
+    }
+
+    fn files(&self) -> io::Result<Vec<(SystemTime, u64, PathBuf)>> {
+        let entries = fs::read_dir(&self.dir)?.flatten();
+        let described = entries.filter_map(|entry| {
+            let about = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((about.modified().ok()?, about.len(), entry.path()))
+        });
+        Ok(described.collect())
+    }
+
+    /// Named by the module, the engine's settings and processor features, and this program's version.
+    fn path(&self, engine: &wasmtime::Engine, module: Hash) -> PathBuf {
+        let mut settings = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut settings);
+        let mut key = blake3::Hasher::new();
+        key.update(module.as_bytes());
+        key.update(&settings.finish().to_le_bytes());
+        key.update(env!("CARGO_PKG_VERSION").as_bytes());
+        self.dir.join(format!("{}.cwasm", key.finalize().to_hex()))
+    }
+}
+
+fn intact(file: &[u8]) -> Option<&[u8]> {
+    let (header, code) = file.split_at_checked(HEADER_BYTES)?;
+    let (magic, hash) = header.split_at(MAGIC.len());
+    (magic == MAGIC && hash == blake3::hash(code).as_bytes()).then_some(code)
+}
+
+#[expect(unsafe_code, reason = "wasmtime trusts serialized code; this was written by `save`, never by a peer")]
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<wasmtime::Module> {
+    // SAFETY: `code` is what `Module::serialize` returned on this machine: its hash was checked, and it lies in a
+    // directory that only this user can write.
+    unsafe { wasmtime::Module::deserialize(engine, code) }
+}

@@ -1,0 +1,238 @@
+//! The compiler and the pool of instances, one of each a process, and the modules made ready with them.
+//!
+//! Always true: what is handed out was validated, compiled here and linked; one hash is compiled once, however many
+//! threads ask for it at the same time.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use swarm_protocol::Hash;
+
+use crate::cache::Cache;
+use crate::guest::Guest;
+use crate::run::{Module, WASM_STACK_BYTES_MAX};
+use crate::validate::{self, InvalidModule};
+use crate::{deterministic, files};
+
+/// The largest module by default: the biggest interpreters compiled to WebAssembly have some 30 MiB.
+pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of one WebAssembly page.
+pub(crate) const MEMORY_PAGE_BYTES: u64 = 64 * 1024;
+/// Elements of one table. Large C++ and Go programs have some ten thousand functions in theirs.
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Tables of one module: compilers emit one, or two with reference types.
+const TABLES_MAX: u32 = 4;
+/// Instance bookkeeping; grows with a module's imports, globals and functions referenced.
+const INSTANCE_BYTES_MAX: usize = 1024 * 1024;
+/// Linear memory wiped by writing instead of by a system call when an instance ends: most small programs touch less.
+const MEMORY_KEPT_BYTES: usize = 128 * 1024;
+/// The same for tables.
+const TABLE_KEPT_BYTES: usize = 16 * 1024;
+/// How often running guests look at their deadline and stop flag: a cancelled guest ends within two of these.
+const TICK: Duration = Duration::from_millis(10);
+/// Prepared modules kept in memory; a job has few, and one that falls out costs a read from the disk cache.
+const PREPARED_MAX: usize = 64;
+
+/// How to set up an [`Engine`].
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Where compiled code is kept between runs of this program; `None` keeps it in memory only.
+    pub cache_dir: Option<PathBuf>,
+    /// Tasks that may run at once. One more is refused.
+    pub slots: u32,
+    /// The largest linear memory of one task, in bytes. Address space for it is reserved for every slot; memory is
+    /// used only as guests touch it. A task that asks for more is rejected here and may run on a larger node.
+    pub memory_bytes_max: u64,
+    /// The largest module in bytes; [`MODULE_BYTES_MAX`] is the usual.
+    pub module_bytes_max: u64,
+    /// Modules that take longer to compile are refused. Compiling cannot be interrupted: the module's size bounds it.
+    pub compile_time_max: Duration,
+}
+
+/// Why an [`Engine`] could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The directory for compiled code cannot be made.
+    #[error("create the directory for compiled code `{path}`")]
+    CacheDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The compiler or the instance pool: usually too little address space for the slots.
+    #[error("set up the WebAssembly engine")]
+    Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The thread that counts time cannot be started.
+    #[error("start the thread that interrupts guests")]
+    Ticker(#[source] io::Error),
+}
+
+/// Compiles modules and holds the pool in which they run. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: EngineConfig,
+    wasmtime: wasmtime::Engine,
+    linker: wasmtime::Linker<Guest>,
+    cache: Option<Cache>,
+    prepared: quick_cache::sync::Cache<Hash, Result<Module, InvalidModule>>,
+    /// wasmtime's WASI is written for tokio and enters one for every file access; it finds this one, which costs
+    /// less than the worker threads it would start by itself. Nothing ever waits in it.
+    runtime: Arc<tokio::runtime::Runtime>,
+}
+
+impl Engine {
+    /// Reserves address space for the slots and starts the thread that interrupts guests.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let setup = |error: wasmtime::Error| EngineError::Setup(error.into());
+        let wasmtime = wasmtime::Engine::new(&settings(&config)).map_err(setup)?;
+        let linker = linker(&wasmtime).map_err(setup)?;
+        let cache = config
+            .cache_dir
+            .clone()
+            .map(|path| Cache::open(path.clone()).map_err(|source| EngineError::CacheDir { path, source }));
+        let cache = cache.transpose()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;
+        start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
+        let prepared = quick_cache::sync::Cache::new(PREPARED_MAX);
+        let shared = Shared { config, wasmtime, linker, cache, prepared, runtime: Arc::new(runtime) };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Makes a module ready to run: validates, compiles (or loads what this machine compiled before) and links it.
+    /// Blocks for as long as that takes. `hash` names `bytes`; the caller has verified it. What was refused once is
+    /// refused again without another look.
+    pub fn prepare(&self, hash: Hash, bytes: &[u8]) -> Result<Module, InvalidModule> {
+        let prepared = self.shared.prepared.get_or_insert_with(&hash, || Ok(self.prepare_anew(hash, bytes)));
+        prepared.unwrap_or_else(|never: Infallible| match never {})
+    }
+
+    /// The module, if [`Self::prepare`] had it lately.
+    pub fn prepared(&self, hash: Hash) -> Option<Result<Module, InvalidModule>> {
+        self.shared.prepared.get(&hash)
+    }
+
+    /// Whether a module of at most `max` bytes may run as a task, without compiling it. Its entry is `_start`.
+    pub fn validate(bytes: &[u8], max: u64) -> Result<(), InvalidModule> {
+        Self::validate_with_entry(bytes, "_start", max)
+    }
+
+    /// [`Self::validate`] for a task that begins at another exported function.
+    pub fn validate_with_entry(bytes: &[u8], entry: &str, max: u64) -> Result<(), InvalidModule> {
+        validate::check_with_entry(bytes, entry, max)
+    }
+
+    fn prepare_anew(&self, hash: Hash, bytes: &[u8]) -> Result<Module, InvalidModule> {
+        let Shared { config, linker, runtime, .. } = &*self.shared;
+        let declared = validate::check(bytes, config.module_bytes_max)?;
+        if declared > config.memory_bytes_max {
+            return Err(InvalidModule::MemoryTooLarge { declared, max: config.memory_bytes_max });
+        }
+        let compiled = self.load_or_compile(hash, bytes)?;
+        let linked = linker.instantiate_pre(&compiled).map_err(|error| InvalidModule::Link(text(&error)))?;
+        Ok(Module::new(linked, Arc::clone(runtime), config.memory_bytes_max))
+    }
+
+    fn load_or_compile(&self, hash: Hash, bytes: &[u8]) -> Result<wasmtime::Module, InvalidModule> {
+        let Shared { wasmtime, cache, .. } = &*self.shared;
+        if let Some(module) = cache.as_ref().and_then(|cache| cache.load(wasmtime, hash)) {
+            return Ok(module);
+        }
+        let module = self.compile(bytes)?;
+        if let Some(cache) = cache {
+            cache.save(wasmtime, hash, &module);
+        }
+        Ok(module)
+    }
+
+    fn compile(&self, bytes: &[u8]) -> Result<wasmtime::Module, InvalidModule> {
+        let started = Instant::now();
+        let module = wasmtime::Module::from_binary(&self.shared.wasmtime, bytes);
+        let (took, max) = (started.elapsed(), self.shared.config.compile_time_max);
+        tracing::debug!(?took, bytes = bytes.len(), "compiled a module");
+        if took > max {
+            return Err(InvalidModule::CompileTooSlow {
+                took_ms: took.as_millis() as u64,
+                max_ms: max.as_millis() as u64,
+            });
+        }
+        module.map_err(|error| InvalidModule::Compile(text(&error)))
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn text(error: &wasmtime::Error) -> String {
+    format!("{error:#}").replace('\n', " ")
+}
+
+fn settings(config: &EngineConfig) -> wasmtime::Config {
+    let mut settings = wasmtime::Config::new();
+    settings
+        .strategy(wasmtime::Strategy::Cranelift)
+        .allocation_strategy(pool(config))
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES_MAX)
+        // Equal results on every machine.
+        .cranelift_nan_canonicalization(true)
+        .relaxed_simd_deterministic(true)
+        .wasm_relaxed_simd(true)
+        .wasm_tail_call(true)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_component_model(false)
+        .shared_memory(false)
+        // Only what reads stack traces needs these, and unregistering unwind tables is slow.
+        .native_unwind_info(false)
+        .generate_address_map(false)
+        .wasm_backtrace_max_frames(None);
+    settings
+}
+
+fn pool(config: &EngineConfig) -> wasmtime::PoolingAllocationConfig {
+    let mut pool = wasmtime::PoolingAllocationConfig::new();
+    let memory_bytes_max = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
+    pool.total_core_instances(config.slots)
+        .total_memories(config.slots)
+        .total_tables(config.slots.saturating_mul(TABLES_MAX))
+        .total_stacks(0)
+        .max_memories_per_module(1)
+        .max_tables_per_module(TABLES_MAX)
+        .max_memory_size(memory_bytes_max)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_core_instance_size(INSTANCE_BYTES_MAX)
+        .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
+        .table_keep_resident(TABLE_KEPT_BYTES)
+        .max_unused_warm_slots(config.slots);
+    pool
+}
+
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_sync(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
+    linker.allow_shadowing(true);
+    deterministic::add_to_linker(&mut linker)?;
+    files::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// Counts time for the running guests, until the engine is gone.
+fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
+    let engine = engine.weak();
+    let tick = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(TICK);
+        }
+    };
+    thread::Builder::new().name("guest-ticker".into()).spawn(tick).map(drop)
+}

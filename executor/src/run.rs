@@ -1,0 +1,182 @@
+//! One run of one task in a fresh instance, and how it ended.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use swarm_protocol::{Ending, Limits};
+use wasmtime::{ExternType, InstancePre, Store, Trap, UpdateDeadline};
+use wasmtime_wasi::I32Exit;
+
+use crate::engine::text;
+use crate::guest::{Guest, Halt, Sink, StopFlag};
+use crate::validate::{InvalidModule, shown};
+
+/// Stack of a guest's WebAssembly frames, in bytes. [`Module::run`] uses its caller's stack, so threads that call it
+/// need this much and as much again for the host's own frames.
+pub const WASM_STACK_BYTES_MAX: usize = 1024 * 1024;
+/// The longest text about a trap: enough for every one that wasmtime has.
+const TRAP_CHARS_MAX: usize = 200;
+
+/// One task to run.
+pub struct Task<'a> {
+    /// Arguments, without the program's name.
+    pub args: &'a [String],
+    /// The program's name, as its first argument.
+    pub program: &'a str,
+    /// The exported function to call: `_start`. Before any other one `_initialize` is called, if exported.
+    pub entry: &'a str,
+    /// The whole environment.
+    pub env: &'a [(String, String)],
+    /// Standard input.
+    pub stdin: Bytes,
+    /// What the guest sees as `/in` and can only read. It is trusted not to change meanwhile.
+    pub in_dir: Option<&'a Path>,
+    /// What the guest sees as `/out`. How much lies there at the end is for the caller to check; while the guest runs,
+    /// it may write four times `limits.outputs_bytes_max`.
+    pub out_dir: Option<&'a Path>,
+    /// What the run may use.
+    pub limits: &'a Limits,
+    /// How long it may take.
+    pub run_max: Duration,
+    /// Where its random numbers come from.
+    pub seed: [u8; 32],
+    /// Ends it early.
+    pub stop: &'a StopFlag,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub ending: Ending,
+    /// Standard output, as far as it fitted its limit.
+    pub stdout: Vec<u8>,
+    /// Standard error, as far as it fitted its limit.
+    pub stderr: Vec<u8>,
+    /// Fuel used, about one unit an instruction. Not equal between machines.
+    pub fuel_used: u64,
+    /// Time taken.
+    pub elapsed: Duration,
+}
+
+/// A module that is compiled and linked. Cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    linked: InstancePre<Guest>,
+    runtime: Arc<tokio::runtime::Runtime>,
+    memory_bytes_max: u64,
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module").field("name", &self.linked.module().name()).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Module {
+    fn eq(&self, other: &Self) -> bool {
+        wasmtime::Module::same(self.linked.module(), other.linked.module())
+    }
+}
+
+impl Module {
+    pub(crate) fn new(
+        linked: InstancePre<Guest>,
+        runtime: Arc<tokio::runtime::Runtime>,
+        memory_bytes_max: u64,
+    ) -> Self {
+        Self { linked, runtime, memory_bytes_max }
+    }
+
+    /// Whether the function to begin with can be called.
+    pub fn check_entry(&self, entry: &str) -> Result<(), InvalidModule> {
+        match self.linked.module().get_export(entry) {
+            Some(ExternType::Func(function)) if function.params().len() == 0 && function.results().len() == 0 => Ok(()),
+            Some(ExternType::Func(_)) => Err(InvalidModule::EntryType(shown(entry))),
+            _ => Err(InvalidModule::NoEntry(shown(entry))),
+        }
+    }
+
+    /// Runs the task to its end on the calling thread, which is not one of tokio's and has
+    /// 2 × [`WASM_STACK_BYTES_MAX`] of stack. Never fails: what cannot be started ends as [`Ending::Rejected`].
+    pub fn run(&self, mut task: Task<'_>) -> Finished {
+        let started = Instant::now();
+        let (limits, stop) = (task.limits, task.stop.clone());
+        let stdout = Sink::new("standard output", limits.stdout_bytes_max);
+        let stderr = Sink::new("standard error", limits.stdout_bytes_max);
+        let (ending, fuel_used) = match self.store(&mut task, &stdout, &stderr) {
+            Ok(mut store) => {
+                interrupt(&mut store, started + task.run_max, stop);
+                let ending = self.call(&mut store, task.entry);
+                let fuel_left = store.get_fuel().unwrap_or(0);
+                (ending, limits.fuel_max.saturating_sub(fuel_left))
+            }
+            Err(ending) => (ending, 0),
+        };
+        Finished { ending, stdout: stdout.take(), stderr: stderr.take(), fuel_used, elapsed: started.elapsed() }
+    }
+
+    fn store(&self, task: &mut Task<'_>, stdout: &Sink, stderr: &Sink) -> Result<Store<Guest>, Ending> {
+        self.check_entry(task.entry).map_err(|error| Ending::Rejected(error.to_string()))?;
+        if task.stop.is_stopped() {
+            return Err(Ending::Cancelled);
+        }
+        let (wanted, offered) = (task.limits.memory_bytes_max, self.memory_bytes_max);
+        if wanted > offered {
+            return Err(Ending::Rejected(format!("it asks for {wanted} bytes of memory; this node offers {offered}")));
+        }
+        let guest = Guest::new(task, stdout.clone(), stderr.clone());
+        let guest = guest.map_err(|error| Ending::Rejected(error.to_string()))?;
+        let mut store = Store::new(self.linked.module().engine(), guest);
+        store.limiter(|guest| guest);
+        store.set_fuel(task.limits.fuel_max).expect("the engine counts fuel");
+        Ok(store)
+    }
+
+    fn call(&self, store: &mut Store<Guest>, entry: &str) -> Ending {
+        let _entered = self.runtime.enter();
+        let run = |store: &mut Store<Guest>| {
+            let instance = self.linked.instantiate(&mut *store)?;
+            if entry != "_start"
+                && let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize")
+            {
+                initialize.call(&mut *store, ())?;
+            }
+            instance.get_typed_func::<(), ()>(&mut *store, entry)?.call(store, ())
+        };
+        run(store).map_or_else(|error| ending(&error), |()| Ending::Exited(0))
+    }
+}
+
+/// Looks at the clock and the stop flag with every tick.
+fn interrupt(store: &mut Store<Guest>, deadline: Instant, stop: StopFlag) {
+    store.epoch_deadline_callback(move |_| {
+        if stop.is_stopped() {
+            return Err(Halt::Stopped.into());
+        }
+        if Instant::now() >= deadline {
+            return Err(Halt::TimedOut.into());
+        }
+        Ok(UpdateDeadline::Continue(1))
+    });
+    store.set_epoch_deadline(1);
+}
+
+fn ending(error: &wasmtime::Error) -> Ending {
+    if let Some(halt) = error.downcast_ref::<Halt>() {
+        return halt.ending();
+    }
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return Ending::Exited(*code);
+    }
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return Ending::Rejected("every slot of this node is busy".into());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Ending::OutOfFuel,
+        Some(trap) => Ending::Trapped(trap.to_string().trim_start_matches("wasm trap: ").into()),
+        None => Ending::Trapped(text(error).chars().take(TRAP_CHARS_MAX).collect()),
+    }
+}
