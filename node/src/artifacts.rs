@@ -26,8 +26,8 @@ use crate::supervisor::Failure;
 
 /// How long one blob is looked for before whoever wants it is told that it cannot be had.
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
-/// Bytes of an encoded list of blobs: 34 a hash, so some 480,000 files in one job.
-pub const BLOB_LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of an encoded list of blobs: as many as a job file may name.
+pub const BLOB_LIST_BYTES_MAX: usize = crate::jobfile::LIST_BYTES_MAX;
 /// Fetches at once. More would only share the same links.
 const FETCHES_MAX: usize = 16;
 /// Blobs of one request that wait for the manager at once, so that a job of ten thousand files leaves room for others.

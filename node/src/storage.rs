@@ -48,24 +48,27 @@ pub(crate) enum CommitError {
 }
 
 /// The records of this node, and whether writing them failed. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Storage {
     // Locked to hand in a batch, which never waits. `None` once closed.
     open: Arc<Mutex<Option<Opened>>>,
     failed: watch::Sender<Option<StoreError>>,
 }
 
-#[derive(Debug)]
 struct Opened {
     writer: Writer,
     // Locked by the writer's thread for a commit, and by a reader only while the core is (re)built.
-    store: Arc<Mutex<Rocks>>,
+    store: Arc<Mutex<dyn Store>>,
 }
 
 impl Storage {
     /// Opens the records in `dir`. Blocks.
     pub(crate) fn open(dir: &Path) -> Result<Self, StorageError> {
-        let store = Arc::new(Mutex::new(Rocks::open(dir)?));
+        Self::start(Rocks::open(dir)?)
+    }
+
+    fn start(store: impl Store + 'static) -> Result<Self, StorageError> {
+        let store: Arc<Mutex<dyn Store>> = Arc::new(Mutex::new(store));
         let writer = Writer::start(Shared(Arc::clone(&store))).map_err(StorageError::Thread)?;
         let open = Arc::new(Mutex::new(Some(Opened { writer, store })));
         Ok(Self { open, failed: watch::Sender::new(None) })
@@ -131,7 +134,7 @@ impl Storage {
 }
 
 /// The store as its writer and its readers share it.
-struct Shared(Arc<Mutex<Rocks>>);
+struct Shared(Arc<Mutex<dyn Store>>);
 
 impl Store for Shared {
     fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
@@ -147,15 +150,45 @@ impl Store for Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded keeps itself whole, so a panic beside it is no reason to refuse the rest.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn scan(store: &impl Store, tables: &[Table]) -> Result<Vec<Record>, StoreError> {
+fn scan(store: &dyn Store, tables: &[Table]) -> Result<Vec<Record>, StoreError> {
     let mut records = Vec::new();
     for &table in tables {
         store.scan(table, &[], &mut |key, value| records.push((table, key.to_vec(), value.to_vec())))?;
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use swarm_store::Memory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_committed_is_read_back_and_nothing_after_the_close() {
+        let storage = Storage::start(Memory::new()).unwrap();
+        storage.commit(vec![Write::put(Table::Jobs, b"a", b"1"), Write::put(Table::Kad, b"b", b"2")]).await.unwrap();
+        assert_eq!(storage.records().await.unwrap(), [(Table::Jobs, b"a".to_vec(), b"1".to_vec())]);
+        assert_eq!(storage.table(Table::Kad).await.unwrap(), [(Table::Kad, b"b".to_vec(), b"2".to_vec())]);
+        let closing = storage.clone();
+        blocking(move || closing.close()).await;
+        assert!(matches!(storage.commit(Vec::new()).await, Err(CommitError::Writer(WriterError::Gone))));
+        assert!(matches!(storage.records().await, Err(ReadError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_fails_is_reported_once_and_for_all() {
+        let storage = Storage::start(Memory::failing_after(1)).unwrap();
+        storage.commit(vec![Write::put(Table::Jobs, b"a", b"1")]).await.unwrap();
+        let watched = tokio::spawn(storage.clone().watch());
+        assert!(matches!(storage.commit(Vec::new()).await, Err(CommitError::Store(StoreError::Commit { .. }))));
+        assert!(matches!(storage.commit(Vec::new()).await, Err(CommitError::Store(StoreError::Stopped))));
+        let failure = watched.await.unwrap().unwrap_err();
+        assert_eq!(failure.to_string(), "the batch could not be made durable");
+    }
 }
