@@ -20,8 +20,9 @@ use crate::message::{Grant, Message, ShardPromise};
 use crate::node::Node;
 use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
-/// How long a lease holds without renewal: six heartbeats.
-pub(crate) const LEASE_TTL: Duration = Duration::from_millis(1500);
+/// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
+/// connection closes.
+pub(crate) const LEASE_TTL: Duration = Duration::from_millis(2500);
 /// What is left of a lease when the executor's connection closes: time to reconnect, no more.
 const LEASE_TTL_UNLINKED: Duration = Duration::from_millis(700);
 /// After a takeover, executors have this long to re-announce their leases.

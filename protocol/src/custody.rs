@@ -379,7 +379,7 @@ impl Node {
             };
             if shard.digest() == theirs.digest {
                 shard.confirmed.insert(from);
-                same.push(id);
+                same.push((id, theirs.digest));
             } else {
                 shard.confirmed.remove(&from);
                 pull.push(id);
@@ -389,11 +389,11 @@ impl Node {
         self.send(from, Message::DigestsCompared { same, pull });
     }
 
-    pub(crate) fn on_digests_compared(&mut self, from: NodeId, same: Vec<ShardId>, pull: Vec<ShardId>) {
-        for id in same {
+    pub(crate) fn on_digests_compared(&mut self, from: NodeId, same: Vec<(ShardId, Hash)>, pull: Vec<ShardId>) {
+        for (id, digest) in same {
             // It may have changed here meanwhile; then the next round finds out.
             if let Some(shard) = self.custody.shards.get_mut(&id)
-                && shard.digest.is_some()
+                && shard.digest() == digest
             {
                 shard.confirmed.insert(from);
             }

@@ -348,7 +348,7 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) {
+        if job.stop >= Some(cause) || job.status().state().is_over() {
             return;
         }
         job.stop = Some(cause);
@@ -448,7 +448,7 @@ impl Node {
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
-            if (counts.ended(), counts.done) > (known.ended(), known.done) {
+            if (counts.ended(), counts.done, counts.cancelled) > (known.ended(), known.done, known.cancelled) {
                 *known = counts;
             }
         }
@@ -464,7 +464,14 @@ impl Node {
                 newly_done.push(stage as u16);
             }
         }
-        let too_many_failed = status.counts().failed > job.spec.failures_max && job.stop.is_none();
+        // A stage that is needed whole and ended with failures blocks for ever what needs it.
+        let needed = |stage: usize| job.spec.stages.iter().any(|it| it.needs.contains(&(stage as u16)));
+        let blocks = status
+            .stages
+            .iter()
+            .enumerate()
+            .any(|(stage, (tasks, counts))| counts.failed > 0 && counts.ended() >= *tasks && needed(stage));
+        let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
         if !newly_done.is_empty() {
             self.tell_stages_done(id, newly_done);
             self.on_stages_unblocked(id);

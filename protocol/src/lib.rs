@@ -31,6 +31,7 @@ pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
 pub use spec::{
     Axis, Elements, Input, InputSource, InvalidSpec, Item, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, Limits,
     Retry, RetryOn, SHARD_TASKS, STAGE_TASKS_MAX, STAGES_MAX, SignedJob, StageSpec, Stdin, TreeFile, VerifyError,
+    is_inside,
 };
 pub use time::Time;
 pub use write::{Table, Write};

@@ -19,8 +19,9 @@ use crate::{MemberState, MemberView, NodeId, Notice, Table, Time, Write, codec};
 
 /// How often linked peers hear from each other. Bounds how late a silent death is noticed.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
-/// A link without a heartbeat for this long is not counted on: six heartbeats, so that a short stall is survived.
-pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(1500);
+/// A link without a heartbeat for this long is not counted on: eight heartbeats, so that a stall of a busy machine is
+/// survived. A process that died is noticed at once, by its closed connection.
+pub const LINK_SILENCE_MAX: Duration = Duration::from_millis(2000);
 /// A member is suspected when its link is gone and nothing was heard of it for this long.
 const SILENCE_BEFORE_SUSPECT: Duration = Duration::from_secs(2);
 /// A suspect that did not refute for this long is down.

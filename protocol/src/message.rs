@@ -194,7 +194,7 @@ pub enum Message {
     /// Of the digests received: those equal here, and those whose facts are wanted.
     DigestsCompared {
         /// Equal here: the sender's copy is confirmed.
-        same: Vec<ShardId>,
+        same: Vec<(ShardId, Hash)>,
         /// "Send me what you know."
         pull: Vec<ShardId>,
     },
@@ -390,7 +390,7 @@ impl JobStatus {
         let done = self.stages.iter().all(|(tasks, counts)| counts.done >= *tasks);
         match (ended, done, self.stop) {
             (true, true, _) => JobState::Done,
-            (true, false, Some(StopCause::Cancelled)) => JobState::Cancelled,
+            (true, false, Some(StopCause::Cancelled)) if self.counts().cancelled > 0 => JobState::Cancelled,
             (true, false, _) => JobState::Failed,
             (false, _, Some(_)) => JobState::Stopping,
             (false, _, None) => JobState::Running,

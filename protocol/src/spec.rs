@@ -19,6 +19,8 @@ pub const STAGES_MAX: usize = 256;
 pub const STAGE_TASKS_MAX: u32 = 1 << 24;
 /// Bytes of an encoded spec. Long lists (items, globs) are blobs, so a spec stays small whatever the job.
 pub const JOB_SPEC_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a path in a task's folders.
+const PATH_BYTES_MAX: usize = 4096;
 /// The fewest and the most tasks in a shard.
 pub const SHARD_TASKS: core::ops::RangeInclusive<u32> = 64..=4096;
 
@@ -280,6 +282,9 @@ impl JobSpec {
         for (position, stage) in self.stages.iter().enumerate() {
             ensure((1..=STAGE_TASKS_MAX).contains(&stage.count), "a stage must have 1 to 16777216 tasks")?;
             ensure(SHARD_TASKS.contains(&stage.shard_tasks), "a shard must have 64 to 4096 tasks")?;
+            ensure(stage.elements.may_be(stage.count), "a matrix has another size than its stage")?;
+            let paths = stage.inputs.iter().map(|input| &input.path).chain(&stage.outputs);
+            ensure(paths.into_iter().all(|path| is_inside(path)), "a path leads out of the task's folders")?;
             let earlier = |&need: &u16| usize::from(need) < position;
             ensure(stage.needs.iter().all(earlier), "a stage needs one that is not before it")?;
             let from = stage.inputs.iter().filter_map(|input| match &input.source {
@@ -290,6 +295,26 @@ impl JobSpec {
         }
         Ok(())
     }
+}
+
+impl Elements {
+    /// Whether there can be `count` of them. The length of a list is known only to who has the list.
+    fn may_be(&self, count: u32) -> bool {
+        match self {
+            Self::One => count == 1,
+            Self::Numbers { .. } | Self::List(_) => true,
+            Self::Matrix(axes) => {
+                let sizes = axes.iter().map(|axis| axis.values.len() as u64);
+                sizes.fold(1u64, u64::saturating_mul) == u64::from(count)
+            }
+        }
+    }
+}
+
+/// Whether a path stays below the folder it is put in: relative, of plain components.
+pub fn is_inside(path: &str) -> bool {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
+    path.len() <= PATH_BYTES_MAX && path.split('/').all(plain)
 }
 
 /// Why a spec is refused.

@@ -183,7 +183,7 @@ impl Node {
         }
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
-        if self.worker.started_as.contains_key(&grant.lease) {
+        if self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease) {
             // said twice
         } else if refuses {
             self.send(from, Message::Release { lease: grant.lease, tasks });

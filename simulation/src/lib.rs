@@ -1,1 +1,2 @@
 //! simulation
+pub mod cluster;

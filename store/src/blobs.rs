@@ -96,6 +96,7 @@ impl Blobs {
             fs::create_dir_all(&dir).map_err(|error| io_error("create", &dir, error))?;
         }
         sync_dir(root)?;
+        sync_dir(&root.join(".."))?; // the name of `root` itself, which may be new
         let directory = Directory { root: root.into(), temp_number: AtomicU64::new(0), naming: Mutex::new(()) };
         Ok(Self(Arc::new(directory)))
     }

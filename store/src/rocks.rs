@@ -139,6 +139,7 @@ impl Store for Rocks {
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let unwritable = |source| OpenError::Unwritable { dir: dir.into(), source };
     std::fs::create_dir_all(dir).map_err(unwritable)?;
+    sync_entry(dir).map_err(unwritable)?;
     let options = File::options().create(true).truncate(false).write(true).clone();
     let file = options.open(dir.join(LOCK_FILE)).map_err(unwritable)?;
     match file.try_lock() {
@@ -146,6 +147,11 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.into() }),
         Err(TryLockError::Error(source)) => Err(unwritable(source)),
     }
+}
+
+/// Syncs the name of a directory: without it a power cut could forget a new one with everything in it.
+fn sync_entry(dir: &Path) -> io::Result<()> {
+    File::open(dir.join(".."))?.sync_all()
 }
 
 fn open(dir: &Path) -> Result<DB, rocksdb::Error> {

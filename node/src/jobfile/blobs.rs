@@ -61,7 +61,8 @@ impl BlobSource {
 
 /// The blobs found so far.
 pub(super) struct Blobs<'a> {
-    base: &'a Path,
+    /// Absolute, so that a glob's matches begin with it, and paths outlive a change of the working directory.
+    base: PathBuf,
     validate: &'a Validate<'a>,
     named: BTreeSet<Hash>,
     sources: BTreeMap<Hash, BlobSource>,
@@ -104,9 +105,9 @@ impl<'a> Named<'a> {
 }
 
 impl<'a> Blobs<'a> {
-    pub(super) fn new(base: &'a Path, options: &'a LoadOptions<'a>) -> Self {
+    pub(super) fn new(base: &Path, options: &'a LoadOptions<'a>) -> Self {
         Self {
-            base,
+            base: std::path::absolute(base).unwrap_or_else(|_| base.to_owned()),
             validate: options.validate,
             named: BTreeSet::new(),
             sources: BTreeMap::new(),
@@ -184,8 +185,8 @@ impl<'a> Blobs<'a> {
         let base = self.base.to_str().ok_or_else(|| at.fault("is in a folder whose name is not UTF-8"))?;
         let full = Path::new(&Pattern::escape(base)).join(pattern);
         let full = full.to_str().ok_or_else(|| at.fault("is not UTF-8"))?;
-        let matches = glob::glob_with(full, LIKE_A_SHELL)
-            .map_err(|error| at.fault(format!("is not a glob: {} at character {}", error.msg, error.pos + 1)))?;
+        let matches =
+            glob::glob_with(full, LIKE_A_SHELL).map_err(|error| at.fault(format!("is not a glob: {}", error.msg)))?;
         let fixed = fixed_part(pattern);
         let mut found = Vec::new();
         for path in matches {

@@ -136,7 +136,10 @@ fn stdin(
 ) -> Result<(Stdin, Range<usize>), Fault> {
     match layers.get("stdin") {
         None => Ok((Stdin::Empty, 0..0)),
-        Some(value) => Ok((inputs::stdin(value, task, elements, blobs)?, value.span.clone())),
+        Some(value) => {
+            let text = value.as_table().and_then(|table| table.get("text"));
+            Ok((inputs::stdin(value, task, elements, blobs)?, text.unwrap_or(value).span.clone()))
+        }
     }
 }
 

@@ -177,7 +177,10 @@ fn each(value: &Value, task: &str, blobs: &mut Blobs<'_>) -> Result<Elements, Fa
 
 fn stage_count(value: &Value, task: &str, count: u128) -> Result<u32, Fault> {
     match u32::try_from(count) {
-        Ok(0) => Err(value.fault(format!("`{}` of task `{task}` is empty, so there is nothing to run", value.label))),
+        Ok(0) => {
+            let why = if value.label == "array" { " (the end of a range is not part of it)" } else { "" };
+            Err(value.fault(format!("`{}` of task `{task}` is empty{why}, so there is nothing to run", value.label)))
+        }
         Ok(count) if count <= STAGE_TASKS_MAX => Ok(count),
         _ => {
             let count = if count == u128::MAX { "more than 2^128".to_owned() } else { count.to_string() };

@@ -1,6 +1,6 @@
 //! Every key a job file may have, table by table: those that are read, and those that are known but not read yet.
 
-use super::error::{Fault, suggestion};
+use super::error::{Fault, listed, suggestion};
 use super::tree::{Entry, Table};
 
 /// The keys of one kind of table.
@@ -65,7 +65,7 @@ impl Keys {
             hint if !hint.is_empty() => hint,
             _ if table.label.is_empty() && TASK.read.contains(&key) => "; it belongs in a `[task.NAME]` table".into(),
             _ if !table.label.is_empty() && JOB.read.contains(&key) => "; it belongs at the top of the file".into(),
-            _ => String::new(),
+            _ => format!("; here there are {}", listed(self.read.iter().copied())),
         };
         Err(Fault::new(&entry.key_span, format!("unknown key `{key}`{hint}")))
     }

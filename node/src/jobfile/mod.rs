@@ -75,8 +75,12 @@ pub fn load(path: &Path, options: &LoadOptions<'_>) -> Result<Plan, JobFileError
         return Err(JobFileError::TooLarge(file_name));
     }
     let text = String::from_utf8(bytes).map_err(|_| JobFileError::NotText(file_name.clone()))?;
-    let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&text, base, &file_name, options)
+    parse(
+        &text,
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        &file_name,
+        options,
+    )
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, JobFileError> {

@@ -12,7 +12,7 @@ use swarm_protocol::{Elements, Input, InputSource, Item, StageSpec, Stdin};
 use super::draft::Draft;
 use super::error::{Fault, listed, suggestion};
 use super::inputs::{DraftInput, DraftSource, Template, Word, is_file_name};
-use super::template::{self, Names};
+use super::template::{self, Names, RenderError};
 
 /// Bytes of all arguments and variables of one task: half of what a spec may have, so that several tasks fit.
 const ARGS_ENV_BYTES_MAX: usize = 128 * 1024;
@@ -60,6 +60,9 @@ fn cycle(drafts: &[Draft], graph: &DiGraph<(), ()>) -> Fault {
         at = to;
     }
     let start = path.iter().position(|(from, _)| *from == at).unwrap_or_default();
+    if let [(_, need)] = &path[start..] {
+        return Fault::new(&need.span, format!("task `{}` needs itself", need.text));
+    }
     let steps: Vec<String> = path[start..].iter().map(|(_, need)| format!("needs `{}`", need.text)).collect();
     let span = path.get(start).map_or(0..0, |(_, need)| need.span.clone());
     Fault::new(&span, format!("tasks wait for each other: `{}` {}", drafts[at].name.text, steps.join(", which ")))
@@ -146,8 +149,13 @@ fn try_template(template: &Template, names: &Names) -> Result<String, Fault> {
 }
 
 fn render(template: &Template, names: &Names) -> Result<String, Fault> {
-    template::render(&template.text, names)
-        .map_err(|error| Fault::new(&template.span, error.to_string()).within(error.culprit()))
+    template::render(&template.text, names).map_err(|error| {
+        let message = match &error {
+            RenderError::UnknownName { name, .. } if name == "params" => "`params` is not supported yet".to_owned(),
+            _ => error.to_string(),
+        };
+        Fault::new(&template.span, message).within(error.culprit())
+    })
 }
 
 fn resolve(input: &DraftInput, positions: &BTreeMap<&str, u16>, earlier: &[Built]) -> Result<Input, Fault> {
@@ -198,7 +206,7 @@ fn check_names(from: &Built, name: &Template) -> Result<(), Fault> {
             return Err(Fault::new(&name.span, format!("`as` gives `{text}` {of}, which is not a plain file name")));
         }
         if seen.contains(&text) {
-            return Err(Fault::new(&name.span, format!("`as` gives `{text}` {of}, and had given it before")));
+            return Err(Fault::new(&name.span, format!("`as` gives two files the name `{text}`, the second {of}")));
         }
         seen.insert(text);
     }

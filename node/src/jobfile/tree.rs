@@ -96,7 +96,12 @@ fn build(value: &DeValue<'_>, span: Range<usize>, label: String) -> Result<Value
 /// Inside `[task.NAME]` and `[defaults]` a key is called by its own name.
 fn child_label(parent: &str, key: &str) -> String {
     let section = parent.is_empty() || parent == "defaults" || parent.starts_with("task.");
-    if section { key.to_owned() } else { format!("{parent}.{key}") }
+    let bare = key.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    match (section, bare) {
+        (true, _) => key.to_owned(),
+        (false, true) => format!("{parent}.{key}"),
+        (false, false) => format!("{parent}.\"{key}\""),
+    }
 }
 
 impl Table {
@@ -191,7 +196,11 @@ impl Value {
     pub(super) fn integer(&self, allowed: RangeInclusive<i64>) -> Result<i64, Fault> {
         let integer = self.as_integer().ok_or_else(|| self.mismatch("an integer"))?;
         let (least, most) = (allowed.start(), allowed.end());
-        let outside = || self.fault(format!("`{}` must be {least} to {most}, not {integer}", self.label));
+        let limits = match *most {
+            i64::MAX => format!("at least {least}"),
+            _ => format!("{least} to {most}"),
+        };
+        let outside = || self.fault(format!("`{}` must be {limits}, not {integer}", self.label));
         if allowed.contains(&integer) { Ok(integer) } else { Err(outside()) }
     }
 
@@ -229,11 +238,9 @@ impl Value {
     pub(super) fn duration_ms(&self, allowed: RangeInclusive<Duration>) -> Result<u64, Fault> {
         let unclear = || self.fault(format!("`{}` must be a duration such as \"1m 30s\"", self.label));
         let duration = self.as_text().and_then(duration).ok_or_else(unclear)?;
-        let shown = |limit: &Duration| jiff::SignedDuration::try_from(*limit).map(|limit| format!("{limit:#}"));
         if !allowed.contains(&duration) {
-            let (least, most) = (shown(allowed.start()), shown(allowed.end()));
-            let limits = format!("{} to {}", least.unwrap_or_default(), most.unwrap_or_default());
-            return Err(self.fault(format!("`{}` must be {limits}", self.label)));
+            let (least, most) = (shown(*allowed.start()), shown(*allowed.end()));
+            return Err(self.fault(format!("`{}` must be {least} to {most}", self.label)));
         }
         Ok(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
     }
@@ -244,4 +251,13 @@ fn duration(text: &str) -> Option<Duration> {
     let span: Span = text.parse().ok()?;
     let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(signed).ok()
+}
+
+/// In whole days when it is some.
+fn shown(limit: Duration) -> String {
+    const DAY_SECONDS: u64 = 24 * 3600;
+    match limit.as_secs() {
+        seconds if seconds > 0 && seconds.is_multiple_of(DAY_SECONDS) => format!("{}d", seconds / DAY_SECONDS),
+        _ => format!("{:#}", jiff::SignedDuration::try_from(limit).unwrap_or(jiff::SignedDuration::MAX)),
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
@@ -154,6 +155,25 @@ impl Dialer {
     }
 }
 
+/// Dials a peer at these addresses, and at those that the Kademlia map knows.
+pub(super) fn dial_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
+    let new_port = addresses.is_empty() || addresses.iter().any(is_tcp);
+    let opts = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour();
+    if new_port { opts.allocate_new_port().build() } else { opts.build() }
+}
+
+fn dial_address(address: Multiaddr) -> DialOpts {
+    let new_port = is_tcp(&address);
+    let opts = DialOpts::unknown_peer_id().address(address);
+    if new_port { opts.allocate_new_port().build() } else { opts.build() }
+}
+
+/// TCP is dialled from a port of its own: two nodes that dial each other at once from the ports they listen on become one
+/// connection without a listening side (a TCP simultaneous open), which then fails.
+fn is_tcp(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
+}
+
 impl Target {
     fn is_due(&self, now: Instant) -> bool {
         !self.connected && self.dial.is_none() && self.next <= now
@@ -161,8 +181,8 @@ impl Target {
 
     fn dial(&mut self) -> DialOpts {
         let opts = match self.peer {
-            Some(peer) => DialOpts::peer_id(peer).addresses(self.addresses.clone()).build(),
-            None => DialOpts::from(self.addresses.first().expect("a target is made with an address").clone()),
+            Some(peer) => dial_peer(peer, self.addresses.clone()),
+            None => dial_address(self.addresses.first().expect("a target is made with an address").clone()),
         };
         self.dial = Some(opts.connection_id());
         opts

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use libp2p::gossipsub::{self, MessageAcceptance};
 use libp2p::kad::{self, InboundRequest};
-use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Stream, Swarm, TransportError, identify, mdns, ping};
 use swarm_protocol::message::GOSSIP_BYTES_MAX;
@@ -23,7 +22,7 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::addresses::{self, node_of, peer_of};
 use super::behaviour::{Behaviour, BehaviourEvent, Names};
-use super::dialer::Dialer;
+use super::dialer::{self, Dialer};
 use super::links::{Ended, Links};
 use super::queries::Queries;
 use super::records;
@@ -281,7 +280,7 @@ impl Running {
         }
         let addresses = addresses::dialable(peer, texts);
         self.driver.dialer.learn(peer, &addresses);
-        let opts = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour().build();
+        let opts = dialer::dial_peer(peer, addresses);
         let connection = opts.connection_id();
         if let Err(error) = self.driver.swarm.dial(opts) {
             self.on_dial_failed(connection, Some(peer), &error);

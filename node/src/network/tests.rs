@@ -158,26 +158,26 @@ async fn a_node_that_comes_back_is_linked_again() {
 /// Its old connection is still taken for good by the other side: nobody said goodbye.
 #[tokio::test]
 async fn a_node_that_died_without_a_word_and_comes_back_is_linked_again() {
-    for (silent, other) in [(1, 2), (2, 1)] {
-        let mut bert = Node::on(QUIC).start(other).await;
-        let runtime = std::thread::spawn({
-            let bootstrap = bert.addresses.clone();
-            move || {
-                let runtime = tokio::runtime::Runtime::new().unwrap();
-                let (id, node) = runtime.block_on(async {
-                    let mut node = Node::on(QUIC).with_bootstrap(bootstrap).start(silent).await;
-                    node.sees(|event| matches!(event, NetworkEvent::LinkUp(_))).await;
-                    (node.id(), node)
-                });
-                // Ends every task where it stands: the closest to a kill within one process.
-                runtime.shutdown_background();
-                std::mem::forget(node);
-                id
-            }
+    for (transport, silent, other) in [(QUIC, 1, 2), (QUIC, 2, 1), (TCP, 1, 2), (TCP, 2, 1)] {
+        let mut bert = Node::on(transport).start(other).await;
+        let (die, dying) = oneshot::channel();
+        let bootstrap = bert.addresses.clone();
+        let life = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let node = runtime.block_on(async {
+                let node = Node::on(transport).with_bootstrap(bootstrap).start(silent).await;
+                dying.await.unwrap();
+                node
+            });
+            // Ends every task where it stands: the closest to a kill within one process.
+            runtime.shutdown_background();
+            drop(node);
         });
-        let id = tokio::task::spawn_blocking(|| runtime.join().unwrap()).await.unwrap();
+        let id = Identity::from_secret([silent; 32]).node();
         bert.sees(|event| *event == NetworkEvent::LinkUp(id)).await;
-        let mut again = Node::on(QUIC).knowing(&bert).start(silent).await;
+        die.send(()).unwrap();
+        tokio::task::spawn_blocking(|| life.join().unwrap()).await.unwrap();
+        let mut again = Node::on(transport).knowing(&bert).start(silent).await;
         again.links_to(&bert).await;
         bert.sees(|event| *event == NetworkEvent::LinkUp(id)).await;
         assert!(bert.network.send(id, &numbered(1)));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use swarm_protocol::{Elements, Hash, Input, InputSource, Item, Retry, RetryOn, StageSpec, Stdin, TreeFile, codec};
 
@@ -100,6 +101,34 @@ fn each_line_and_each_file_is_an_item() {
     assert_eq!(items[1].text, "in/b.txt");
     assert_eq!(items[1].file, Some((Hash::of(b"text b\n"), 7)));
     assert_eq!(args(stage(&files, "read"), 1, items.get(1)), ["b.out"]);
+}
+
+#[test]
+fn a_relative_path_to_the_job_file_finds_the_same_files() {
+    let text = fs::read_to_string(folder("good/each-file.toml")).unwrap();
+    let whole = plan("each-file");
+    // Tests run in the folder of their crate.
+    for base in ["tests/jobfiles/good", "./tests/jobfiles/good", "tests/../tests/./jobfiles/good/"] {
+        let relative = read(&text, Path::new(base), "job.toml").unwrap_or_else(|error| panic!("{base}: {error}"));
+        assert_eq!(relative.spec, whole.spec, "{base}");
+    }
+}
+
+#[test]
+fn an_item_is_shown_as_the_pattern_was_written() {
+    let shown = |pattern: &str| {
+        let text = format!("name = \"a\"\n[task.a]\nwasm = \"hello.wasm\"\neach = {{ files = '{pattern}' }}");
+        let plan = read(&text, &folder("good"), "job.toml").unwrap_or_else(|error| panic!("{error}"));
+        let Elements::List(list) = stage(&plan, "a").elements else { panic!("a list") };
+        codec::decode::<Vec<Item>>(&bytes(&plan, list), LIST_BYTES_MAX).unwrap().swap_remove(0).text
+    };
+    assert_eq!(shown("in/*.txt"), "in/a.txt");
+    assert_eq!(shown("./in/*.txt"), "./in/a.txt");
+    assert_eq!(shown("../good/in/*.txt"), "../good/in/a.txt");
+    assert_eq!(shown("*/[ab].txt"), "in/a.txt");
+    assert_eq!(shown("in/a.txt"), "in/a.txt");
+    let absolute = folder("good/in").to_str().unwrap().to_owned();
+    assert_eq!(shown(&format!("{absolute}/*.txt")), format!("{absolute}/a.txt"));
 }
 
 #[test]

@@ -93,3 +93,18 @@ fn no_cut_or_bent_file_panics() {
         }
     }
 }
+
+#[test]
+fn deep_nesting_is_refused() {
+    let deep = [
+        format!("name = {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        format!("name = {}1{}", "{a=".repeat(100_000), "}".repeat(100_000)),
+        format!("a{} = 1", ".a".repeat(500_000)),
+        format!("[a{}]", ".a".repeat(500_000)),
+        format!("[[a{}]]", ".a".repeat(500_000)),
+        (0..1000).map(|depth| format!("[a{}]\n", ".a".repeat(depth))).collect(),
+    ];
+    for text in deep {
+        read(&text, Path::new("."), "deep.toml").unwrap_err();
+    }
+}

@@ -1,0 +1,383 @@
+//! One real `swarm` process and its data directory.
+//!
+//! Always true: at most one process at a time; it is killed by its own id and waited for, at the latest when this is
+//! dropped. Its address, once it has one, is the same in every life.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::de::DeserializeOwned;
+
+use super::answers::Members;
+use super::{ClusterError, DEADLINE, Job, Member, Status, wait_until};
+
+/// How much of its standard error is told when it ends by itself.
+const SAID_LINES: usize = 20;
+/// Draining takes up to a minute when tasks run.
+const STOP_DEADLINE: Duration = Duration::from_secs(90);
+
+/// A node: its data directory lives longer than its processes.
+#[derive(Debug)]
+pub struct Node {
+    number: usize,
+    program: PathBuf,
+    /// Its data directory is `NUMBER` in here, what its processes say is beside it.
+    root: PathBuf,
+    slots: usize,
+    bootstrap: Vec<String>,
+    greeting: Option<Greeting>,
+    child: Option<Child>,
+    /// Numbers the files that commands write to.
+    commands: AtomicU64,
+}
+
+/// What a command said and how it ended.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// As it could be typed.
+    pub command: String,
+    /// `None` when it was killed.
+    pub code: Option<i32>,
+    /// Data.
+    pub stdout: Vec<u8>,
+    /// Talk.
+    pub stderr: String,
+}
+
+impl Node {
+    /// A node that is not running yet. The directories of all nodes of a cluster are in `root`.
+    pub(super) fn new(number: usize, program: &Path, root: &Path, slots: usize) -> Self {
+        let (program, root) = (program.into(), root.into());
+        let commands = AtomicU64::new(0);
+        Self { number, program, root, slots, bootstrap: Vec::new(), greeting: None, child: None, commands }
+    }
+
+    /// Its position in the cluster, from 0.
+    pub const fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Its data directory.
+    pub fn dir(&self) -> PathBuf {
+        self.root.join(self.number.to_string())
+    }
+
+    /// Its id, 64 hexadecimal digits.
+    ///
+    /// # Panics
+    /// When it was never started.
+    pub fn id(&self) -> &str {
+        &self.greeted().id
+    }
+
+    /// Where it can be dialled: `/ip4/127.0.0.1/tcp/PORT/p2p/PEERID`.
+    ///
+    /// # Panics
+    /// When it was never started.
+    pub fn address(&self) -> &str {
+        &self.greeted().address
+    }
+
+    /// Whether it was started and neither stopped nor killed since.
+    pub const fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The addresses it is told to dial from its next start on.
+    pub fn set_bootstrap(&mut self, addresses: Vec<String>) {
+        self.bootstrap = addresses;
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(&mut self) -> Result<(), ClusterError> {
+        self.launch()?;
+        self.wait_ready()
+    }
+
+    /// Starts it, without waiting.
+    pub(super) fn launch(&mut self) -> Result<(), ClusterError> {
+        self.kill();
+        let listen = self.greeting.as_ref().and_then(|greeting| greeting.address.split("/p2p/").next());
+        let mut command = Command::new(&self.program);
+        command.arg("start").arg("--data").arg(self.dir());
+        command.args(["--listen", listen.unwrap_or("/ip4/127.0.0.1/tcp/0"), "--slots", &self.slots.to_string()]);
+        command.args(self.bootstrap.iter().flat_map(|address| ["--bootstrap", address]));
+        command.stdin(Stdio::null()).stdout(create(&self.file("out"))?).stderr(append(&self.file("err"))?);
+        self.child = Some(command.spawn().map_err(ClusterError::io("start", &self.program))?);
+        Ok(())
+    }
+
+    /// Waits until it has greeted.
+    pub(super) fn wait_ready(&mut self) -> Result<(), ClusterError> {
+        let what = format!("the start of node {}", self.number);
+        let greeting = wait_until(&what, DEADLINE, || {
+            self.check_alive()?;
+            let out = self.file("out");
+            let text = fs::read_to_string(&out).map_err(ClusterError::io("read", &out))?;
+            let wrong = |what| ClusterError::Greeting { node: self.number, what, greeting: text.clone() };
+            Greeting::parse(&text).map_err(wrong)
+        })?;
+        self.greeting = Some(greeting);
+        Ok(())
+    }
+
+    /// Kills it (SIGKILL), as a power cut would. Does nothing when it does not run.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // Both fail only when it has ended by itself already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Asks it to leave (SIGTERM) and waits until it has handed over what it owes and ended.
+    pub fn stop(&mut self) -> Result<(), ClusterError> {
+        let Some(child) = &self.child else { return Ok(()) };
+        kill_process(Pid::from_child(child), Signal::TERM)
+            .map_err(|errno| ClusterError::io("stop", self.dir())(errno.into()))?;
+        wait_until(&format!("the end of node {}", self.number), STOP_DEADLINE, || Ok(self.ended()?.map(drop)))?;
+        self.child = None;
+        Ok(())
+    }
+
+    /// Stops it cleanly and starts it again with the same data and address.
+    pub fn restart(&mut self) -> Result<(), ClusterError> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// Runs `swarm --node DIR …` and says what came of it. It is killed at the deadline.
+    pub fn cli<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output, ClusterError> {
+        let number = self.commands.fetch_add(1, Ordering::Relaxed);
+        let [out, err] = ["out", "err"].map(|kind| self.file(&format!("command-{number}.{kind}")));
+        let mut command = Command::new(&self.program);
+        command.arg("--node").arg(self.dir()).args(args);
+        command.stdin(Stdio::null()).stdout(create(&out)?).stderr(create(&err)?);
+        let typed = typed(&command);
+        let mut child = Running(command.spawn().map_err(ClusterError::io("start", &self.program))?);
+        let status = wait_until(&format!("the end of `{typed}`"), DEADLINE * 2, || {
+            child.0.try_wait().map_err(ClusterError::io("wait for", &self.program))
+        })?;
+        let stdout = take(&out)?;
+        let stderr = String::from_utf8_lossy(&take(&err)?).into_owned();
+        Ok(Output { command: typed, code: status.code(), stdout, stderr })
+    }
+
+    /// Submits a job file and returns the job's id.
+    pub fn submit(&self, file: &Path) -> Result<String, ClusterError> {
+        let output = self.cli(&[OsStr::new("submit"), file.as_os_str(), OsStr::new("-o"), OsStr::new("id")])?.good()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+    }
+
+    /// A job as this node knows it.
+    pub fn show(&self, job: &str) -> Result<Job, ClusterError> {
+        self.cli(&["show", job, "-o", "json"])?.json()
+    }
+
+    /// A job with the outcome of each task.
+    pub fn show_tasks(&self, job: &str) -> Result<Job, ClusterError> {
+        self.cli(&["show", job, "--tasks", "-o", "json"])?.json()
+    }
+
+    /// What the tasks of a job wrote, in task order.
+    pub fn logs(&self, job: &str) -> Result<Vec<u8>, ClusterError> {
+        Ok(self.cli(&["logs", job])?.good()?.stdout)
+    }
+
+    /// The nodes that it knows, itself included.
+    pub fn members(&self) -> Result<Vec<Member>, ClusterError> {
+        Ok(self.cli(&["nodes", "-o", "json"])?.json::<Members>()?.items)
+    }
+
+    /// Its own state.
+    pub fn status(&self) -> Result<Status, ClusterError> {
+        self.cli(&["status", "-o", "json"])?.json()
+    }
+
+    /// Fails when it should run and has ended by itself.
+    pub(super) fn check_alive(&mut self) -> Result<(), ClusterError> {
+        match self.ended()? {
+            Some(status) => Err(ClusterError::Ended { node: self.number, status, said: self.said() }),
+            None => Ok(()),
+        }
+    }
+
+    /// The last lines of its standard error.
+    pub fn said(&self) -> String {
+        let text = fs::read(self.file("err")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(SAID_LINES)..].join("\n")
+    }
+
+    fn ended(&mut self) -> Result<Option<String>, ClusterError> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.try_wait().map_err(ClusterError::io("wait for", &self.program))?;
+        Ok(status.map(|status| status.to_string()))
+    }
+
+    fn greeted(&self) -> &Greeting {
+        self.greeting.as_ref().expect("the node was started")
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.root.join(format!("{}.{kind}", self.number))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.child.is_some() {
+            eprintln!("node {} last said:\n{}", self.number, self.said());
+        }
+        self.kill();
+    }
+}
+
+impl Output {
+    /// Itself, when the command succeeded.
+    pub fn good(self) -> Result<Self, ClusterError> {
+        if self.code == Some(0) {
+            return Ok(self);
+        }
+        Err(ClusterError::Command { command: self.command, code: self.code, stderr: self.stderr.trim().into() })
+    }
+
+    fn json<T: DeserializeOwned>(self) -> Result<T, ClusterError> {
+        let Self { command, stdout, .. } = self.good()?;
+        let answer = |source| ClusterError::Answer { command, answer: String::from_utf8_lossy(&stdout).into(), source };
+        serde_json::from_slice(&stdout).map_err(answer)
+    }
+}
+
+/// What `swarm start` says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Greeting {
+    id: String,
+    address: String,
+}
+
+impl Greeting {
+    /// Reads the lines until `ready`; `None` while they are not all there.
+    fn parse(text: &str) -> Result<Option<Self>, &'static str> {
+        let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
+        if !text.ends_with('\n') || !lines.contains(&("ready", "")) {
+            return Ok(None);
+        }
+        let value = |word| move |(first, rest): &(&str, &str)| (*first == word).then(|| (*rest).to_owned());
+        let id = lines.iter().find_map(value("node")).ok_or("no id")?;
+        let dialable = |address: &String| address.starts_with("/ip4/127.0.0.1/tcp/") && address.contains("/p2p/");
+        let address = lines.iter().filter_map(value("listen")).find(dialable).ok_or("no address on loopback")?;
+        Ok(Some(Self { id, address }))
+    }
+}
+
+/// A command that is killed when nobody waits for it any more.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already, as nearly always.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn typed(command: &Command) -> String {
+    let args = command.get_args().map(OsStr::to_string_lossy);
+    ["swarm".into()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+}
+
+fn create(path: &Path) -> Result<File, ClusterError> {
+    File::create(path).map_err(ClusterError::io("create", path))
+}
+
+fn append(path: &Path) -> Result<File, ClusterError> {
+    File::options().create(true).append(true).open(path).map_err(ClusterError::io("open", path))
+}
+
+/// Reads a file and removes it.
+fn take(path: &Path) -> Result<Vec<u8>, ClusterError> {
+    let bytes = fs::read(path).map_err(ClusterError::io("read", path))?;
+    fs::remove_file(path).map_err(ClusterError::io("remove", path))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_greeting_is_read_once_it_is_whole() {
+        let whole = "node ab\nlisten /ip4/10.0.0.1/tcp/1/p2p/12D3\nlisten /ip4/127.0.0.1/tcp/2/p2p/12D3\ndata /tmp/x y\nready\n";
+        for cut in 0..whole.len() {
+            assert_eq!(Greeting::parse(&whole[..cut]), Ok(None), "after {cut} bytes");
+        }
+        let greeting = Greeting { id: "ab".into(), address: "/ip4/127.0.0.1/tcp/2/p2p/12D3".into() };
+        assert_eq!(Greeting::parse(whole), Ok(Some(greeting.clone())));
+        assert_eq!(Greeting::parse(&format!("{whole}more\n")), Ok(Some(greeting)));
+        assert_eq!(Greeting::parse("node ab\nready\n"), Err("no address on loopback"));
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_told_with_its_last_words() {
+        let (_root, mut node) = node(r#"echo "no disk" >&2; exit 3"#);
+        let error = node.start().unwrap_err().to_string();
+        assert!(error.contains("exit status: 3") && error.contains("no disk"), "{error}");
+    }
+
+    #[test]
+    fn a_node_lives_between_start_and_kill_and_keeps_its_address() {
+        let (root, mut node) = node(&format!("{HELLO} exec sleep 1000"));
+        node.start().unwrap();
+        let pid = Pid::from_child(node.child.as_ref().unwrap());
+        assert_eq!((node.id(), node.address()), ("ab", "/ip4/127.0.0.1/tcp/7/p2p/12D3"));
+        kill_process(pid, Signal::CONT).unwrap();
+        node.kill();
+        assert!(!node.is_running());
+        kill_process(pid, Signal::CONT).unwrap_err();
+
+        node.restart().unwrap();
+        let args = fs::read_to_string(root.path().join("args")).unwrap();
+        assert!(args.contains("--listen /ip4/127.0.0.1/tcp/7 --slots 2"), "{args}");
+    }
+
+    #[test]
+    fn a_node_that_is_dropped_does_not_live_on() {
+        let (_root, mut node) = node(&format!("{HELLO} exec sleep 1000"));
+        node.start().unwrap();
+        let pid = Pid::from_child(node.child.as_ref().unwrap());
+        drop(node);
+        kill_process(pid, Signal::CONT).unwrap_err();
+    }
+
+    #[test]
+    fn a_command_gives_what_it_said_and_how_it_ended() {
+        let (_root, node) = node(
+            r#"[ "$3" = nodes ] && echo '{"items":[{"id":"ab","state":"alive"}]}' && exit 0; echo "why" >&2; exit 5"#,
+        );
+        assert_eq!(node.members().unwrap(), [Member { id: "ab".into(), state: "alive".into() }]);
+        let error = node.show("x").unwrap_err();
+        assert!(matches!(&error, ClusterError::Command { code: Some(5), stderr, .. } if stderr == "why"), "{error:?}");
+    }
+
+    const HELLO: &str =
+        r#"echo "$@" > "${3%/*}/args"; printf 'node ab\nlisten /ip4/127.0.0.1/tcp/7/p2p/12D3\ndata x\nready\n';"#;
+
+    /// A node whose program is a shell script.
+    fn node(script: &str) -> (tempfile::TempDir, Node) {
+        let root = tempfile::tempdir().unwrap();
+        let program = root.path().join("swarm");
+        let text = root.path().join("text");
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        // Written by another process: a file that this one has open for writing, in whatever thread, cannot be executed.
+        let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().unwrap();
+        assert!(installed.success());
+        let node = Node::new(0, &program, root.path(), 2);
+        (root, node)
+    }
+}
