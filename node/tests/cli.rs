@@ -243,12 +243,12 @@ fn a_node_greets_and_leaves_when_told_to() {
     assert!(node.listen.iter().all(|address| address.contains("/p2p/")), "{:?}", node.listen);
     assert!(!node.listen.is_empty());
     node.signal(rustix::process::Signal::TERM);
-    assert_eq!(node.ended(), Some(0));
+    node.leaves_in_order();
     assert_eq!(dir.swarm(&["status"]).finish().code, 6);
 
     let again = Node::start(&dir);
     assert_eq!(dir.swarm(&["drain"]).finish().code, 0);
-    assert_eq!(again.ended(), Some(0));
+    again.leaves_in_order();
 }
 
 #[test]
@@ -388,7 +388,7 @@ impl Finished {
 
 /// A node of a directory.
 struct Node {
-    running: std::cell::RefCell<Running>,
+    running: Running,
     id: String,
     listen: Vec<String>,
 }
@@ -418,15 +418,17 @@ impl Node {
                 _ => panic!("unexpected line {line:?}"),
             }
         }
-        Self { running: running.into(), id, listen }
+        Self { running, id, listen }
     }
 
     fn signal(&self, which: rustix::process::Signal) {
-        signal(&self.running.borrow().child, which);
+        signal(&self.running.child, which);
     }
 
-    fn ended(&self) -> Option<i32> {
-        wait(&mut self.running.borrow_mut().child).expect("the node does not end").code()
+    fn leaves_in_order(self) {
+        let ended = self.running.finish();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(!ended.stderr.contains("bug in swarm"), "{}", ended.stderr);
     }
 }
 

@@ -255,7 +255,8 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// `90s`, `1h 30m`: units are required, so that nobody takes minutes for seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|_| "a time is a number and a unit, as 90s or 5m".to_owned())?;
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| "a time is a number and a unit, as 90s or 5m".to_owned())?;
     Duration::try_from(span).map_err(|_| "a time cannot be negative".into())
 }
 

@@ -177,7 +177,8 @@ impl Destination {
 
 /// Makes a folder where there is none. A link is not followed: it may lead anywhere.
 fn make_plain_dir(dir: &Path) -> Result<(), Failure> {
-    let failed = |error: &io::Error| Failure::caused(Code::Failed, &format!("`{}` cannot be made", dir.display()), error);
+    let failed =
+        |error: &io::Error| Failure::caused(Code::Failed, &format!("`{}` cannot be made", dir.display()), error);
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&error)),
         _ => {}

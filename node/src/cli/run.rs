@@ -140,8 +140,22 @@ mod tests {
     #[test]
     fn a_command_line_becomes_a_job_file() {
         let line = [
-            "dir/My Tool.wasm", "--stdin", "a.txt", "--in", "scene.json:s.json", "--in", "b/c.txt", "--out", "x.ppm",
-            "--range", "0..4", "--timeout", "30s", "--", "--x", "a\"b\\\u{7f}",
+            "dir/My Tool.wasm",
+            "--stdin",
+            "a.txt",
+            "--in",
+            "scene.json:s.json",
+            "--in",
+            "b/c.txt",
+            "--out",
+            "x.ppm",
+            "--range",
+            "0..4",
+            "--timeout",
+            "30s",
+            "--",
+            "--x",
+            "a\"b\\\u{7f}",
         ];
         assert_snapshot!(written(&line), @r#"
         name = "my-tool"
@@ -166,6 +180,9 @@ mod tests {
 
     #[test]
     fn a_job_has_a_name_whatever_the_module_is_called() {
-        assert_eq!((name("Ä.wasm").as_str(), name("blake3:ab").as_str(), name("a_b.wasm").as_str()), ("run", "run", "a-b"));
+        assert_eq!(
+            (name("Ä.wasm").as_str(), name("blake3:ab").as_str(), name("a_b.wasm").as_str()),
+            ("run", "run", "a-b")
+        );
     }
 }

@@ -38,7 +38,11 @@ async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Pla
     let (client, local) = (node.client(), node.is_embedded());
     let submitted = or_give_up(upload_and_submit(client, plan)).await?;
     // Nobody can use the id of an embedded job later, so standard output is left to what its tasks wrote.
-    if local { eprintln!("{}", submitted.id) } else { announce(global.output, &submitted)? }
+    if local {
+        eprintln!("{}", submitted.id)
+    } else {
+        announce(global.output, &submitted)?
+    }
     if !(args.wait || args.follow || local || args.get.is_some()) {
         return Ok(());
     }
@@ -90,9 +94,7 @@ pub(super) async fn parse(text: String, file_name: &'static str, name: Option<St
 }
 
 /// Reading inputs and checking modules takes disk and processor time.
-async fn on_thread(
-    read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static,
-) -> Result<Plan, Failure> {
+async fn on_thread(read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static) -> Result<Plan, Failure> {
     let read = tokio::task::spawn_blocking(read).await;
     let read = read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))?;
     read.map_err(|error| Failure::new(Code::Invalid, causes(&error)))
@@ -125,7 +127,9 @@ async fn body(blob: &BlobSource) -> Result<Body, Failure> {
         BlobSource::File { path, .. } => {
             let what = format!("`{}` cannot be read", path.display());
             let file = tokio::fs::File::open(path).await;
-            Ok(Body::from_stream(ReaderStream::new(file.map_err(|error| Failure::caused(Code::Invalid, &what, &error))?)))
+            Ok(Body::from_stream(ReaderStream::new(
+                file.map_err(|error| Failure::caused(Code::Invalid, &what, &error))?,
+            )))
         }
     }
 }

@@ -89,7 +89,8 @@ fn detached(id: &str, embedded: bool) -> Failure {
     if embedded {
         return Failure::new(Code::Detached, "stopped: the job ends with its embedded swarm");
     }
-    Failure::new(Code::Detached, format!("detached: {id} keeps running; come back with")).hint(format!("swarm wait {id}"))
+    Failure::new(Code::Detached, format!("detached: {id} keeps running; come back with"))
+        .hint(format!("swarm wait {id}"))
 }
 
 /// Says how a job ended; an error unless every task succeeded.
