@@ -27,7 +27,12 @@ pub struct StopFlag(Arc<AtomicBool>);
 impl StopFlag {
     /// Ends the guest within two ticks (some 20 ms); one that has not begun ends at once.
     pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes the flag ready for another run. A call of [`Self::stop`] that this overtakes is forgotten.
+    pub fn clear(&self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 
     /// Whether [`Self::stop`] was called.

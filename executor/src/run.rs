@@ -75,12 +75,6 @@ impl std::fmt::Debug for Module {
     }
 }
 
-impl PartialEq for Module {
-    fn eq(&self, other: &Self) -> bool {
-        wasmtime::Module::same(self.linked.module(), other.linked.module())
-    }
-}
-
 impl Module {
     pub(crate) fn new(
         linked: InstancePre<Guest>,

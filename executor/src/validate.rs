@@ -132,9 +132,11 @@ pub enum InvalidModule {
     Compile(String),
 }
 
-/// What a task may use: WebAssembly 2.0 with tail calls, extended constants and deterministic relaxed SIMD.
-pub(crate) fn features() -> WasmFeatures {
-    WasmFeatures::WASM2 | WasmFeatures::TAIL_CALL | WasmFeatures::EXTENDED_CONST | WasmFeatures::RELAXED_SIMD
+/// What a task may use: WebAssembly 2.0 without `externref`, with tail calls, extended constants and deterministic relaxed
+/// SIMD. [`engine`](crate::engine) is set up to compile just these.
+fn features() -> WasmFeatures {
+    let added = WasmFeatures::TAIL_CALL | WasmFeatures::EXTENDED_CONST | WasmFeatures::RELAXED_SIMD;
+    WasmFeatures::WASM2.difference(WasmFeatures::GC_TYPES) | added
 }
 
 /// Checks everything but the entry; returns the declared minimum of memory in bytes.

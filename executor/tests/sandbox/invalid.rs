@@ -102,6 +102,29 @@ fn threads_and_large_memories_are_not_offered() {
 }
 
 #[test]
+fn the_command_line_and_the_engine_accept_the_same() {
+    for (inside, offered) in [
+        ("(func (drop (i32.extend8_s (i32.const 1))))", true),
+        ("(func (memory.fill (i32.const 0) (i32.const 0) (i32.const 1)))", true),
+        ("(func (result i32 i32) (i32.const 1) (i32.const 2))", true),
+        ("(func $f (return_call $f))", true),
+        ("(table 1 funcref) (func (drop (table.grow (ref.null func) (i32.const 1))))", true),
+        ("(global i32 (i32.add (i32.const 1) (i32.const 2)))", true),
+        ("(func (param v128) (drop (i32x4.relaxed_trunc_f32x4_s (local.get 0))))", true),
+        ("(table 1 externref)", false),
+        ("(tag (param i32))", false),
+        ("(type (struct (field i32)))", false),
+        ("(type $t (func)) (func (param (ref null $t)) (call_ref $t (local.get 0)))", false),
+        ("(func (drop (i64.add128 (i64.const 0) (i64.const 0) (i64.const 0) (i64.const 0))) drop)", false),
+    ] {
+        let text = format!(r#"(module (memory (export "memory") 1) (func (export "_start")) {inside})"#);
+        let bytes = wat::parse_str(&text).unwrap();
+        let (told, prepared) = (Engine::validate(&bytes, MIB), ENGINE.prepare(Hash::of(&bytes), &bytes));
+        assert_eq!((told.is_ok(), prepared.is_ok()), (offered, offered), "{inside}: {told:?} {prepared:?}");
+    }
+}
+
+#[test]
 fn a_module_that_needs_more_memory_than_the_node_gives_is_refused() {
     let bytes = wat::parse_str(r#"(module (memory (export "memory") 8192) (func (export "_start")))"#).unwrap();
     let told = ENGINE.prepare(Hash::of(&bytes), &bytes).unwrap_err();

@@ -1,0 +1,143 @@
+//! Slots: the threads that run guests.
+//!
+//! Always true: a slot that takes up a job tells the lease when it is done with it, whatever happens in between; a panic
+//! costs the task that was running, and the slot goes on with the next.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use swarm_executor::WASM_STACK_BYTES_MAX;
+use swarm_protocol::{Ending, Outcome};
+use tokio::sync::mpsc;
+
+use super::outcomes::Outcomes;
+use super::stage::Stage;
+use super::tasks::{Taken, Tasks};
+
+/// Jobs that wait for a slot; the leases behind them wait in their actors.
+const QUEUE_MAX: usize = 64;
+/// Half for the guest, half for the host's own frames below it.
+const STACK_BYTES: usize = 2 * WASM_STACK_BYTES_MAX + 1024 * 1024;
+/// Outcomes are handed over this often while a slot goes on: the core's own measure of a batch.
+pub(super) const REPORT_EVERY: Duration = Duration::from_millis(20);
+
+/// Help wanted with the tasks of one lease. Each slot that takes one up works until no task is left.
+#[derive(Clone)]
+pub(super) struct Job {
+    pub(super) stage: Arc<Stage>,
+    pub(super) tasks: Arc<Tasks>,
+    pub(super) report: Arc<dyn Fn(SlotReport) + Send + Sync>,
+}
+
+/// What a slot tells a lease.
+#[derive(Debug)]
+pub(super) enum SlotReport {
+    /// These have ended, and it goes on.
+    Ended(Outcomes),
+    /// These have ended, and it takes up no more of them.
+    Left(Outcomes),
+}
+
+/// The threads, and the queue that feeds them.
+pub(super) struct Slots {
+    queue: mpsc::Sender<Job>,
+    count: usize,
+    busy: Arc<AtomicUsize>,
+}
+
+impl Slots {
+    /// Starts the threads. They end when the last sender to their queue is gone.
+    pub(super) fn start(count: usize) -> io::Result<Self> {
+        let (queue, jobs) = mpsc::channel(QUEUE_MAX);
+        let (jobs, busy) = (Arc::new(Mutex::new(jobs)), Arc::new(AtomicUsize::new(0)));
+        for slot in 0..count {
+            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            let thread = thread::Builder::new().name(format!("slot-{slot}")).stack_size(STACK_BYTES);
+            thread.spawn(move || serve(slot, &jobs, &busy))?;
+        }
+        Ok(Self { queue, count, busy })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many have something to do.
+    pub(super) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Queues a job for one slot; waits while the queue is full.
+    pub(super) async fn enqueue(&self, job: Job) {
+        self.queue.send(job).await.expect("the slots keep the other end as long as there are senders");
+    }
+}
+
+fn serve(slot: usize, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
+    // One idle slot waits in the queue, the others for their turn to.
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+    while let Some(job) = next() {
+        busy.fetch_add(1, Ordering::Relaxed);
+        if catch_unwind(AssertUnwindSafe(|| Shift::new(&job).work(slot))).is_err() {
+            tracing::error!(slot, "a slot failed outside a task");
+        }
+        busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One slot's work for one lease. Dropped, it reports.
+struct Shift<'a> {
+    job: &'a Job,
+    outcomes: Outcomes,
+    reported: Instant,
+}
+
+impl<'a> Shift<'a> {
+    fn new(job: &'a Job) -> Self {
+        Self { job, outcomes: Outcomes::default(), reported: Instant::now() }
+    }
+
+    fn work(mut self, slot: usize) {
+        let mut any = true;
+        while any {
+            any = false;
+            for task in self.job.tasks.take() {
+                any = true;
+                self.run(slot, task);
+            }
+        }
+    }
+
+    fn run(&mut self, slot: usize, task: Taken) {
+        while let Some(outcome) = self.job.tasks.run(slot, task, |stop| attempt(&self.job.stage, task, stop)) {
+            // Told to stop for the sake of the task before, which had ended already.
+            if outcome.ending != Ending::Cancelled {
+                self.outcomes.push(task.index, outcome);
+                break;
+            }
+        }
+        if self.reported.elapsed() >= REPORT_EVERY && !self.outcomes.is_empty() {
+            self.reported = Instant::now();
+            (self.job.report)(SlotReport::Ended(std::mem::take(&mut self.outcomes)));
+        }
+    }
+}
+
+impl Drop for Shift<'_> {
+    fn drop(&mut self) {
+        (self.job.report)(SlotReport::Left(std::mem::take(&mut self.outcomes)));
+    }
+}
+
+/// Runs one task. A panic here is a fault of ours or of the sandbox: the task is given back to run elsewhere.
+fn attempt(stage: &Stage, task: Taken, stop: &swarm_executor::StopFlag) -> Outcome {
+    catch_unwind(AssertUnwindSafe(|| stage.run(task, stop))).unwrap_or_else(|_| {
+        tracing::error!(task = task.index, "running a task failed on this node");
+        Outcome::bare(Ending::Lost)
+    })
+}

@@ -1,0 +1,434 @@
+//! Stages: everything that the tasks of one stage share, made ready once on this node; and running one of them.
+//!
+//! Always true: a stage is made ready once at a time, however many leases of it there are; what could not be made ready is
+//! tried again by the next lease.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::de::DeserializeOwned;
+use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, Module, StopFlag, Task};
+use swarm_protocol::codec::{self, DecodeError};
+use swarm_protocol::lattice::{End, Run};
+use swarm_protocol::{
+    Batch, Content, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, NodeId, Outcome,
+    Range, ShardId, StageSpec, Stdin, TreeFile,
+};
+use swarm_store::{BlobError, Blobs};
+use tokio::sync::OnceCell;
+
+use super::inputs::{InputError, Inputs, Link, plain_path, temp_dir};
+use super::outputs::{self, OutputError};
+use super::tasks::Taken;
+use super::{Sources, reason};
+use crate::handle::blocking;
+use crate::jobfile::{Names, RenderError, names, render};
+
+/// Stages kept ready: those of a few jobs side by side. One that falls out is made ready again by its next lease.
+const STAGES_MAX: usize = 16;
+/// Bytes of an encoded list of items or of a tree's files: ten million short lines.
+const LIST_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of a standard input that comes from a file: it is held in memory.
+const STDIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Files that an input may take from an earlier stage: each is a link on this node's disk.
+const FROM_FILES_MAX: u32 = 1 << 17;
+/// Questions for the shards of an earlier stage, and fetches from different holders, at once.
+const AT_ONCE: usize = 8;
+
+/// Why a stage cannot be made ready.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unready {
+    #[error("the job has no stage {0}")]
+    NoStage(u16),
+    #[error("{0}")]
+    Unfetched(String),
+    #[error(transparent)]
+    Module(#[from] InvalidModule),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("a list of the job does not decode")]
+    List(#[from] DecodeError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error("a name of its inputs cannot be rendered")]
+    Render(#[from] RenderError),
+    #[error("`{stage}` has {count} tasks, more than the {FROM_FILES_MAX} that an input may take files from")]
+    TooManyFiles { stage: String, count: u32 },
+    #[error("what `{stage}` left in `{path}` is known for {known} of its {count} tasks only")]
+    Incomplete { stage: String, path: String, known: u32, count: u32 },
+}
+
+/// Why one task cannot be started, or its results not be kept.
+#[derive(Debug, thiserror::Error)]
+enum Unstarted {
+    #[error("the list of the stage has no item for this task")]
+    NoItem,
+    #[error("an argument or variable cannot be rendered")]
+    Render(#[from] RenderError),
+    #[error("its standard input cannot be read")]
+    Stdin(#[source] BlobError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error("keep what it printed")]
+    Printed(#[source] BlobError),
+}
+
+/// The stages that are ready.
+pub(super) struct Stages {
+    engine: Engine,
+    blobs: Blobs,
+    scratch: PathBuf,
+    sources: Sources,
+    /// The most recently used first.
+    ready: Mutex<VecDeque<(StageKey, Ready)>>,
+}
+
+type StageKey = (JobId, u16);
+
+/// Empty while the stage is being made ready; leases wait for the one that does it.
+type Ready = Arc<OnceCell<Arc<Stage>>>;
+
+/// A stage that is ready: its module is compiled and its shared inputs are in place.
+pub(super) struct Stage {
+    job: JobId,
+    position: u16,
+    spec: Arc<JobSpec>,
+    module: Module,
+    items: Option<Arc<Vec<Item>>>,
+    /// Of a `Stdin::File`.
+    stdin: Bytes,
+    inputs: Inputs,
+    blobs: Blobs,
+    scratch: PathBuf,
+}
+
+impl Stages {
+    pub(super) fn new(engine: Engine, blobs: Blobs, scratch: PathBuf, sources: Sources) -> Self {
+        Self { engine, blobs, scratch, sources, ready: Mutex::default() }
+    }
+
+    /// The stage of a batch, ready, and with the items of the batch's own tasks. The error is for people.
+    pub(super) async fn prepare(&self, batch: &Batch) -> Result<Arc<Stage>, String> {
+        let cell = self.cell((batch.lease.shard.job, batch.lease.shard.stage));
+        let stage = cell.get_or_try_init(|| self.make_ready(batch)).await.map_err(|error| reason(&error))?;
+        self.fetch_items(stage, batch).await;
+        Ok(Arc::clone(stage))
+    }
+
+    fn cell(&self, key: StageKey) -> Ready {
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = ready.iter().position(|(known, _)| *known == key).and_then(|at| ready.remove(at));
+        let cell = found.map_or_else(Arc::default, |(_, cell)| cell);
+        ready.push_front((key, Arc::clone(&cell)));
+        ready.truncate(STAGES_MAX);
+        cell
+    }
+
+    async fn make_ready(&self, batch: &Batch) -> Result<Arc<Stage>, Unready> {
+        let (job, position) = (batch.lease.shard.job, batch.lease.shard.stage);
+        let stage = batch.spec.stages.get(usize::from(position)).ok_or(Unready::NoStage(position))?;
+        let module = self.module(stage, &batch.sources).await?;
+        let items = self.items(stage, &batch.sources).await?;
+        let stdin = match stage.stdin {
+            Stdin::File { hash, .. } => self.read(hash, STDIN_BYTES_MAX, &batch.sources).await?,
+            _ => Vec::new(),
+        };
+        let inputs = self.inputs(batch, stage).await?;
+        Ok(Arc::new(Stage {
+            job,
+            position,
+            spec: Arc::clone(&batch.spec),
+            module,
+            items,
+            stdin: stdin.into(),
+            inputs,
+            blobs: self.blobs.clone(),
+            scratch: self.scratch.clone(),
+        }))
+    }
+
+    async fn module(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Module, Unready> {
+        let module = match self.engine.prepared(stage.wasm) {
+            Some(known) => known?,
+            None => {
+                let bytes = self.read(stage.wasm, MODULE_BYTES_MAX, from).await?;
+                let (engine, hash) = (self.engine.clone(), stage.wasm);
+                blocking(move || engine.prepare(hash, &bytes)).await?
+            }
+        };
+        module.check_entry(&stage.entry)?;
+        Ok(module)
+    }
+
+    async fn items(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Option<Arc<Vec<Item>>>, Unready> {
+        match stage.elements {
+            Elements::List(hash) => Ok(Some(Arc::new(self.list(hash, from).await?))),
+            _ => Ok(None),
+        }
+    }
+
+    async fn inputs(&self, batch: &Batch, stage: &StageSpec) -> Result<Inputs, Unready> {
+        let (mut links, mut items) = (Vec::new(), Vec::new());
+        let mut wanted = Wanted::default();
+        for input in &stage.inputs {
+            let path = plain_path(&input.path)?;
+            match &input.source {
+                InputSource::File { hash, .. } => links.push(Link { path, hash: *hash }),
+                InputSource::Tree(hash) => links.extend(self.tree(&path, *hash, &batch.sources).await?),
+                InputSource::Item => items.push(path),
+                InputSource::From { stage, path: output, name } => {
+                    links.extend(self.outputs_of(batch, *stage, output, name, &path, &mut wanted).await?);
+                }
+            }
+        }
+        for link in &links {
+            wanted.add(link.hash, &[]);
+        }
+        self.hold(wanted, &batch.sources).await?;
+        let (declared, blobs, scratch) = (stage.inputs.len(), self.blobs.clone(), self.scratch.clone());
+        Ok(blocking(move || Inputs::new(declared, links, items, &blobs, &scratch)).await?)
+    }
+
+    async fn tree(&self, below: &Path, list: Hash, from: &[NodeId]) -> Result<Vec<Link>, Unready> {
+        let files: Vec<TreeFile> = self.list(list, from).await?;
+        let link = |file: TreeFile| Ok(Link { path: below.join(plain_path(&file.path)?), hash: file.hash });
+        files.into_iter().map(link).collect()
+    }
+
+    /// One declared output of every task of an earlier stage.
+    async fn outputs_of(
+        &self,
+        batch: &Batch,
+        position: u16,
+        output: &str,
+        name: &str,
+        below: &Path,
+        wanted: &mut Wanted,
+    ) -> Result<Vec<Link>, Unready> {
+        let stage = batch.spec.stages.get(usize::from(position)).ok_or(Unready::NoStage(position))?;
+        if stage.count > FROM_FILES_MAX {
+            return Err(Unready::TooManyFiles { stage: stage.name.clone(), count: stage.count });
+        }
+        let items = self.items(stage, &batch.sources).await?;
+        let mut links = Vec::new();
+        for (tasks, run) in self.runs(batch.lease.shard.job, position, stage).await? {
+            let Some(End::Done(results)) = &run.state.end else { continue };
+            let Some(file) = results.outcome().outputs.iter().find(|file| file.path == output) else { continue };
+            let holders: Vec<_> = results.holders().collect();
+            wanted.add(file.hash, &holders);
+            for index in run.range.first.max(tasks.first)..run.range.end().min(tasks.end()) {
+                let item = items.as_ref().and_then(|items| items.get(index as usize));
+                let name = render(name, &names(stage, index, item))?;
+                links.push(Link { path: below.join(plain_path(&name)?), hash: file.hash });
+            }
+        }
+        let (known, count) = (links.len() as u32, stage.count);
+        if known < count {
+            return Err(Unready::Incomplete { stage: stage.name.clone(), path: output.into(), known, count });
+        }
+        Ok(links)
+    }
+
+    /// What is known of every shard of a stage, with the tasks of the shard.
+    async fn runs(&self, job: JobId, position: u16, stage: &StageSpec) -> Result<Vec<(Range, Run)>, Unready> {
+        let asked = (0..stage.shards()).map(|number| {
+            let (shard, tasks) = (ShardId { job, stage: position, number }, stage.shard_range(number));
+            let runs = (self.sources.shard)((shard, tasks));
+            async move { runs.await.map(|runs| runs.into_iter().map(move |run| (tasks, run))) }
+        });
+        let shards: Vec<_> = stream::iter(asked).buffered(AT_ONCE).try_collect().await.map_err(Unready::Unfetched)?;
+        Ok(shards.into_iter().flatten().collect())
+    }
+
+    /// Brings the files of the batch's own items here. One that is on no node concerns its own task alone.
+    async fn fetch_items(&self, stage: &Stage, batch: &Batch) {
+        let spec = stage.spec();
+        let uses_file = spec.stdin == Stdin::Item || matches!(stage.inputs, Inputs::Own { .. });
+        let Some(items) = stage.items.as_ref().filter(|_| uses_file) else { return };
+        let indexes = batch.tasks.iter().flat_map(|(range, _)| range.indexes());
+        let files = indexes.filter_map(|index| items.get(index as usize)?.file);
+        let hashes: Vec<_> = files.map(|(hash, _)| hash).collect();
+        if let Err(error) = (self.sources.fetch)((hashes, batch.sources.clone())).await {
+            tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
+        }
+    }
+
+    async fn list<T: DeserializeOwned + Send + 'static>(&self, hash: Hash, from: &[NodeId]) -> Result<Vec<T>, Unready> {
+        let bytes = self.read(hash, LIST_BYTES_MAX as u64, from).await?;
+        Ok(blocking(move || codec::decode(&bytes, LIST_BYTES_MAX)).await?)
+    }
+
+    async fn read(&self, hash: Hash, max: u64, from: &[NodeId]) -> Result<Vec<u8>, Unready> {
+        self.hold(Wanted::one(hash), from).await?;
+        let blobs = self.blobs.clone();
+        Ok(blocking(move || blobs.read(hash, max)).await?)
+    }
+
+    /// Brings blobs here and checks them. What turns out to be damaged on this disk is fetched once more.
+    async fn hold(&self, wanted: Wanted, from: &[NodeId]) -> Result<(), Unready> {
+        self.fetch(&wanted, from).await?;
+        let damaged = self.damaged(wanted).await;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        self.fetch(&damaged, from).await?;
+        let blobs = self.blobs.clone();
+        Ok(blocking(move || damaged.0.keys().try_for_each(|hash| blobs.verify(*hash).map(drop))).await?)
+    }
+
+    async fn fetch(&self, wanted: &Wanted, from: &[NodeId]) -> Result<(), Unready> {
+        let fetches =
+            wanted.by_holders(from).into_iter().map(|(from, hashes)| Ok((self.sources.fetch)((hashes, from))));
+        let all = stream::iter(fetches).try_buffer_unordered(AT_ONCE).try_collect::<()>();
+        all.await.map_err(Unready::Unfetched)
+    }
+
+    async fn damaged(&self, mut wanted: Wanted) -> Wanted {
+        let blobs = self.blobs.clone();
+        blocking(move || {
+            wanted.0.retain(|hash, _| blobs.verify(*hash).is_err());
+            wanted
+        })
+        .await
+    }
+}
+
+/// Blobs that are needed, with the nodes that are known to hold each.
+#[derive(Default)]
+struct Wanted(BTreeMap<Hash, BTreeSet<NodeId>>);
+
+impl Wanted {
+    fn one(hash: Hash) -> Self {
+        Self(BTreeMap::from([(hash, BTreeSet::new())]))
+    }
+
+    fn add(&mut self, hash: Hash, holders: &[NodeId]) {
+        self.0.entry(hash).or_default().extend(holders);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The blobs with equal holders together; after those, the nodes in `from` are asked.
+    fn by_holders(&self, from: &[NodeId]) -> BTreeMap<Vec<NodeId>, Vec<Hash>> {
+        let mut by_holders = BTreeMap::<_, Vec<_>>::new();
+        for (hash, holders) in &self.0 {
+            let others = from.iter().filter(|node| !holders.contains(node));
+            by_holders.entry(holders.iter().chain(others).copied().collect()).or_default().push(*hash);
+        }
+        by_holders
+    }
+}
+
+impl Stage {
+    fn spec(&self) -> &StageSpec {
+        &self.spec.stages[usize::from(self.position)] // was there when the stage was made ready
+    }
+
+    /// Runs one task to its end, on the calling thread.
+    pub(super) fn run(&self, task: Taken, stop: &StopFlag) -> Outcome {
+        self.try_run(task, stop).unwrap_or_else(|error| Outcome::bare(Ending::Rejected(reason(&error))))
+    }
+
+    fn try_run(&self, task: Taken, stop: &StopFlag) -> Result<Outcome, Unstarted> {
+        let spec = self.spec();
+        let item = self.item(task.index)?;
+        let names = names(spec, task.index, item);
+        let seed = self.seed(task.index);
+        let args = spec.args.iter().map(|arg| render(arg, &names)).collect::<Result<Vec<_>, _>>()?;
+        let env = self.environment(task, &names, &seed)?;
+        let stdin = self.stdin(&names, item)?;
+        let in_dir = self.inputs.of_task(item, names.get("item").unwrap_or(""), &self.blobs, &self.scratch)?;
+        let out_dir = (!spec.outputs.is_empty()).then(|| temp_dir("out-", &self.scratch)).transpose()?;
+        let finished = self.module.run(Task {
+            args: &args,
+            program: &spec.name,
+            entry: &spec.entry,
+            env: &env,
+            stdin,
+            in_dir: in_dir.path(),
+            out_dir: out_dir.as_ref().map(tempfile::TempDir::path),
+            limits: &spec.limits,
+            run_max: Duration::from_millis(spec.run_ms_max),
+            seed: *seed.as_bytes(),
+            stop,
+        });
+        self.outcome(finished, out_dir)
+    }
+
+    fn item(&self, index: u32) -> Result<Option<&Item>, Unstarted> {
+        match &self.items {
+            None => Ok(None),
+            Some(items) => items.get(index as usize).map(Some).ok_or(Unstarted::NoItem),
+        }
+    }
+
+    /// Where the task's random numbers come from: the same for every attempt, on every node.
+    fn seed(&self, index: u32) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.job.as_bytes());
+        hasher.update(&self.position.to_le_bytes());
+        hasher.update(&index.to_le_bytes());
+        hasher.finalize()
+    }
+
+    fn environment(
+        &self,
+        task: Taken,
+        names: &Names,
+        seed: &blake3::Hash,
+    ) -> Result<Vec<(String, String)>, RenderError> {
+        let spec = self.spec();
+        let own = spec.env.iter().map(|(name, value)| Ok((name.clone(), render(value, names)?)));
+        let mut env = own.collect::<Result<Vec<_>, RenderError>>()?;
+        env.extend(names.environment().map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let attempt = u32::from(task.attempts) + 1;
+        let ours = [
+            ("SWARM_JOB", self.job.to_hex()),
+            ("SWARM_TASK", spec.name.clone()),
+            ("SWARM_ATTEMPT", attempt.to_string()),
+            ("SWARM_SEED", seed.to_hex().to_string()),
+        ];
+        env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        Ok(env)
+    }
+
+    fn stdin(&self, names: &Names, item: Option<&Item>) -> Result<Bytes, Unstarted> {
+        match (&self.spec().stdin, item.and_then(|item| item.file)) {
+            (Stdin::Empty, _) => Ok(Bytes::new()),
+            (Stdin::Text(text), _) => Ok(render(text, names)?.into()),
+            (Stdin::File { .. }, _) => Ok(self.stdin.clone()),
+            (Stdin::Item, Some((hash, _))) => {
+                self.blobs.read(hash, STDIN_BYTES_MAX).map(Bytes::from).map_err(Unstarted::Stdin)
+            }
+            (Stdin::Item, None) => Ok(names.get("item").unwrap_or("").to_owned().into()),
+        }
+    }
+
+    fn outcome(&self, finished: Finished, out_dir: Option<tempfile::TempDir>) -> Result<Outcome, Unstarted> {
+        let spec = self.spec();
+        let left = match out_dir.filter(|_| finished.ending.is_success()) {
+            Some(dir) => outputs::collect(dir.path(), &spec.outputs, spec.limits.outputs_bytes_max, &self.blobs)?,
+            None => Ok(Vec::new()),
+        };
+        let (ending, outputs) = match left {
+            Ok(outputs) => (finished.ending, outputs),
+            Err(ending) => (ending, Vec::new()),
+        };
+        Ok(Outcome { ending, stdout: self.content(finished.stdout)?, stderr: self.content(finished.stderr)?, outputs })
+    }
+
+    fn content(&self, bytes: Vec<u8>) -> Result<Content, Unstarted> {
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return Ok(Content::Inline(bytes));
+        }
+        let hash = self.blobs.put(&bytes).map_err(Unstarted::Printed)?;
+        Ok(Content::Blob { hash, len: bytes.len() as u64 })
+    }
+}
