@@ -20,7 +20,10 @@ fn a_bad_job_file_is_refused_with_its_place() {
     for (text, reason) in [
         ("name = \"a\"\nnmae = 1\n[task.x]\nwasm = \"hello.wasm\"\n", "nmae"),
         ("name = \"a\"\n[task.x]\nwasm = 7\n", "wasm"),
-        ("name = \"a\"\n[task.x]\nwasm = \"hello.wasm\"\nneeds = [\"y\"]\n[task.y]\nwasm = \"hello.wasm\"\nneeds = [\"x\"]\n", "x"),
+        (
+            "name = \"a\"\n[task.x]\nwasm = \"hello.wasm\"\nneeds = [\"y\"]\n[task.y]\nwasm = \"hello.wasm\"\nneeds = [\"x\"]\n",
+            "x",
+        ),
         ("name = \"a\"\n[task.x]\nwasm = \"nowhere.wasm\"\n", "nowhere.wasm"),
         ("name = \"a\"\n[task.x]\nwasm = \"hello.wasm\"\narray = \"5..5\"\n", "5..5"),
         ("name = \"a\"\n", "task"),
@@ -67,7 +70,9 @@ fn nonsense_on_the_command_line_is_usage() {
     let refused = dir.swarm(&["start", "--bootstrap", "nonsense"]).finish();
     assert_eq!(refused.code, 2, "{refused:?}");
     assert!(refused.stderr.contains("nonsense") && refused.stderr.contains("/ip4/"), "{}", refused.stderr);
-    for line in [&["submit"][..], &["fly"], &["wait", "x", "--timeout", "soon"], &["start", "--slots", "0"], &["ls", "-o", "x"]] {
+    for line in
+        [&["submit"][..], &["fly"], &["wait", "x", "--timeout", "soon"], &["start", "--slots", "0"], &["ls", "-o", "x"]]
+    {
         assert_eq!(dir.swarm(line).finish().code, 2, "{line:?}");
     }
 }
@@ -142,7 +147,8 @@ fn a_job_is_submitted_watched_and_fetched() {
     let expected: String = (0..100).map(|index| format!("{index}\n")).collect();
     assert_eq!(dir.swarm(&["logs", id]).finish().stdout, expected);
     assert_eq!(dir.swarm(&["logs", "echo/say[7]", "--prefix"]).finish().stdout, "say[7] | 7\n");
-    let mut followed: Vec<String> = dir.swarm(&["logs", id, "--follow"]).finish().stdout.lines().map(Into::into).collect();
+    let mut followed: Vec<String> =
+        dir.swarm(&["logs", id, "--follow"]).finish().stdout.lines().map(Into::into).collect();
     followed.sort_by_key(|line| line.parse::<u32>().unwrap());
     assert_eq!(followed.join("\n") + "\n", expected);
 
@@ -237,12 +243,12 @@ fn a_node_greets_and_leaves_when_told_to() {
     assert!(node.listen.iter().all(|address| address.contains("/p2p/")), "{:?}", node.listen);
     assert!(!node.listen.is_empty());
     node.signal(rustix::process::Signal::TERM);
-    assert_eq!(node.ended(), Some(0));
+    node.leaves_in_order();
     assert_eq!(dir.swarm(&["status"]).finish().code, 6);
 
     let again = Node::start(&dir);
     assert_eq!(dir.swarm(&["drain"]).finish().code, 0);
-    assert_eq!(again.ended(), Some(0));
+    again.leaves_in_order();
 }
 
 #[test]
@@ -382,7 +388,7 @@ impl Finished {
 
 /// A node of a directory.
 struct Node {
-    running: std::cell::RefCell<Running>,
+    running: Running,
     id: String,
     listen: Vec<String>,
 }
@@ -412,15 +418,17 @@ impl Node {
                 _ => panic!("unexpected line {line:?}"),
             }
         }
-        Self { running: running.into(), id, listen }
+        Self { running, id, listen }
     }
 
     fn signal(&self, which: rustix::process::Signal) {
-        signal(&self.running.borrow().child, which);
+        signal(&self.running.child, which);
     }
 
-    fn ended(&self) -> Option<i32> {
-        wait(&mut self.running.borrow_mut().child).expect("the node does not end").code()
+    fn leaves_in_order(self) {
+        let ended = self.running.finish();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(!ended.stderr.contains("bug in swarm"), "{}", ended.stderr);
     }
 }
 

@@ -107,7 +107,8 @@ impl Client {
     pub async fn blob(&self, hash: Hash, holders: &[String]) -> Result<BlobReader, Failure> {
         let path = format!("/v1/blobs/{}?from={}", hash.to_hex(), segment(&holders.join(",")));
         let answer = self.send(Method::GET, &path, Body::empty()).await?;
-        let reader = BlobReader { data: self.data.clone(), body: answer.into_body(), hash, hasher: blake3::Hasher::new() };
+        let reader =
+            BlobReader { data: self.data.clone(), body: answer.into_body(), hash, hasher: blake3::Hasher::new() };
         Ok(reader)
     }
 
@@ -248,7 +249,9 @@ impl BlobReader {
             }
             None if self.hasher.finalize().as_bytes() != self.hash.as_bytes() => {
                 let message = format!("the bytes that came are not {}", self.hash);
-                return Err(Failure::new(Code::Integrity, message).hint("try again; another node may have a whole copy"));
+                return Err(
+                    Failure::new(Code::Integrity, message).hint("try again; another node may have a whole copy")
+                );
             }
             None => {}
         }

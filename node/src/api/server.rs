@@ -152,12 +152,18 @@ async fn jobs(State(api): State<Api>) -> Answer<Json<List<JobItem>>> {
 }
 
 async fn submit(State(api): State<Api>, body: Result<Bytes, BytesRejection>) -> Answer<Json<Submitted>> {
-    let body = body.map_err(|error| Failure::new(Code::Invalid, format!("the job cannot be read: {error}")))?;
+    let body = body.map_err(|error| unread(&error))?;
     let spec: JobSpec = codec::decode(&body, JOB_SPEC_BYTES_MAX)
         .map_err(|error| Failure::caused(Code::Invalid, "the job cannot be read", &error))?;
     let name = spec.name.clone();
     let job = api.handle.submit(spec).await.map_err(failure)?;
     Ok(Json(Submitted { id: short_id(&name, job), job: job.to_hex() }))
+}
+
+fn unread(error: &BytesRejection) -> Failure {
+    let too_long = error.status() == StatusCode::PAYLOAD_TOO_LARGE;
+    let limit = format!("the job is over {JOB_SPEC_BYTES_MAX} bytes; move long lists into files");
+    Failure::new(Code::Invalid, if too_long { limit } else { format!("the job cannot be read: {error}") })
 }
 
 async fn job(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<JobDetail>> {
@@ -330,7 +336,8 @@ async fn blob(State(api): State<Api>, Path(hex): Path<String>, Query(query): Que
     let opened = blocking(move || Ok((blobs.len(hash)?, blobs.file(hash)?))).await?;
     let (len, file) = opened.map_err(|error: BlobError| blob_failure(&error))?;
     let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE_BYTES);
-    let headers = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, len.to_string())];
+    let headers =
+        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, len.to_string())];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 

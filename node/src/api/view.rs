@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
 use swarm_protocol::{
-    Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView,
-    NodeId, OutputFile, StageSpec, Time,
+    Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView, NodeId,
+    OutputFile, StageSpec, Time,
 };
 
 use super::ids::short_id;

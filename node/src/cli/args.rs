@@ -10,32 +10,32 @@ use super::output::Format;
 /// A leaderless compute swarm: hand a job to any node, walk away, and get the results from any other.
 #[derive(Debug, Parser)]
 #[command(name = "swarm", version, max_term_width = 100)]
-pub struct Cli {
+pub(super) struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
     /// The settings of every command.
     #[command(flatten)]
-    pub global: Global,
+    pub(super) global: Global,
 }
 
 /// Settings of every command.
 #[derive(Clone, Debug, Args)]
-pub struct Global {
+pub(super) struct Global {
     /// Data directory of the node to talk to
     #[arg(long, global = true, env = "SWARM_NODE", value_name = "DIR", hide_env_values = true)]
-    pub node: Option<PathBuf>,
+    pub(super) node: Option<PathBuf>,
     /// How data is printed
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
-    pub output: Format,
+    pub(super) output: Format,
     /// Say more on stderr (twice: still more)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(super) verbose: u8,
 }
 
 /// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run a node in the foreground
     Start(Start),
     /// Submit a job file and print its id
@@ -68,173 +68,173 @@ pub enum Command {
 
 /// `swarm start`.
 #[derive(Clone, Debug, Args)]
-pub struct Start {
+pub(super) struct Start {
     /// Address of a node that is already in the swarm (repeatable), as printed after `listen` by `swarm start`
     #[arg(long, value_name = "MULTIADDR", env = "SWARM_BOOTSTRAP", value_delimiter = ',', value_parser = multiaddr)]
-    pub bootstrap: Vec<String>,
+    pub(super) bootstrap: Vec<String>,
     /// Address to listen on (repeatable) [default: QUIC and TCP on free ports]
     #[arg(long, value_name = "MULTIADDR", env = "SWARM_LISTEN", value_delimiter = ',', value_parser = multiaddr)]
-    pub listen: Vec<String>,
+    pub(super) listen: Vec<String>,
     /// Where the node keeps everything [default: the data directory of --node]
     #[arg(long, value_name = "DIR", env = "SWARM_DATA")]
-    pub data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Tasks to run at once [default: the number of processors]
     #[arg(long, value_name = "N", env = "SWARM_SLOTS", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: Option<u32>,
+    pub(super) slots: Option<u32>,
     /// Memory offered to tasks, as 4GiB [default: what the machine has]
     #[arg(long, value_name = "SIZE", env = "SWARM_MEMORY", value_parser = size)]
-    pub memory: Option<u64>,
+    pub(super) memory: Option<u64>,
     /// Something to know this node by, as zone=a (repeatable)
     #[arg(long = "label", value_name = "K=V", env = "SWARM_LABEL", value_delimiter = ',', value_parser = label)]
-    pub labels: Vec<(String, String)>,
+    pub(super) labels: Vec<(String, String)>,
     /// The node's name, for people [default: the host's]
     #[arg(long, env = "SWARM_NAME")]
-    pub name: Option<String>,
+    pub(super) name: Option<String>,
     /// Find other nodes of the local network by mDNS
-    #[arg(long, env = "SWARM_LAN")]
-    pub lan: bool,
+    #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(super) lan: bool,
     /// Name of the swarm: nodes of different swarms do not speak to each other
     #[arg(long, value_name = "NAME", env = "SWARM_SWARM")]
-    pub swarm: Option<String>,
+    pub(super) swarm: Option<String>,
 }
 
 /// `swarm submit`.
 #[derive(Clone, Debug, Args)]
-pub struct Submit {
+pub(super) struct Submit {
     /// The job file, or `-` for standard input
-    pub file: PathBuf,
+    pub(super) file: PathBuf,
     /// Wait until it is finished; exits with 3 when it failed
     #[arg(long)]
-    pub wait: bool,
+    pub(super) wait: bool,
     /// Wait, and print what tasks write as they finish
     #[arg(long)]
-    pub follow: bool,
+    pub(super) follow: bool,
     /// Use an embedded swarm of one node instead of a running one; waits, and prints the output
     #[arg(long)]
-    pub local: bool,
+    pub(super) local: bool,
     /// Fetch the outputs into this directory when it is finished; waits
     #[arg(long, value_name = "DIR")]
-    pub get: Option<PathBuf>,
+    pub(super) get: Option<PathBuf>,
     /// Another name for the job
     #[arg(long)]
-    pub name: Option<String>,
+    pub(super) name: Option<String>,
 }
 
 /// `swarm run`.
 #[derive(Clone, Debug, Args)]
-pub struct Run {
+pub(super) struct Run {
     /// A WebAssembly file, or `blake3:HEX` of one that the swarm has
-    pub module: String,
+    pub(super) module: String,
     /// Arguments of the module; in an array `{{ item }}` and `{{ index }}` are replaced
     #[arg(last = true)]
-    pub args: Vec<String>,
+    pub(super) args: Vec<String>,
     /// Standard input of the module
     #[arg(long, value_name = "FILE")]
-    pub stdin: Option<PathBuf>,
+    pub(super) stdin: Option<PathBuf>,
     /// A file or directory to read under /in (repeatable)
     #[arg(long = "in", value_name = "SRC[:DST]")]
-    pub inputs: Vec<String>,
+    pub(super) inputs: Vec<String>,
     /// A file that the module leaves under /out; fetched into the current directory (repeatable)
     #[arg(long = "out", value_name = "PATH")]
-    pub outputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
     /// One task for each line of this file, which is `{{ item }}`
     #[arg(long, value_name = "FILE", conflicts_with = "range")]
-    pub each_line: Option<PathBuf>,
+    pub(super) each_line: Option<PathBuf>,
     /// One task for each number, as 0..100
     #[arg(long, value_name = "A..B")]
-    pub range: Option<String>,
+    pub(super) range: Option<String>,
     /// Longest time that one task may run, as 30s
     #[arg(long, value_name = "TIME")]
-    pub timeout: Option<String>,
+    pub(super) timeout: Option<String>,
     /// Memory of one task, as 256MiB
     #[arg(long, value_name = "SIZE")]
-    pub memory: Option<String>,
+    pub(super) memory: Option<String>,
     /// Use an embedded swarm of one node instead of a running one
     #[arg(long)]
-    pub local: bool,
+    pub(super) local: bool,
 }
 
 /// `swarm show`.
 #[derive(Clone, Debug, Args)]
-pub struct Show {
+pub(super) struct Show {
     /// The job
     #[arg(value_name = "JOB")]
-    pub id: String,
+    pub(super) id: String,
     /// List its tasks, too
     #[arg(long)]
-    pub tasks: bool,
+    pub(super) tasks: bool,
     /// Print the job file as it was written
     #[arg(long, conflicts_with = "tasks")]
-    pub spec: bool,
+    pub(super) spec: bool,
 }
 
 /// `swarm wait`.
 #[derive(Clone, Debug, Args)]
-pub struct Wait {
+pub(super) struct Wait {
     /// The jobs
     #[arg(required = true, value_name = "JOB")]
-    pub ids: Vec<String>,
+    pub(super) ids: Vec<String>,
     /// Give up after this time, as 90s or 5m; exits with 7
     #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
 }
 
 /// `swarm logs`.
 #[derive(Clone, Debug, Args)]
-pub struct Logs {
+pub(super) struct Logs {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
     #[arg(value_name = "JOB[/TASK]")]
-    pub target: String,
+    pub(super) target: String,
     /// What was written to standard output [default]
     #[arg(long)]
-    pub stdout: bool,
+    pub(super) stdout: bool,
     /// What was written to standard error
     #[arg(long)]
-    pub stderr: bool,
+    pub(super) stderr: bool,
     /// Only tasks that failed; standard error as well unless one is chosen
     #[arg(long)]
-    pub failed: bool,
+    pub(super) failed: bool,
     /// Begin each line with the task's name
     #[arg(long)]
-    pub prefix: bool,
+    pub(super) prefix: bool,
     /// Go on until the job is finished, in the order in which tasks finish
     #[arg(long)]
-    pub follow: bool,
+    pub(super) follow: bool,
     /// Only the last N lines of each task
     #[arg(long, value_name = "N")]
-    pub tail: Option<usize>,
+    pub(super) tail: Option<usize>,
 }
 
 /// `swarm get`.
 #[derive(Clone, Debug, Args)]
-pub struct Get {
+pub(super) struct Get {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
     #[arg(value_name = "JOB[/TASK]")]
-    pub target: String,
+    pub(super) target: String,
     /// Where to put the files [default: ./NAME-xxxxxx]
-    pub dest: Option<PathBuf>,
+    pub(super) dest: Option<PathBuf>,
     /// Only files whose path below DEST matches (repeatable)
     #[arg(long, value_name = "GLOB", value_parser = |text: &str| glob::Pattern::new(text))]
-    pub include: Vec<glob::Pattern>,
+    pub(super) include: Vec<glob::Pattern>,
     /// Replace files that are there already
     #[arg(long)]
-    pub force: bool,
+    pub(super) force: bool,
 }
 
 /// A list of jobs.
 #[derive(Clone, Debug, Args)]
-pub struct Ids {
+pub(super) struct Ids {
     /// The jobs
     #[arg(required = true, value_name = "JOB")]
-    pub ids: Vec<String>,
+    pub(super) ids: Vec<String>,
 }
 
 /// `swarm validate`.
 #[derive(Clone, Debug, Args)]
-pub struct Validate {
+pub(super) struct Validate {
     /// The job files
     #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// An address of a node, checked here so that a slip is found before anything is started.
@@ -255,7 +255,8 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 /// `90s`, `1h 30m`: units are required, so that nobody takes minutes for seconds.
 fn duration(text: &str) -> Result<Duration, String> {
-    let span: jiff::SignedDuration = text.parse().map_err(|_| "a time is a number and a unit, as 90s or 5m".to_owned())?;
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| "a time is a number and a unit, as 90s or 5m".to_owned())?;
     Duration::try_from(span).map_err(|_| "a time cannot be negative".into())
 }
 

@@ -100,7 +100,6 @@ fn place(job: &JobDetail, run: &TaskRun, task: u32, output: &Output) -> Result<P
 #[derive(Debug)]
 pub(super) struct Destination {
     root: PathBuf,
-    force: bool,
     include: Vec<glob::Pattern>,
 }
 
@@ -121,7 +120,7 @@ impl Destination {
 
     /// A directory that is there, in which files may be replaced.
     pub(super) fn over(dir: &Path) -> Self {
-        Self { root: dir.into(), force: true, include: Vec::new() }
+        Self { root: dir.into(), include: Vec::new() }
     }
 
     fn wants(&self, path: &Path) -> bool {
@@ -178,7 +177,8 @@ impl Destination {
 
 /// Makes a folder where there is none. A link is not followed: it may lead anywhere.
 fn make_plain_dir(dir: &Path) -> Result<(), Failure> {
-    let failed = |error: &io::Error| Failure::caused(Code::Failed, &format!("`{}` cannot be made", dir.display()), error);
+    let failed =
+        |error: &io::Error| Failure::caused(Code::Failed, &format!("`{}` cannot be made", dir.display()), error);
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&error)),
         _ => {}

@@ -33,7 +33,12 @@ pub(super) async fn logs(client: &Client, args: &args::Logs) -> Result<(), Failu
     printer.flush()
 }
 
-async fn follow(client: &Client, job: &JobDetail, selections: &[Selection], printer: &mut Printer) -> Result<(), Failure> {
+async fn follow(
+    client: &Client,
+    job: &JobDetail,
+    selections: &[Selection],
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     loop {
         let now = client.job(&job.item.job).await?;
         printer.print_new(client, &now, selections).await?;
@@ -142,7 +147,13 @@ impl Printer {
         self.flush()
     }
 
-    async fn print_run(&mut self, client: &Client, job: &JobDetail, run: &TaskRun, tasks: Range<u32>) -> Result<(), Failure> {
+    async fn print_run(
+        &mut self,
+        client: &Client,
+        job: &JobDetail,
+        run: &TaskRun,
+        tasks: Range<u32>,
+    ) -> Result<(), Failure> {
         if self.choice.failed_only && run.ended != Some(Ended::Failed) {
             return Ok(());
         }

@@ -18,6 +18,7 @@ mod submit;
 mod target;
 mod wait;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
@@ -35,12 +36,25 @@ const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(&cli);
-    match run(cli) {
+    std::panic::set_hook(Box::new(|panic| bug(&panic.to_string())));
+    // What is told of a panic is the hook's; here it becomes an exit code.
+    let ended = std::panic::catch_unwind(|| run(cli));
+    match ended.unwrap_or_else(|_| std::process::exit(Code::Bug.exit().into())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             complain(&failure);
             ExitCode::from(failure.code.exit())
         }
+    }
+}
+
+/// One line, wherever it happened; the backtrace only for whoever set `RUST_BACKTRACE`.
+fn bug(panic: &str) {
+    let text: Vec<&str> = panic.lines().collect();
+    eprintln!("this is a bug in swarm: {}", text.join(" "));
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        eprintln!("{trace}");
     }
 }
 
@@ -111,5 +125,6 @@ fn default_filter(cli: &Cli) -> String {
         _ => "debug",
     };
     let ours = CRATES.map(|name| format!("{name}={ours}"));
-    format!("warn,{}", ours.join(","))
+    // A node without peers is not news: `swarm nodes` shows it.
+    format!("warn,libp2p_kad=error,{}", ours.join(","))
 }

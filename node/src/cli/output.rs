@@ -12,9 +12,12 @@ use serde::Serialize;
 use crate::api::view::{JobDetail, JobItem, List, NodeItem, NodeStatus};
 use crate::api::{Code, Failure};
 
+/// On a narrower terminal (or one that does not say) cells would be broken into single letters.
+const FRAME_WIDTH_MIN: u16 = 60;
+
 /// The forms of data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// A table on a terminal, plain columns in a pipe
     #[default]
     Table,
@@ -37,7 +40,8 @@ pub(super) trait Row: Serialize {
 }
 
 impl Row for NodeItem {
-    const HEADER: &'static [&'static str] = &["ID", "NAME", "STATE", "FREE/SLOTS", "MEMORY", "VERSION", "HEARD", "ADDRESS"];
+    const HEADER: &'static [&'static str] =
+        &["ID", "NAME", "STATE", "FREE/SLOTS", "MEMORY", "VERSION", "HEARD", "ADDRESS"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -227,11 +231,12 @@ fn pairs(lines: &[(&str, String)]) -> String {
 }
 
 fn table(header: &[&str], rows: Vec<Vec<String>>, terminal: bool) -> String {
-    if terminal { framed(header, rows) } else { columns(header, rows) }
+    let mut frame = comfy_table::Table::new();
+    let wide = frame.width().is_some_and(|width| width >= FRAME_WIDTH_MIN);
+    if terminal && wide { framed(&mut frame, header, rows) } else { columns(header, rows) }
 }
 
-fn framed(header: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = comfy_table::Table::new();
+fn framed(table: &mut comfy_table::Table, header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec()).add_rows(rows);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     format!("{table}\n")
@@ -244,7 +249,8 @@ fn columns(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{:width$}", if cell.is_empty() { "-" } else { cell }));
+        let cells =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{:width$}", if cell.is_empty() { "-" } else { cell }));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()

@@ -8,9 +8,10 @@ use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
 use super::node::Node;
 use super::submit::{parse, upload_and_submit};
-use super::wait::{Meanwhile, or_detach, until_over, verdict};
+use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::JobDetail;
 use crate::api::{Client, Code, Failure};
+use crate::jobfile::Plan;
 
 /// The name of a job whose module's name has nothing usable in it.
 const NAME: &str = "run";
@@ -23,13 +24,14 @@ const TASK: &str = "main";
 pub(super) async fn run(global: &Global, args: &args::Run) -> Result<(), Failure> {
     let plan = parse(job_file(args)?, "swarm run", None).await?;
     let node = Node::open(global, args.local).await?;
-    let work = async {
-        let submitted = upload_and_submit(node.client(), &plan).await?;
-        or_detach(&submitted.id, node.is_embedded(), finish(&node, args, &submitted.job)).await
-    };
-    let done = or_detach("the job", node.is_embedded(), work).await;
+    let done = carry_out(&node, args, &plan).await;
     node.close().await;
     done
+}
+
+async fn carry_out(node: &Node, args: &args::Run, plan: &Plan) -> Result<(), Failure> {
+    let submitted = or_give_up(upload_and_submit(node.client(), plan)).await?;
+    or_detach(&submitted.id, node.is_embedded(), finish(node, args, &submitted.job)).await
 }
 
 async fn finish(node: &Node, args: &args::Run, id: &str) -> Result<(), Failure> {
@@ -138,8 +140,22 @@ mod tests {
     #[test]
     fn a_command_line_becomes_a_job_file() {
         let line = [
-            "dir/My Tool.wasm", "--stdin", "a.txt", "--in", "scene.json:s.json", "--in", "b/c.txt", "--out", "x.ppm",
-            "--range", "0..4", "--timeout", "30s", "--", "--x", "a\"b\\\u{7f}",
+            "dir/My Tool.wasm",
+            "--stdin",
+            "a.txt",
+            "--in",
+            "scene.json:s.json",
+            "--in",
+            "b/c.txt",
+            "--out",
+            "x.ppm",
+            "--range",
+            "0..4",
+            "--timeout",
+            "30s",
+            "--",
+            "--x",
+            "a\"b\\\u{7f}",
         ];
         assert_snapshot!(written(&line), @r#"
         name = "my-tool"
@@ -164,6 +180,9 @@ mod tests {
 
     #[test]
     fn a_job_has_a_name_whatever_the_module_is_called() {
-        assert_eq!((name("Ä.wasm").as_str(), name("blake3:ab").as_str(), name("a_b.wasm").as_str()), ("run", "run", "a-b"));
+        assert_eq!(
+            (name("Ä.wasm").as_str(), name("blake3:ab").as_str(), name("a_b.wasm").as_str()),
+            ("run", "run", "a-b")
+        );
     }
 }

@@ -128,9 +128,8 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::caused(Code::Failed, "signals cannot be received", &error))
-        };
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::caused(Code::Failed, "signals cannot be received", &error));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 

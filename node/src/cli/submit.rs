@@ -13,7 +13,7 @@ use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
 use super::node::Node;
 use super::output::{self, Format, json, print};
-use super::wait::{Meanwhile, or_detach, until_over, verdict};
+use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::{List, Submitted};
 use crate::api::{Client, Code, Failure, causes};
 use crate::jobfile::{self, BlobSource, JOB_FILE_BYTES_MAX, JobFileError, LoadOptions, MODULE_BYTES_MAX, Plan};
@@ -29,16 +29,20 @@ const VALIDITY: &str = "swarm.validate/1";
 pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
     let plan = load(&args.file, args.name.clone()).await?;
     let node = Node::open(global, args.local).await?;
-    let done = or_detach("the job", node.is_embedded(), hand_over(global, args, &node, &plan)).await;
+    let done = hand_over(global, args, &node, &plan).await;
     node.close().await;
     done
 }
 
 async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Plan) -> Result<(), Failure> {
     let (client, local) = (node.client(), node.is_embedded());
-    let submitted = upload_and_submit(client, plan).await?;
+    let submitted = or_give_up(upload_and_submit(client, plan)).await?;
     // Nobody can use the id of an embedded job later, so standard output is left to what its tasks wrote.
-    if local { eprintln!("{}", submitted.id) } else { announce(global.output, &submitted)? }
+    if local {
+        eprintln!("{}", submitted.id)
+    } else {
+        announce(global.output, &submitted)?
+    }
     if !(args.wait || args.follow || local || args.get.is_some()) {
         return Ok(());
     }
@@ -90,9 +94,7 @@ pub(super) async fn parse(text: String, file_name: &'static str, name: Option<St
 }
 
 /// Reading inputs and checking modules takes disk and processor time.
-async fn on_thread(
-    read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static,
-) -> Result<Plan, Failure> {
+async fn on_thread(read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static) -> Result<Plan, Failure> {
     let read = tokio::task::spawn_blocking(read).await;
     let read = read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))?;
     read.map_err(|error| Failure::new(Code::Invalid, causes(&error)))
@@ -125,7 +127,9 @@ async fn body(blob: &BlobSource) -> Result<Body, Failure> {
         BlobSource::File { path, .. } => {
             let what = format!("`{}` cannot be read", path.display());
             let file = tokio::fs::File::open(path).await;
-            Ok(Body::from_stream(ReaderStream::new(file.map_err(|error| Failure::caused(Code::Invalid, &what, &error))?)))
+            Ok(Body::from_stream(ReaderStream::new(
+                file.map_err(|error| Failure::caused(Code::Invalid, &what, &error))?,
+            )))
         }
     }
 }

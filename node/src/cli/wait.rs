@@ -63,6 +63,16 @@ fn timed_out(item: &JobItem, waited: Duration) -> Failure {
     Failure::new(Code::TimedOut, message).hint(format!("swarm wait {}", item.id))
 }
 
+/// Hands a job over, or gives up at Ctrl-C.
+pub(super) async fn or_give_up<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => {
+            Err(Failure::new(Code::Detached, "stopped before the job was acknowledged").hint("swarm ls"))
+        }
+    }
+}
+
 /// Waits for `work`, or until Ctrl-C, which leaves a job alone.
 pub(super) async fn or_detach<T>(
     id: &str,
@@ -79,7 +89,8 @@ fn detached(id: &str, embedded: bool) -> Failure {
     if embedded {
         return Failure::new(Code::Detached, "stopped: the job ends with its embedded swarm");
     }
-    Failure::new(Code::Detached, format!("detached: {id} keeps running; come back with")).hint(format!("swarm wait {id}"))
+    Failure::new(Code::Detached, format!("detached: {id} keeps running; come back with"))
+        .hint(format!("swarm wait {id}"))
 }
 
 /// Says how a job ended; an error unless every task succeeded.
