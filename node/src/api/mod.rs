@@ -1,0 +1,31 @@
+//! The local API: HTTP/1.1 over a Unix socket in the data directory, for the `swarm` command and for `curl`.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | [`view::NodeStatus`] |
+//! | `GET /v1/nodes` | [`view::List`] of [`view::NodeItem`] |
+//! | `GET /v1/jobs` | [`view::List`] of [`view::JobItem`], the newest first |
+//! | `POST /v1/jobs` | takes the encoding of a `JobSpec` whose blobs are on the node; [`view::Submitted`] |
+//! | `GET /v1/jobs/{id}` | [`view::JobDetail`]; the id in any form of [`ids`], here and below |
+//! | `GET /v1/jobs/{id}/tasks` | lines of [`view::TaskRun`], in task order; `?stage=N` and `?from=INDEX` narrow it |
+//! | `GET /v1/jobs/{id}/spec` | the job file as it was written |
+//! | `POST /v1/jobs/{id}/cancel` | [`view::JobDetail`] after it |
+//! | `HEAD /v1/blobs/{hex}` | 200 when the blob is on the node |
+//! | `PUT /v1/blobs/{hex}` | takes the bytes; [`view::Stored`] |
+//! | `GET /v1/blobs/{hex}` | the bytes, fetched from other nodes when they must be; `?from=NODE,NODE` says who may have them |
+//! | `POST /v1/drain` | answers when everything owed is handed over; then the process ends |
+//!
+//! Always true: only the owner of the data directory can connect (the socket's mode is 0600); every body has a limit; an
+//! error is a [`Failure`] as JSON.
+
+mod client;
+mod error;
+pub mod ids;
+mod server;
+mod socket;
+pub mod view;
+
+pub use client::{BlobReader, Client};
+pub use error::{Code, Failure, causes};
+pub use server::{Server, serve};
+pub use socket::{SOCKET_NAME, SocketError};

@@ -1,0 +1,463 @@
+//! What the API says: one type a document, the same for the server, the client and `-o json`.
+//!
+//! Always true: a document names its schema, and a schema only ever gains fields. Times are RFC 3339; `*_ms` and
+//! `*_bytes` are integers.
+
+use serde::{Deserialize, Serialize};
+use swarm_protocol::lattice::{Counts, End, Run};
+use swarm_protocol::{
+    Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView, NodeId,
+    OutputFile, StageSpec, Time,
+};
+
+use super::ids::short_id;
+
+/// A list of things.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct List<T> {
+    /// Names the form of the items, as `swarm.nodes/1`.
+    pub schema: String,
+    /// The things.
+    pub items: Vec<T>,
+}
+
+impl<T> List<T> {
+    /// A list of a schema.
+    pub fn new(schema: &str, items: Vec<T>) -> Self {
+        Self { schema: schema.into(), items }
+    }
+}
+
+/// Schema of a list of [`NodeItem`].
+pub const NODES: &str = "swarm.nodes/1";
+/// Schema of a list of [`JobItem`].
+pub const JOBS: &str = "swarm.jobs/1";
+/// Schema of [`JobDetail`].
+pub const JOB: &str = "swarm.job/1";
+/// Schema of [`NodeStatus`].
+pub const STATUS: &str = "swarm.status/1";
+
+/// One node, as another sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeItem {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// `alive`, `suspect`, `down` or `draining`.
+    pub state: String,
+    /// Tasks it runs at once.
+    pub slots: u32,
+    /// Of these, free.
+    pub slots_free: u32,
+    /// The program's version.
+    pub version: String,
+    /// Where it can be dialled; empty when unknown.
+    pub address: String,
+    /// Milliseconds since its last sign of life.
+    pub heard_ms: u64,
+    /// Memory it offers.
+    pub memory_bytes: u64,
+    /// Processor architecture.
+    pub arch: String,
+    /// `K=V`.
+    pub labels: Vec<String>,
+}
+
+impl NodeItem {
+    /// The item of a member, at `now`.
+    pub fn of(member: &MemberView, now: Time) -> Self {
+        let record = &member.record;
+        Self {
+            id: record.node.to_hex(),
+            name: record.name.clone(),
+            state: member_state(member.state).into(),
+            slots: record.slots,
+            slots_free: record.slots_free,
+            version: record.version.clone(),
+            address: record.addresses.first().cloned().unwrap_or_default(),
+            heard_ms: u64::try_from(now.since(member.heard).as_millis()).unwrap_or(u64::MAX),
+            memory_bytes: record.memory_bytes,
+            arch: record.arch.clone(),
+            labels: record.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        }
+    }
+}
+
+const fn member_state(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Alive => "alive",
+        MemberState::Suspect => "suspect",
+        MemberState::Down => "down",
+        MemberState::Draining => "draining",
+    }
+}
+
+/// The asked node and what it sees of the swarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// [`STATUS`].
+    pub schema: String,
+    /// 64 hexadecimal digits.
+    pub node: String,
+    /// For people.
+    pub name: String,
+    /// Its data directory.
+    pub data: String,
+    /// The program's version.
+    pub version: String,
+    /// Where it can be dialled.
+    pub addresses: Vec<String>,
+    /// Nodes known, this one included.
+    pub members: usize,
+    /// Of these, alive.
+    pub alive: usize,
+    /// Tasks it runs at once.
+    pub slots: u32,
+    /// Of these, busy.
+    pub slots_busy: u32,
+    /// Jobs known.
+    pub jobs: usize,
+    /// Of these, not over.
+    pub jobs_running: usize,
+}
+
+/// One job in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobItem {
+    /// `NAME-xxxxxx`.
+    pub id: String,
+    /// 64 hexadecimal digits.
+    pub job: String,
+    /// Its name.
+    pub name: String,
+    /// How far it is, in one word.
+    pub state: JobState,
+    /// All tasks.
+    pub tasks: u64,
+    /// Succeeded.
+    pub done: u64,
+    /// Failed for good.
+    pub failed: u64,
+    /// Cancelled.
+    pub cancelled: u64,
+    /// When it was submitted, by the submitter's clock.
+    pub submitted: String,
+    /// The node it was handed to.
+    pub submitter: String,
+}
+
+impl JobItem {
+    /// The item of a summary.
+    pub fn of(summary: &JobSummary) -> Self {
+        Self::new(summary.job, &summary.name, summary.submitted_unix_ms, summary.submitter, &summary.status)
+    }
+
+    fn new(job: JobId, name: &str, submitted_unix_ms: u64, submitter: NodeId, status: &JobStatus) -> Self {
+        let counts = status.counts();
+        Self {
+            id: short_id(name, job),
+            job: job.to_hex(),
+            name: name.into(),
+            state: status.state(),
+            tasks: status.tasks(),
+            done: counts.done.into(),
+            failed: counts.failed.into(),
+            cancelled: counts.cancelled.into(),
+            submitted: rfc3339(submitted_unix_ms),
+            submitter: submitter.to_hex(),
+        }
+    }
+
+    /// Tasks that ended in any way.
+    pub const fn ended(&self) -> u64 {
+        self.done + self.failed + self.cancelled
+    }
+}
+
+/// Milliseconds since 1970 as RFC 3339 in UTC; a time that no calendar has is shown as the epoch.
+fn rfc3339(unix_ms: u64) -> String {
+    let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    timestamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+/// A job with its stages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobDetail {
+    /// [`JOB`].
+    pub schema: String,
+    /// What a list says of it.
+    #[serde(flatten)]
+    pub item: JobItem,
+    /// For people.
+    pub description: String,
+    /// The stages, in the order of the spec.
+    pub stages: Vec<StageItem>,
+}
+
+impl JobDetail {
+    /// The detail of a job.
+    pub fn of(job: JobId, spec: &JobSpec, status: &JobStatus) -> Self {
+        let none = (0, Counts::default());
+        let stage = |(number, stage)| StageItem::of(stage, status.stages.get::<usize>(number).unwrap_or(&none).1);
+        Self {
+            schema: JOB.into(),
+            item: JobItem::new(job, &spec.name, spec.submitted_unix_ms, spec.submitter, status),
+            description: spec.description.clone(),
+            stages: spec.stages.iter().enumerate().map(stage).collect(),
+        }
+    }
+}
+
+/// One stage of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageItem {
+    /// Its name.
+    pub name: String,
+    /// Whether it is an array: its tasks are then `NAME[INDEX]`.
+    pub array: bool,
+    /// All tasks.
+    pub tasks: u32,
+    /// Succeeded.
+    pub done: u32,
+    /// Failed for good.
+    pub failed: u32,
+    /// Cancelled.
+    pub cancelled: u32,
+    /// Declared outputs.
+    pub outputs: Vec<String>,
+}
+
+impl StageItem {
+    fn of(stage: &StageSpec, counts: Counts) -> Self {
+        Self {
+            name: stage.name.clone(),
+            array: stage.elements != Elements::One,
+            tasks: stage.count,
+            done: counts.done,
+            failed: counts.failed,
+            cancelled: counts.cancelled,
+            outputs: stage.outputs.clone(),
+        }
+    }
+}
+
+/// Neighbouring tasks of one stage of which the same is known: one line of the `tasks` document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRun {
+    /// Position of the stage.
+    pub stage: u16,
+    /// The first task's index in the stage.
+    pub first: u32,
+    /// How many tasks.
+    pub count: u32,
+    /// How they ended; absent when they have not.
+    pub ended: Option<Ended>,
+    /// In words: the ending of the recorded outcome, or of the last failure when there is none.
+    pub ending: String,
+    /// Attempts known to be over.
+    pub attempts: usize,
+    /// Where the last failed attempt ran; absent when none failed.
+    pub failed_on: Option<String>,
+    /// Standard output.
+    pub stdout: Bytes,
+    /// Standard error.
+    pub stderr: Bytes,
+    /// Declared outputs that were left.
+    pub outputs: Vec<Output>,
+    /// Nodes that hold the blobs.
+    pub holders: Vec<String>,
+    /// Whether runs of it gave different results.
+    pub disputed: bool,
+}
+
+/// How a task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// It succeeded.
+    Done,
+    /// It failed for good.
+    Failed,
+    /// Its job was stopped first.
+    Cancelled,
+}
+
+impl TaskRun {
+    /// The line of a run in a stage.
+    pub fn of(stage: u16, run: &Run) -> Self {
+        let last = run.state.failures.values().next_back();
+        let mut line = Self {
+            stage,
+            first: run.range.first,
+            count: run.range.count,
+            ended: None,
+            ending: last.map(|failure| ending(&failure.ending)).unwrap_or_default(),
+            attempts: run.state.failures.len(),
+            failed_on: last.map(|failure| failure.node.to_hex()),
+            stdout: Bytes::default(),
+            stderr: Bytes::default(),
+            outputs: Vec::new(),
+            holders: Vec::new(),
+            disputed: false,
+        };
+        line.take_end(run.state.end.as_ref());
+        line
+    }
+
+    fn take_end(&mut self, end: Option<&End>) {
+        let (ended, results) = match end {
+            None => return,
+            Some(End::Cancelled) => {
+                self.ended = Some(Ended::Cancelled);
+                self.ending = ending(&Ending::Cancelled);
+                return;
+            }
+            Some(End::Done(results)) => (Ended::Done, results),
+            Some(End::Exhausted(results)) => (Ended::Failed, results),
+        };
+        let outcome = results.outcome();
+        self.attempts = (self.attempts + usize::from(ended == Ended::Done)).max(1);
+        self.ended = Some(ended);
+        self.ending = ending(&outcome.ending);
+        self.stdout = Bytes::of(&outcome.stdout);
+        self.stderr = Bytes::of(&outcome.stderr);
+        self.outputs = outcome.outputs.iter().map(Output::of).collect();
+        self.holders = results.holders().map(|node| node.to_hex()).collect();
+        self.disputed = results.is_disputed();
+    }
+
+    /// The indexes of the tasks.
+    pub fn indexes(&self) -> std::ops::Range<u32> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
+/// How an attempt ended, in words.
+pub fn ending(ending: &Ending) -> String {
+    match ending {
+        Ending::Exited(code) => format!("exited {code}"),
+        Ending::Trapped(why) => format!("trapped: {why}"),
+        Ending::OutOfFuel => "out of fuel".into(),
+        Ending::OutOfMemory => "out of memory".into(),
+        Ending::TimedOut => "timed out".into(),
+        Ending::OutputTooLarge(what) => format!("output too large: {what}"),
+        Ending::Cancelled => "cancelled".into(),
+        Ending::Lost => "its node was lost".into(),
+        Ending::Rejected(why) => format!("rejected: {why}"),
+    }
+}
+
+/// Some bytes of a result.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bytes {
+    /// Few, and UTF-8.
+    Text(String),
+    /// Few, in hexadecimal digits.
+    Hex(String),
+    /// Many: a blob.
+    Blob {
+        /// 64 hexadecimal digits of its BLAKE3.
+        hash: String,
+        /// Its length.
+        len_bytes: u64,
+    },
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+impl Bytes {
+    fn of(content: &Content) -> Self {
+        match content {
+            Content::Blob { hash, len } => Self::Blob { hash: hash.to_hex(), len_bytes: *len },
+            Content::Inline(bytes) => match std::str::from_utf8(bytes) {
+                Ok(text) => Self::Text(text.into()),
+                Err(_) => Self::Hex(hex::encode(bytes)),
+            },
+        }
+    }
+
+    /// The bytes, or the blob that has them.
+    pub fn content(&self) -> Result<Content, BadDocument> {
+        Ok(match self {
+            Self::Text(text) => Content::Inline(text.clone().into_bytes()),
+            Self::Hex(digits) => Content::Inline(hex::decode(digits).map_err(|_| BadDocument("hexadecimal digits"))?),
+            Self::Blob { hash, len_bytes } => Content::Blob { hash: parse_hash(hash)?, len: *len_bytes },
+        })
+    }
+}
+
+/// One declared output that a task left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Relative to `/out`.
+    pub path: String,
+    /// 64 hexadecimal digits of its BLAKE3.
+    pub hash: String,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+impl Output {
+    fn of(file: &OutputFile) -> Self {
+        Self { path: file.path.clone(), hash: file.hash.to_hex(), len_bytes: file.len }
+    }
+}
+
+/// The node sent a document that this program cannot read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node's answer has no valid {0}")]
+pub struct BadDocument(&'static str);
+
+/// Reads the 64 digits of a hash in a document.
+pub fn parse_hash(hex: &str) -> Result<Hash, BadDocument> {
+    Hash::from_hex(hex).map_err(|_| BadDocument("hash"))
+}
+
+/// The answer to a stored blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// 64 hexadecimal digits of its BLAKE3.
+    pub hash: String,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+/// The answer to a submitted job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Submitted {
+    /// `NAME-xxxxxx`.
+    pub id: String,
+    /// 64 hexadecimal digits.
+    pub job: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use swarm_protocol::lattice::{Results, TaskState};
+    use swarm_protocol::{Outcome, Range};
+
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_text_survive_a_document() {
+        for content in [Content::Inline(b"plain\n".to_vec()), Content::Inline(vec![0xff, 0, 1]), Content::EMPTY] {
+            let json = serde_json::to_string(&Bytes::of(&content)).unwrap();
+            assert_eq!(serde_json::from_str::<Bytes>(&json).unwrap().content().unwrap(), content, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_done_task_counts_its_failed_attempts_and_the_good_one() {
+        let outcome = Outcome { stdout: Content::Inline(b"hi".to_vec()), ..Outcome::bare(Ending::Exited(0)) };
+        let state = TaskState::ended(End::Done(Results::one(outcome, [])));
+        let line = TaskRun::of(2, &Run { range: Range { first: 3, count: 4 }, state });
+        assert_eq!((line.ended, line.attempts, line.indexes()), (Some(Ended::Done), 1, 3..7));
+        assert_eq!(line.stdout, Bytes::Text("hi".into()));
+    }
+}

@@ -1,0 +1,319 @@
+//! What a user can type.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::output::Format;
+
+/// A leaderless compute swarm: hand a job to any node, walk away, and get the results from any other.
+#[derive(Debug, Parser)]
+#[command(name = "swarm", version, max_term_width = 100)]
+pub(super) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(super) command: Command,
+    /// The settings of every command.
+    #[command(flatten)]
+    pub(super) global: Global,
+}
+
+/// Settings of every command.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Global {
+    /// Data directory of the node to talk to
+    #[arg(long, global = true, env = "SWARM_NODE", value_name = "DIR", hide_env_values = true)]
+    pub(super) node: Option<PathBuf>,
+    /// How data is printed
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(super) output: Format,
+    /// Say more on stderr (twice: still more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(super) verbose: u8,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a node in the foreground
+    Start(Start),
+    /// Submit a job file and print its id
+    Submit(Submit),
+    /// Run one module: prints its output, exits with 0 when it succeeded and 3 when not
+    Run(Run),
+    /// List the jobs
+    Ls,
+    /// Show a job
+    Show(Show),
+    /// Wait until jobs are finished
+    Wait(Wait),
+    /// Print what tasks wrote, in task order
+    Logs(Logs),
+    /// Fetch the declared outputs of a job, verified
+    Get(Get),
+    /// Cancel jobs
+    Cancel(Ids),
+    /// Make the node finish or release its work, hand over what it keeps, and leave
+    Drain,
+    /// Show the node and what it sees of the swarm
+    Status,
+    /// List every known node
+    Nodes,
+    /// Check job files without a node
+    Validate(Validate),
+    /// Print the version
+    Version,
+}
+
+/// `swarm start`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Start {
+    /// Address of a node that is already in the swarm (repeatable), as printed after `listen` by `swarm start`
+    #[arg(long, value_name = "MULTIADDR", env = "SWARM_BOOTSTRAP", value_delimiter = ',', value_parser = multiaddr)]
+    pub(super) bootstrap: Vec<String>,
+    /// Address to listen on (repeatable) [default: QUIC and TCP on free ports]
+    #[arg(long, value_name = "MULTIADDR", env = "SWARM_LISTEN", value_delimiter = ',', value_parser = multiaddr)]
+    pub(super) listen: Vec<String>,
+    /// Where the node keeps everything [default: the data directory of --node]
+    #[arg(long, value_name = "DIR", env = "SWARM_DATA")]
+    pub(super) data: Option<PathBuf>,
+    /// Tasks to run at once [default: the number of processors]
+    #[arg(long, value_name = "N", env = "SWARM_SLOTS", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(super) slots: Option<u32>,
+    /// Memory offered to tasks, as 4GiB [default: what the machine has]
+    #[arg(long, value_name = "SIZE", env = "SWARM_MEMORY", value_parser = size)]
+    pub(super) memory: Option<u64>,
+    /// Something to know this node by, as zone=a (repeatable)
+    #[arg(long = "label", value_name = "K=V", env = "SWARM_LABEL", value_delimiter = ',', value_parser = label)]
+    pub(super) labels: Vec<(String, String)>,
+    /// The node's name, for people [default: the host's]
+    #[arg(long, env = "SWARM_NAME")]
+    pub(super) name: Option<String>,
+    /// Find other nodes of the local network by mDNS
+    #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
+    pub(super) lan: bool,
+    /// Name of the swarm: nodes of different swarms do not speak to each other
+    #[arg(long, value_name = "NAME", env = "SWARM_SWARM")]
+    pub(super) swarm: Option<String>,
+}
+
+/// `swarm submit`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Submit {
+    /// The job file, or `-` for standard input
+    pub(super) file: PathBuf,
+    /// Wait until it is finished; exits with 3 when it failed
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Wait, and print what tasks write as they finish
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Use an embedded swarm of one node instead of a running one; waits, and prints the output
+    #[arg(long)]
+    pub(super) local: bool,
+    /// Fetch the outputs into this directory when it is finished; waits
+    #[arg(long, value_name = "DIR")]
+    pub(super) get: Option<PathBuf>,
+    /// Another name for the job
+    #[arg(long)]
+    pub(super) name: Option<String>,
+}
+
+/// `swarm run`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Run {
+    /// A WebAssembly file, or `blake3:HEX` of one that the swarm has
+    pub(super) module: String,
+    /// Arguments of the module; in an array `{{ item }}` and `{{ index }}` are replaced
+    #[arg(last = true)]
+    pub(super) args: Vec<String>,
+    /// Standard input of the module
+    #[arg(long, value_name = "FILE")]
+    pub(super) stdin: Option<PathBuf>,
+    /// A file or directory to read under /in (repeatable)
+    #[arg(long = "in", value_name = "SRC[:DST]")]
+    pub(super) inputs: Vec<String>,
+    /// A file that the module leaves under /out; fetched into the current directory (repeatable)
+    #[arg(long = "out", value_name = "PATH")]
+    pub(super) outputs: Vec<String>,
+    /// One task for each line of this file, which is `{{ item }}`
+    #[arg(long, value_name = "FILE", conflicts_with = "range")]
+    pub(super) each_line: Option<PathBuf>,
+    /// One task for each number, as 0..100
+    #[arg(long, value_name = "A..B")]
+    pub(super) range: Option<String>,
+    /// Longest time that one task may run, as 30s
+    #[arg(long, value_name = "TIME")]
+    pub(super) timeout: Option<String>,
+    /// Memory of one task, as 256MiB
+    #[arg(long, value_name = "SIZE")]
+    pub(super) memory: Option<String>,
+    /// Use an embedded swarm of one node instead of a running one
+    #[arg(long)]
+    pub(super) local: bool,
+}
+
+/// `swarm show`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Show {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub(super) id: String,
+    /// List its tasks, too
+    #[arg(long)]
+    pub(super) tasks: bool,
+    /// Print the job file as it was written
+    #[arg(long, conflicts_with = "tasks")]
+    pub(super) spec: bool,
+}
+
+/// `swarm wait`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Wait {
+    /// The jobs
+    #[arg(required = true, value_name = "JOB")]
+    pub(super) ids: Vec<String>,
+    /// Give up after this time, as 90s or 5m; exits with 7
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// `swarm logs`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Logs {
+    /// The job, or one task of it, as poster-3fa9c1/tile[3]
+    #[arg(value_name = "JOB[/TASK]")]
+    pub(super) target: String,
+    /// What was written to standard output [default]
+    #[arg(long)]
+    pub(super) stdout: bool,
+    /// What was written to standard error
+    #[arg(long)]
+    pub(super) stderr: bool,
+    /// Only tasks that failed; standard error as well unless one is chosen
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// Begin each line with the task's name
+    #[arg(long)]
+    pub(super) prefix: bool,
+    /// Go on until the job is finished, in the order in which tasks finish
+    #[arg(long)]
+    pub(super) follow: bool,
+    /// Only the last N lines of each task
+    #[arg(long, value_name = "N")]
+    pub(super) tail: Option<usize>,
+}
+
+/// `swarm get`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Get {
+    /// The job, or one task of it, as poster-3fa9c1/tile[3]
+    #[arg(value_name = "JOB[/TASK]")]
+    pub(super) target: String,
+    /// Where to put the files [default: ./NAME-xxxxxx]
+    pub(super) dest: Option<PathBuf>,
+    /// Only files whose path below DEST matches (repeatable)
+    #[arg(long, value_name = "GLOB", value_parser = |text: &str| glob::Pattern::new(text))]
+    pub(super) include: Vec<glob::Pattern>,
+    /// Replace files that are there already
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+/// A list of jobs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ids {
+    /// The jobs
+    #[arg(required = true, value_name = "JOB")]
+    pub(super) ids: Vec<String>,
+}
+
+/// `swarm validate`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Validate {
+    /// The job files
+    #[arg(required = true, value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// An address of a node, checked here so that a slip is found before anything is started.
+fn multiaddr(text: &str) -> Result<String, String> {
+    let wrong = || "it is not a multiaddress; one looks like /ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3KooW…".to_owned();
+    let address: libp2p::Multiaddr = text.parse().map_err(|_| wrong())?;
+    let host_and_port = address.iter().count() >= 2;
+    if host_and_port { Ok(text.to_owned()) } else { Err(wrong()) }
+}
+
+/// `K=V`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("a label is KEY=VALUE, as zone=a".into()),
+    }
+}
+
+/// `90s`, `1h 30m`: units are required, so that nobody takes minutes for seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let span: jiff::SignedDuration =
+        text.parse().map_err(|_| "a time is a number and a unit, as 90s or 5m".to_owned())?;
+    Duration::try_from(span).map_err(|_| "a time cannot be negative".into())
+}
+
+/// Units of a size, the longest first, so that `GiB` is not taken for `B`.
+const SIZE_UNITS: [(&str, u64); 9] = [
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+    ("tib", 1 << 40),
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("tb", 1_000_000_000_000),
+    ("b", 1),
+];
+
+/// `4GiB`, `500MB` or a number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let unit = SIZE_UNITS.iter().find_map(|(unit, bytes)| Some((lower.strip_suffix(unit)?, *bytes)));
+    let (number, bytes) = unit.unwrap_or((&lower, 1));
+    let wrong = || "a size is a number and a unit, as 512MiB or 4GiB".to_owned();
+    number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(bytes)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_defined() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_in_the_usual_forms() {
+        assert_eq!((size("4GiB"), size("500 MB"), size("17")), (Ok(4 << 30), Ok(500_000_000), Ok(17)));
+        assert!(size("much").is_err() && size("-1").is_err() && size("99999999999TiB").is_err());
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("90").is_err() && duration("-5s").is_err());
+    }
+
+    #[test]
+    fn nonsense_is_no_address_and_the_error_shows_one() {
+        for nonsense in ["nonsense", "", "/ip4/999.0.0.1/tcp/1", "127.0.0.1:4001", "/ip4/127.0.0.1"] {
+            assert!(multiaddr(nonsense).unwrap_err().contains("/ip4/"), "{nonsense}");
+        }
+        assert!(multiaddr("/ip4/127.0.0.1/udp/4001/quic-v1").is_ok());
+    }
+
+    #[test]
+    fn what_follows_two_dashes_belongs_to_the_module() {
+        let cli = Cli::parse_from(["swarm", "run", "m.wasm", "--range", "0..3", "--", "--range", "-o", "x"]);
+        let Command::Run(run) = cli.command else { panic!("run") };
+        assert_eq!(run.args, ["--range", "-o", "x"]);
+    }
+}

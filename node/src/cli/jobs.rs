@@ -1,0 +1,128 @@
+//! `swarm ls`, `show`, `wait` and `cancel`.
+
+use swarm_protocol::JobState;
+use tokio::time::Instant;
+
+use super::args::{self, Global};
+use super::output::{self, Format, TaskItem, print_bytes, word};
+use super::target::{Selection, Target, stage, task_name};
+use super::wait::{Meanwhile, or_detach, until_over, verdict};
+use crate::api::view::{JobDetail, TaskRun};
+use crate::api::{Client, Code, Failure};
+
+/// `swarm ls`.
+pub(super) async fn ls(client: &Client, global: &Global) -> Result<(), Failure> {
+    output::list(global.output, &client.jobs().await?)
+}
+
+/// `swarm show`.
+pub(super) async fn show(client: &Client, global: &Global, args: &args::Show) -> Result<(), Failure> {
+    if args.spec {
+        return print_bytes(&client.source(&args.id).await?);
+    }
+    let target = Target::parse(&args.id)?;
+    let job = client.job(&target.job).await?;
+    let outcomes = if args.tasks || args.id.contains('/') { Some(tasks(client, &job, &target).await?) } else { None };
+    output::job(global.output, &job, outcomes.as_deref())
+}
+
+async fn tasks(client: &Client, job: &JobDetail, target: &Target) -> Result<Vec<TaskItem>, Failure> {
+    let mut items = Vec::new();
+    for selection in target.select(job)? {
+        let mut runs = client.tasks(&job.item.job, Some(selection.stage), selection.tasks.start).await?;
+        let mut next = selection.tasks.start;
+        while let Some(run) = runs.next().await? {
+            let tasks = selection.clip(&run);
+            if tasks.start >= selection.tasks.end {
+                break;
+            }
+            waiting(job, &selection, next..tasks.start, &mut items)?;
+            next = tasks.end;
+            for task in tasks {
+                items.push(item(job, &run, task)?);
+            }
+        }
+        waiting(job, &selection, next..selection.tasks.end, &mut items)?;
+    }
+    Ok(items)
+}
+
+/// Tasks of which nothing is known yet.
+fn waiting(
+    job: &JobDetail,
+    selection: &Selection,
+    tasks: std::ops::Range<u32>,
+    items: &mut Vec<TaskItem>,
+) -> Result<(), Failure> {
+    let stage = stage(job, selection.stage)?;
+    items.extend(tasks.map(|task| TaskItem {
+        task: task_name(stage, task),
+        ending: String::new(),
+        attempts: 0,
+        node: None,
+    }));
+    Ok(())
+}
+
+fn item(job: &JobDetail, run: &TaskRun, task: u32) -> Result<TaskItem, Failure> {
+    // What a task that has not ended failed with is history, not its ending.
+    let ending = if run.ended.is_some() { run.ending.clone() } else { String::new() };
+    let task = task_name(stage(job, run.stage)?, task);
+    Ok(TaskItem { task, ending, attempts: run.attempts, node: run.failed_on.clone() })
+}
+
+/// `swarm wait`.
+pub(super) async fn wait(client: &Client, global: &Global, args: &args::Wait) -> Result<(), Failure> {
+    let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
+    let mut unsuccessful = None;
+    for id in &args.ids {
+        // The id is asked for once: `@last` must not become another job meanwhile.
+        let job = client.job(id).await?.item;
+        let over = or_detach(&job.id, false, until_over(client, &job.job, deadline, Meanwhile::Progress)).await?;
+        if global.output != Format::Table {
+            output::job(global.output, &over, None)?;
+        }
+        if let Err(failure) = verdict(client, &over, false).await {
+            // The last one is told by whoever runs the command.
+            unsuccessful.replace(failure).iter().for_each(super::complain);
+        }
+    }
+    unsuccessful.map_or(Ok(()), Err)
+}
+
+/// `swarm cancel`.
+pub(super) async fn cancel(client: &Client, global: &Global, args: &args::Ids) -> Result<(), Failure> {
+    for id in &args.ids {
+        let job = client.cancel(id).await?;
+        match job.item.state {
+            JobState::Done | JobState::Failed => eprintln!("{} was over already: {}", job.item.id, word(&job.item)),
+            _ => eprintln!("{} {}", job.item.id, word(&job.item)),
+        }
+        if global.output != Format::Table {
+            output::job(global.output, &job, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// `swarm status`.
+pub(super) async fn status(client: &Client, global: &Global) -> Result<(), Failure> {
+    output::status(global.output, &client.status().await?)
+}
+
+/// `swarm nodes`.
+pub(super) async fn nodes(client: &Client, global: &Global) -> Result<(), Failure> {
+    output::list(global.output, &client.nodes().await?)
+}
+
+/// `swarm drain`.
+pub(super) async fn drain(client: &Client) -> Result<(), Failure> {
+    tokio::select! {
+        drained = client.drain() => drained?,
+        _ = tokio::signal::ctrl_c() => {
+            return Err(Failure::new(Code::Detached, "the node goes on draining; look at it with").hint("swarm status"));
+        }
+    }
+    eprintln!("drained: everything was handed over, and the node has left");
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! `swarm submit` and `swarm validate`: from a job file to a job in the swarm.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use axum::body::Body;
+use serde::Serialize;
+use swarm_executor::Engine;
+use tokio_util::io::ReaderStream;
+
+use super::args::{self, Global};
+use super::get::{self, Destination};
+use super::logs::{Choice, Printer};
+use super::node::Node;
+use super::output::{self, Format, json, print};
+use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
+use crate::api::view::{List, Submitted};
+use crate::api::{Client, Code, Failure, causes};
+use crate::jobfile::{self, BlobSource, JOB_FILE_BYTES_MAX, JobFileError, LoadOptions, MODULE_BYTES_MAX, Plan};
+
+/// Stands for standard input.
+const STDIN: &str = "-";
+/// Schema of the answer to a submission.
+const SUBMITTED: &str = "swarm.submitted/1";
+/// Schema of a list of [`Validity`].
+const VALIDITY: &str = "swarm.validate/1";
+
+/// `swarm submit`.
+pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
+    let plan = load(&args.file, args.name.clone()).await?;
+    let node = Node::open(global, args.local).await?;
+    let done = hand_over(global, args, &node, &plan).await;
+    node.close().await;
+    done
+}
+
+async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Plan) -> Result<(), Failure> {
+    let (client, local) = (node.client(), node.is_embedded());
+    let submitted = or_give_up(upload_and_submit(client, plan)).await?;
+    // Nobody can use the id of an embedded job later, so standard output is left to what its tasks wrote.
+    if local {
+        eprintln!("{}", submitted.id)
+    } else {
+        announce(global.output, &submitted)?
+    }
+    if !(args.wait || args.follow || local || args.get.is_some()) {
+        return Ok(());
+    }
+    let finish = async {
+        let mut printer = Printer::new(if local { Choice::as_if_here() } else { Choice::stdout() });
+        let meanwhile = if args.follow { Meanwhile::Follow(&mut printer) } else { Meanwhile::Progress };
+        let job = until_over(client, &submitted.job, None, meanwhile).await?;
+        if args.follow || local {
+            printer.print_all(client, &job).await?;
+        }
+        if let Some(dest) = &args.get {
+            get::fetch_all(client, &job, &Destination::create(dest, false)?).await?;
+        }
+        verdict(client, &job, local).await
+    };
+    or_detach(&submitted.id, local, finish).await
+}
+
+fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        schema: &'static str,
+        #[serde(flatten)]
+        submitted: &'a Submitted,
+    }
+    match format {
+        Format::Table | Format::Id => print(&format!("{}\n", submitted.id)),
+        Format::Json | Format::Jsonl => print(&json(&Document { schema: SUBMITTED, submitted })?),
+    }
+}
+
+/// Reads a job file, or standard input, and everything that it names.
+async fn load(path: &Path, name: Option<String>) -> Result<Plan, Failure> {
+    if path == Path::new(STDIN) {
+        let text = from_stdin()?;
+        return parse(text, "standard input", name).await;
+    }
+    let path = path.to_owned();
+    on_thread(move || jobfile::load(&path, &LoadOptions { name, nodes: 1, validate: &validate_module })).await
+}
+
+/// Reads the text of a job file whose paths are relative to the working directory.
+pub(super) async fn parse(text: String, file_name: &'static str, name: Option<String>) -> Result<Plan, Failure> {
+    on_thread(move || {
+        let options = LoadOptions { name, nodes: 1, validate: &validate_module };
+        jobfile::parse(&text, Path::new("."), file_name, &options)
+    })
+    .await
+}
+
+/// Reading inputs and checking modules takes disk and processor time.
+async fn on_thread(read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static) -> Result<Plan, Failure> {
+    let read = tokio::task::spawn_blocking(read).await;
+    let read = read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))?;
+    read.map_err(|error| Failure::new(Code::Invalid, causes(&error)))
+}
+
+fn validate_module(bytes: &[u8]) -> Result<(), String> {
+    Engine::validate(bytes, MODULE_BYTES_MAX).map_err(|error| causes(&error))
+}
+
+fn from_stdin() -> Result<String, Failure> {
+    let mut text = String::new();
+    let limited = std::io::stdin().lock().take(JOB_FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text);
+    limited.map_err(|error| Failure::caused(Code::Invalid, "standard input cannot be read", &error))?;
+    Ok(text)
+}
+
+/// Gives the node every blob that it lacks, then the job.
+pub(super) async fn upload_and_submit(client: &Client, plan: &Plan) -> Result<Submitted, Failure> {
+    for blob in &plan.blobs {
+        if !client.has_blob(blob.hash()).await? {
+            client.put_blob(blob.hash(), body(blob).await?).await.map_err(|failure| changed(failure, blob))?;
+        }
+    }
+    client.submit(&plan.spec).await
+}
+
+async fn body(blob: &BlobSource) -> Result<Body, Failure> {
+    match blob {
+        BlobSource::Bytes { bytes, .. } => Ok(Body::from(bytes.clone())),
+        BlobSource::File { path, .. } => {
+            let what = format!("`{}` cannot be read", path.display());
+            let file = tokio::fs::File::open(path).await;
+            Ok(Body::from_stream(ReaderStream::new(
+                file.map_err(|error| Failure::caused(Code::Invalid, &what, &error))?,
+            )))
+        }
+    }
+}
+
+/// A file with another hash than a moment ago was written to meanwhile.
+fn changed(failure: Failure, blob: &BlobSource) -> Failure {
+    match blob {
+        BlobSource::File { path, .. } if failure.code == Code::Integrity => {
+            let message = format!("`{}` changed while it was read", path.display());
+            Failure::new(Code::Integrity, message).hint("submit it again")
+        }
+        _ => failure,
+    }
+}
+
+/// What `validate` says of one file.
+#[derive(Serialize)]
+struct Validity {
+    file: PathBuf,
+    valid: bool,
+    name: String,
+    stages: usize,
+    tasks: u64,
+}
+
+impl output::Row for Validity {
+    const HEADER: &'static [&'static str] = &["FILE", "VALID", "NAME", "STAGES", "TASKS"];
+
+    fn cells(&self) -> Vec<String> {
+        let valid = if self.valid { "yes" } else { "no" };
+        let file = self.file.display().to_string();
+        vec![file, valid.into(), self.name.clone(), self.stages.to_string(), self.tasks.to_string()]
+    }
+
+    fn id(&self) -> &str {
+        &self.name
+    }
+}
+
+/// `swarm validate`.
+pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(), Failure> {
+    let (mut items, mut last_failure) = (Vec::new(), None);
+    for file in &args.files {
+        let loaded = load(file, None).await;
+        let spec = loaded.as_ref().map(|plan| &plan.spec).ok();
+        items.push(Validity {
+            file: file.clone(),
+            valid: spec.is_some(),
+            name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
+            stages: spec.map_or(0, |spec| spec.stages.len()),
+            tasks: spec.map_or(0, swarm_protocol::JobSpec::tasks),
+        });
+        if let Err(failure) = loaded {
+            // The last one is told by whoever runs the command.
+            last_failure.replace(failure).iter().for_each(super::complain);
+        }
+    }
+    output::list(global.output, &List::new(VALIDITY, items))?;
+    last_failure.map_or(Ok(()), Err)
+}

@@ -1,0 +1,297 @@
+//! Driver: turns the core's decisions into deeds.
+//!
+//! Always true:
+//! - one round takes what is queued, and then: persist (one sync), say, start, notify. Nothing is said that is not
+//!   remembered, and nothing of a round is said when its records could not be made durable;
+//! - the core is a value of one [`Driver::run`]. When it panics it is gone, with the fetches that it began and the tasks
+//!   that it started, and the next run rebuilds it from the records on the disk; links and addresses are told anew;
+//! - the queue is bounded: a core that is slow slows down who feeds it.
+//!
+//! Elsewhere: every decision is `swarm_protocol::Node`; starting the driver again is `supervisor`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use swarm_protocol::{
+    Config, Effects, Event, Fetch, Hash, MemberView, Node, NodeId, NodeRecord, Notice, RestoreError, Table, Wanted,
+    Write, codec,
+};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::artifacts::Artifacts;
+use crate::clock::Clock;
+use crate::commands::Commands;
+use crate::network::Network;
+use crate::storage::{CommitError, ReadError, Record, Storage};
+use crate::supervisor::Failure;
+use crate::work::Work;
+
+/// Events in one round: enough to share a sync among many reports, few enough that a round stays short.
+const ROUND_EVENTS_MAX: usize = 256;
+
+/// What the driver works with, and keeps when it is started again.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) storage: Storage,
+    pub(crate) network: Network,
+    pub(crate) work: Work,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) commands: Commands,
+    pub(crate) told: Told,
+    pub(crate) inbox: Arc<Mutex<Inbox>>,
+}
+
+/// What the driver tells the rest of the process.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    pub(crate) members: watch::Sender<Vec<MemberView>>,
+    pub(crate) linked: watch::Sender<Vec<NodeId>>,
+    pub(crate) addresses: watch::Sender<Vec<String>>,
+    pub(crate) drained: watch::Sender<bool>,
+}
+
+/// Where events come from, and what a new core must be told of the world.
+pub(crate) struct Inbox {
+    events: mpsc::Receiver<Event>,
+    /// The first core, made at the start of the process so that unreadable records refuse the start.
+    first: Option<(Node, Effects)>,
+    links: BTreeSet<NodeId>,
+    addresses: Vec<String>,
+    /// Addresses of members as the store has them.
+    peers: BTreeMap<NodeId, Vec<String>>,
+}
+
+impl Inbox {
+    pub(crate) fn new(
+        events: mpsc::Receiver<Event>,
+        first: (Node, Effects),
+        peers: BTreeMap<NodeId, Vec<String>>,
+    ) -> Self {
+        Self { events, first: Some(first), links: BTreeSet::new(), addresses: Vec::new(), peers }
+    }
+
+    /// Keeps in mind what a new core would have to be told.
+    fn note(&mut self, event: &Event, told: &Told) {
+        match event {
+            Event::LinkUp(peer) => self.note_link(*peer, BTreeSet::insert, told),
+            Event::LinkDown(peer) => self.note_link(*peer, |links, peer| links.remove(&peer), told),
+            Event::Addresses(addresses) => {
+                self.addresses.clone_from(addresses);
+                told.addresses.send_replace(addresses.clone());
+            }
+            _ => {}
+        }
+    }
+
+    fn note_link(&mut self, peer: NodeId, change: impl FnOnce(&mut BTreeSet<NodeId>, NodeId) -> bool, told: &Told) {
+        if change(&mut self.links, peer) {
+            told.linked.send_replace(self.links.iter().copied().collect());
+        }
+    }
+}
+
+/// Why the driver failed.
+#[derive(Debug, thiserror::Error)]
+enum DriverError {
+    #[error("read the records")]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("make records durable")]
+    Commit(#[from] CommitError),
+}
+
+/// A fetch that is over: its number, and whether it is complete.
+type Fetches = JoinSet<(u64, bool)>;
+
+impl Driver {
+    /// Runs the core until nobody can send it events any more.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut inbox = self.inbox.lock().await;
+        let (mut node, effects) = match inbox.first.take() {
+            Some(first) => first,
+            None => self.rebuild(&inbox).await?,
+        };
+        let mut fetches = Fetches::new();
+        self.carry_out(effects, &mut inbox, &mut fetches).await?;
+        while let Some(event) = self.next(&node, &mut inbox, &mut fetches).await? {
+            let effects = self.round(&mut node, event, &mut inbox);
+            self.carry_out(effects, &mut inbox, &mut fetches).await?;
+        }
+        Ok(())
+    }
+
+    /// A core that remembers what is on the disk, in place of one that failed.
+    async fn rebuild(&self, inbox: &Inbox) -> Result<(Node, Effects), DriverError> {
+        self.commands.forget();
+        self.work.stop_all();
+        let records = self.storage.records().await?;
+        let now = self.clock.now();
+        let config = Config { seed: fastrand::u64(..), ..self.config.clone() };
+        let (mut node, mut effects) = Node::start(config, now, records)?;
+        effects.append(node.handle(now, Event::Addresses(inbox.addresses.clone())));
+        for peer in &inbox.links {
+            effects.append(node.handle(now, Event::LinkUp(*peer)));
+        }
+        tracing::warn!("the core was rebuilt from its records");
+        Ok((node, effects))
+    }
+
+    /// Waits for something to happen. `None` when nothing will any more.
+    async fn next(
+        &self,
+        node: &Node,
+        inbox: &mut Inbox,
+        fetches: &mut Fetches,
+    ) -> Result<Option<Event>, tokio::task::JoinError> {
+        let deadline = node.next_deadline().map(|(time, _)| self.clock.instant(time));
+        let due = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased; // what is due comes before what is new, or a flood of events would hold up heartbeats
+            () = due => Ok(Some(Event::Tick)),
+            Some(ended) = fetches.join_next() => {
+                let (fetch, complete) = ended?;
+                Ok(Some(Event::Fetched { fetch, complete }))
+            }
+            event = inbox.events.recv() => Ok(event),
+        }
+    }
+
+    /// Gives the core this event and those queued behind it.
+    fn round(&self, node: &mut Node, first: Event, inbox: &mut Inbox) -> Effects {
+        let mut effects = self.handle(node, first, inbox);
+        for _ in 1..ROUND_EVENTS_MAX {
+            let Ok(event) = inbox.events.try_recv() else { break };
+            effects.append(self.handle(node, event, inbox));
+        }
+        effects
+    }
+
+    fn handle(&self, node: &mut Node, event: Event, inbox: &mut Inbox) -> Effects {
+        inbox.note(&event, &self.told);
+        node.handle(self.clock.now(), event)
+    }
+
+    /// Does what the core decided, in the order that it relies on.
+    async fn carry_out(&self, effects: Effects, inbox: &mut Inbox, fetches: &mut Fetches) -> Result<(), CommitError> {
+        if !effects.persist.is_empty() {
+            self.storage.commit(effects.persist).await?;
+        }
+        for (to, message) in &effects.send {
+            // A link that is gone meanwhile shows as `LinkDown`; whatever mattered is then said again.
+            let _sent = self.network.send(*to, message);
+        }
+        for gossip in &effects.gossip {
+            self.network.gossip(gossip);
+        }
+        for (node, addresses) in effects.dial {
+            self.network.dial(node, addresses);
+        }
+        for fetch in effects.fetch {
+            fetches.spawn(fetch_blobs(self.artifacts.clone(), self.network.clone(), fetch));
+        }
+        for (lease, tasks) in effects.stop {
+            self.work.stop(lease, tasks);
+        }
+        for batch in effects.start {
+            self.work.run(batch);
+        }
+        for notice in effects.notify {
+            self.notify(notice, inbox);
+        }
+        Ok(())
+    }
+
+    fn notify(&self, notice: Notice, inbox: &mut Inbox) {
+        match notice {
+            Notice::Submitted { token, .. } | Notice::Cancelled { token, .. } | Notice::Answered { token, .. } => {
+                self.commands.answer(token, notice);
+            }
+            Notice::Members(members) => {
+                self.remember_addresses(&members, inbox);
+                self.told.members.send_replace(members);
+            }
+            Notice::Drained => {
+                self.told.drained.send_replace(true);
+            }
+        }
+    }
+
+    /// Keeps the addresses of members for the next start, which dials them. Only a help, so nothing waits for it.
+    fn remember_addresses(&self, members: &[MemberView], inbox: &mut Inbox) {
+        let me = self.config.record.node;
+        let mut writes = Vec::new();
+        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &member.record) {
+            if *node != me && !addresses.is_empty() && inbox.peers.get(node) != Some(addresses) {
+                inbox.peers.insert(*node, addresses.clone());
+                writes.push(peer_record(*node, addresses));
+            }
+        }
+        if !writes.is_empty()
+            && let Err(error) = self.storage.commit_lazily(writes)
+        {
+            tracing::warn!(%error, "the addresses of members are not remembered");
+        }
+    }
+}
+
+/// The record of a member's addresses.
+fn peer_record(node: NodeId, addresses: &[String]) -> Write {
+    Write::put(Table::Peers, node.as_bytes(), codec::encode(&addresses))
+}
+
+/// The members and addresses in the records of [`Table::Peers`]; what cannot be read is left out, for it is only a help.
+pub(crate) fn known_peers(records: &[Record]) -> BTreeMap<NodeId, Vec<String>> {
+    let read = |(_, key, value): &Record| {
+        let node = NodeId::from_bytes(key.as_slice().try_into().ok()?);
+        Some((node, codec::decode(value, value.len()).ok()?))
+    };
+    records.iter().filter(|(table, ..)| *table == Table::Peers).filter_map(read).collect()
+}
+
+/// Brings what the core wants onto this node: the fetch's number, and whether it is complete.
+async fn fetch_blobs(artifacts: Artifacts, network: Network, Fetch { number, wanted, from }: Fetch) -> (u64, bool) {
+    let complete = match wanted {
+        Wanted::Blobs(hashes) => artifacts.ensure(hashes, &from).await.map_err(Failure::from),
+        Wanted::JobBlobs(list) => {
+            let held = artifacts.ensure_job(list, &from).await;
+            held.map(|held| announce(network, held)).map_err(Failure::from)
+        }
+    };
+    if let Err(error) = &complete {
+        tracing::debug!(%error, "a fetch is not complete");
+    }
+    (number, complete.is_ok())
+}
+
+/// Says in the Kademlia map that these blobs are here, behind the back of whoever waits for the fetch.
+fn announce(network: Network, held: Vec<Hash>) {
+    tokio::spawn(async move {
+        for hash in held {
+            network.provide(hash).await;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_members_are_read_back() {
+        let node = NodeId::from_bytes([7; 32]);
+        let addresses = vec!["/ip4/127.0.0.1/tcp/1".to_owned()];
+        let Write { table, key, value } = peer_record(node, &addresses);
+        let value = value.unwrap();
+        let records = [(table, key, value.clone()), (table, vec![1, 2, 3], value), (Table::Meta, vec![], vec![])];
+        assert_eq!(known_peers(&records), BTreeMap::from([(node, addresses)]));
+    }
+}

@@ -1,0 +1,198 @@
+//! Handle: what the rest of the program may do with a running node. Cheap to clone.
+//!
+//! Always true: a job is signed only when every blob that it names is here, so that what is acknowledged can run.
+//!
+//! Elsewhere: questions about jobs that need more than one answer are `results`; the socket and the commands that users
+//! type are `api` and `cli`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use swarm_protocol::{
+    Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
+    StageSpec, Time, codec,
+};
+use swarm_store::Blobs;
+use tokio::sync::watch;
+
+use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
+use crate::clock::{Clock, unix_ms};
+use crate::commands::{CommandError, Commands};
+use crate::network::{Identity, Network};
+use crate::work::Work;
+
+/// A running node, as the rest of the program sees it.
+#[derive(Clone)]
+pub struct Handle(Arc<Parts>);
+
+/// What a handle is made of.
+pub(crate) struct Parts {
+    pub(crate) identity: Identity,
+    pub(crate) name: String,
+    pub(crate) swarm: String,
+    pub(crate) data_dir: std::path::PathBuf,
+    pub(crate) slots: usize,
+    pub(crate) clock: Clock,
+    pub(crate) commands: Commands,
+    pub(crate) members: watch::Receiver<Vec<MemberView>>,
+    pub(crate) addresses: watch::Receiver<Vec<String>>,
+    pub(crate) drained: watch::Receiver<bool>,
+    pub(crate) blobs: Blobs,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) network: Network,
+    pub(crate) work: Work,
+}
+
+impl Handle {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.0.identity.node()
+    }
+
+    /// Its name, for people.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The swarm it belongs to.
+    pub fn swarm(&self) -> &str {
+        &self.0.swarm
+    }
+
+    /// Where it keeps everything.
+    pub fn data_dir(&self) -> &Path {
+        &self.0.data_dir
+    }
+
+    /// Multiaddresses at which it can be dialled, ending in `/p2p/PEER`: ready to paste after `--bootstrap`.
+    pub fn addresses(&self) -> Vec<String> {
+        self.0.addresses.borrow().clone()
+    }
+
+    /// Waits until there is an address, and returns them all; none when the node stops first.
+    pub async fn listening(&self) -> Vec<String> {
+        let mut addresses = self.0.addresses.clone();
+        addresses.wait_for(|known| !known.is_empty()).await.map(|known| known.clone()).unwrap_or_default()
+    }
+
+    /// Every node known here, itself included.
+    pub fn members(&self) -> Vec<MemberView> {
+        self.0.members.borrow().clone()
+    }
+
+    /// Changes whenever the member list does.
+    pub fn watch_members(&self) -> watch::Receiver<Vec<MemberView>> {
+        self.0.members.clone()
+    }
+
+    /// The core's time, to which [`MemberView::heard`] belongs.
+    pub fn now(&self) -> Time {
+        self.0.clock.now()
+    }
+
+    /// Tasks that it runs at once.
+    pub fn slots(&self) -> usize {
+        self.0.slots
+    }
+
+    /// Of these, running now.
+    pub fn slots_busy(&self) -> usize {
+        self.0.work.slots_busy()
+    }
+
+    /// The blobs on this node. Their calls block: use them on a thread that may wait.
+    pub fn blobs(&self) -> &Blobs {
+        &self.0.blobs
+    }
+
+    /// Stores bytes as a blob.
+    pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<Hash, CommandError> {
+        let blobs = self.0.blobs.clone();
+        Ok(blocking(move || blobs.put(&bytes)).await?)
+    }
+
+    /// Brings a blob onto this node, from the given nodes or whoever else has it.
+    pub async fn ensure_blob(&self, hash: Hash, from: Vec<NodeId>) -> Result<(), CommandError> {
+        Ok(self.0.artifacts.ensure(vec![hash], &from).await?)
+    }
+
+    /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.
+    pub async fn ask(&self, query: Query) -> Result<Answer, CommandError> {
+        self.0.commands.ask(query).await
+    }
+
+    /// Hands a job to the swarm; returns once it is acknowledged, and from then on it is never lost.
+    ///
+    /// Sets what only this node can know (submitter, time, nonce, version, tasks a shard) and signs. Every blob that the
+    /// job names must be here.
+    pub async fn submit(&self, spec: JobSpec) -> Result<JobId, CommandError> {
+        let spec = self.complete(spec);
+        self.check_blobs(spec.blobs).await?;
+        let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
+        let id = self.0.commands.submit(job.clone()).await?;
+        self.0.network.publish_job(id, &job);
+        Ok(id)
+    }
+
+    /// Cancels a job; returns once the stop is on enough nodes.
+    pub async fn cancel(&self, job: JobId) -> Result<(), CommandError> {
+        self.0.commands.cancel(job).await
+    }
+
+    /// Finishes or releases work and hands over custody, for at most `deadline`. True when everything was handed over.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        let mut drained = self.0.drained.clone();
+        if self.0.commands.tell(Event::Drain).await.is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(deadline, drained.wait_for(|done| *done)).await, Ok(Ok(_)))
+    }
+
+    /// Stops what is not below the supervisor: running tasks and the network.
+    pub(crate) async fn stop(&self) {
+        self.0.work.stop_all();
+        self.0.network.clone().shutdown().await;
+    }
+
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.0.commands
+    }
+
+    fn complete(&self, mut spec: JobSpec) -> JobSpec {
+        let alive = self.0.members.borrow().iter().filter(|member| member.state == MemberState::Alive).count();
+        spec.version = JOB_SPEC_VERSION;
+        spec.submitter = self.node();
+        spec.submitted_unix_ms = unix_ms();
+        spec.nonce = fastrand::u64(..);
+        for stage in &mut spec.stages {
+            stage.shard_tasks = StageSpec::shard_tasks_for(stage.count, alive);
+        }
+        spec
+    }
+
+    async fn check_blobs(&self, list: Hash) -> Result<(), CommandError> {
+        let blobs = self.0.blobs.clone();
+        blocking(move || {
+            let bytes = blobs.read(list, BLOB_LIST_BYTES_MAX as u64)?;
+            let named: Vec<Hash> = codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)?;
+            match named.into_iter().find(|hash| !blobs.contains(*hash)) {
+                Some(missing) => Err(CommandError::MissingBlob(missing)),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+}
+
+/// Runs something that waits for the disk on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

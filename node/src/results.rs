@@ -1,0 +1,127 @@
+//! Results: questions about jobs that take more than one answer.
+//!
+//! Always true: what is returned as the results of a job that is over is complete. Custodians answer from what they
+//! have, and the one that answers may be behind, so it is asked again until its view is whole or [`COMPLETE_WAIT`] is over.
+//!
+//! Elsewhere: the answers themselves come from the core; turning them into tables and files is `api`.
+
+use std::time::Duration;
+
+use swarm_protocol::lattice::{Run, ShardState};
+use swarm_protocol::{Answer, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId};
+use tokio::time::Instant;
+
+use crate::commands::{CommandError, Commands};
+use crate::handle::Handle;
+
+/// How long to wait for a custodian to catch up: a few rounds of anti-entropy, which runs every 5 s.
+pub const COMPLETE_WAIT: Duration = Duration::from_secs(30);
+/// The first and the longest wait before asking again: answers are cheap, and users wait for them.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1000)];
+/// How often a job that somebody waits for is looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(150);
+/// Pages of one shard: a shard of 4,096 tasks with full inline output needs some 60.
+const PAGES_MAX: usize = 4096;
+
+/// What is known of one shard.
+#[derive(Clone, Debug, Default)]
+pub struct ShardView {
+    /// Runs of tasks of which the same is known, in order; tasks of which nothing is known are absent.
+    pub runs: Vec<Run>,
+    /// Tasks leased now, with their executors, as far as the answerer arbitrates.
+    pub leased: Vec<(Range, NodeId)>,
+}
+
+impl Handle {
+    /// A job as submitted, and how far it is.
+    pub async fn job(&self, job: JobId) -> Result<(JobSpec, JobStatus), CommandError> {
+        match self.ask(Query::Job(job)).await? {
+            Answer::Job { job, status } => Ok((job.verify()?, status)),
+            _ => Err(Refusal::Unknown.into()),
+        }
+    }
+
+    /// Every job that the swarm knows.
+    pub async fn jobs(&self) -> Result<Vec<JobSummary>, CommandError> {
+        match self.ask(Query::Jobs).await? {
+            Answer::Jobs(jobs) => Ok(jobs),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Waits until a job is over and returns its final status; pending while it runs.
+    pub async fn wait(&self, job: JobId) -> Result<JobStatus, CommandError> {
+        loop {
+            let (_, status) = self.job(job).await?;
+            if status.state().is_over() {
+                return Ok(status);
+            }
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+    }
+
+    /// What is known of one shard: all of it when its job is over, else what the answering custodian knows now.
+    pub async fn shard_runs(&self, shard: ShardId) -> Result<Vec<Run>, CommandError> {
+        let (spec, status) = self.job(shard.job).await?;
+        Ok(self.shard(&spec, &status, shard).await?.runs)
+    }
+
+    /// As [`Self::shard_runs`], with the leases, for a caller that has the job already.
+    pub async fn shard(&self, spec: &JobSpec, status: &JobStatus, shard: ShardId) -> Result<ShardView, CommandError> {
+        let stage = spec.stages.get(usize::from(shard.stage)).ok_or(Refusal::Unknown)?;
+        let tasks = stage.shard_range(shard.number);
+        match status.state().is_over() {
+            true => self.commands().ended_shard(shard, tasks).await,
+            false => self.commands().shard(shard).await,
+        }
+    }
+}
+
+impl Commands {
+    /// The recorded outcomes of a shard all of whose tasks have ended: what later stages take their inputs from.
+    pub async fn shard_outcomes(&self, shard: ShardId, tasks: Range) -> Result<Vec<Run>, CommandError> {
+        Ok(self.ended_shard(shard, tasks).await?.runs)
+    }
+
+    /// Asks until all tasks of the shard have ended in the answer.
+    async fn ended_shard(&self, shard: ShardId, tasks: Range) -> Result<ShardView, CommandError> {
+        let deadline = Instant::now() + COMPLETE_WAIT;
+        let [mut wait, wait_max] = ASK_AGAIN;
+        loop {
+            let view = self.shard(shard).await?;
+            if ended(&view.runs, tasks) >= tasks.count {
+                return Ok(view);
+            }
+            if Instant::now() + wait > deadline {
+                return Err(CommandError::Incomplete);
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(wait_max);
+        }
+    }
+
+    /// Every page of what the answering custodians know. Pages may come from different ones, so they are joined.
+    async fn shard(&self, shard: ShardId) -> Result<ShardView, CommandError> {
+        let (mut known, mut leased, mut first) = (ShardState::default(), Vec::new(), 0);
+        for _ in 0..PAGES_MAX {
+            let Answer::Shard { segment, next, leased: page } = self.ask(Query::Shard { shard, first }).await? else {
+                break;
+            };
+            known.join(&segment);
+            leased.extend(page);
+            match next {
+                Some(next) if next > first => first = next,
+                _ => break,
+            }
+        }
+        leased.sort_unstable();
+        leased.dedup();
+        Ok(ShardView { runs: known.runs().collect(), leased })
+    }
+}
+
+/// How many of the tasks have ended. What an answer says of others does not count.
+fn ended(runs: &[Run], tasks: Range) -> u32 {
+    let within = |run: &Run| run.range.end().min(tasks.end()).saturating_sub(run.range.first.max(tasks.first));
+    runs.iter().filter(|run| run.state.end.is_some()).map(within).sum()
+}

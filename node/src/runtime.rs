@@ -1,0 +1,402 @@
+//! Runtime: one node as a process runs it, put together.
+//!
+//! ```text
+//! NodeSupervisor   restart with back-off, at most 5 in 60 s, then the process exits
+//! ├─ storage       stops everything when a commit failed
+//! ├─ network       hands what the network hears to the core; stops everything when the libp2p task is gone
+//! ├─ kad           writes Kademlia records behind
+//! ├─ artifacts     brings blobs here, each once at a time
+//! └─ driver        owns the core; started again, it rebuilds the core from the records
+//! ```
+//!
+//! The API and the command line stand beside it and use a [`Handle`].
+//!
+//! Always true: one process at a time has a data directory; parts are started from the disk upwards, and the disk is
+//! closed last. A swarm of one, embedded in a command, is the same thing with fewer listeners.
+//!
+//! The data directory: `identity.key`, `lock`, `api.sock`, `db/` (records), `blobs/`, `cache/` (compiled code, may be
+//! removed at any time while no node runs) and `scratch/` (files of running tasks).
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use swarm_executor::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
+use swarm_protocol::{Config, Event, Node, NodeId, NodeRecord, Table, Write};
+use swarm_store::{BlobError, Blobs};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::artifacts::{self, Artifacts};
+use crate::clock::Clock;
+use crate::commands::Commands;
+use crate::driver::{self, Driver, Inbox, Told};
+use crate::handle::{self, Handle, blocking};
+use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, NetworkEvent};
+use crate::storage::Storage;
+use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
+use crate::work::{Work, WorkError, WorkOptions};
+
+/// The swarm that nodes belong to unless they are told otherwise.
+pub const DEFAULT_SWARM: &str = "default";
+/// Where an embedded node listens: nobody else has to reach it.
+const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
+/// The longest time for compiling one module: above any honest one, below what a user would wait for.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
+/// The largest memory of one task, and so the address space that each slot reserves: all that 32-bit WebAssembly has.
+const TASK_MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Changes of Kademlia records that wait for the disk; what does not fit is a hint that a restart forgets.
+const KAD_WRITES_MAX: usize = 256;
+/// Memory offered when the system does not say how much it has.
+const MEMORY_BYTES_UNKNOWN: u64 = 1 << 30;
+
+/// How to run a node.
+#[derive(Clone, Debug)]
+pub struct RuntimeOptions {
+    /// The data directory; made when missing.
+    pub data: PathBuf,
+    /// The node's name, for people; the machine's when `None`.
+    pub name: Option<String>,
+    /// The swarm it belongs to: nodes of different swarms do not talk.
+    pub swarm: String,
+    /// Multiaddresses to listen on; when empty, QUIC and TCP on free ports.
+    pub listen: Vec<String>,
+    /// Multiaddresses of nodes to join.
+    pub bootstrap: Vec<String>,
+    /// Whether to look for nodes on the local network (mDNS).
+    pub lan: bool,
+    /// Tasks to run at once.
+    pub slots: usize,
+    /// Memory to offer to tasks, in bytes.
+    pub memory_bytes: u64,
+    /// Labels to offer, for placement.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl RuntimeOptions {
+    /// A node of the default swarm that offers every core and half the memory of this machine.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            name: None,
+            swarm: DEFAULT_SWARM.into(),
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            lan: false,
+            slots: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    /// A swarm of one that nobody else can reach.
+    pub fn embedded(data: impl Into<PathBuf>) -> Self {
+        Self { listen: vec![LOOPBACK.into()], ..Self::new(data) }
+    }
+}
+
+/// Why a node cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made or written.
+    #[error("the data directory `{dir}` cannot be used")]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another node has it.
+    #[error("another node is running in `{dir}`")]
+    Locked {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The node's key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The records cannot be opened.
+    #[error("the records in `{dir}` cannot be opened")]
+    Storage {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: Failure,
+    },
+    /// The records are there but do not make sense.
+    #[error("the records of the last run cannot be used")]
+    Records(#[source] Failure),
+    /// The blobs cannot be opened.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    /// The WebAssembly engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The part that runs tasks.
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The supervisor.
+    #[error("the node's parts cannot be started")]
+    Supervisor(#[source] Failure),
+}
+
+impl StartError {
+    fn records(error: impl Into<Failure>) -> Self {
+        Self::Records(error.into())
+    }
+}
+
+/// A running node.
+pub struct Runtime {
+    handle: Handle,
+    supervisor: Supervisor,
+    storage: Storage,
+    lock: File,
+}
+
+impl Runtime {
+    /// Starts a node on the tokio runtime of the caller. When it returns the node has its disk and listens, and has begun
+    /// to look for its peers.
+    pub async fn start(options: RuntimeOptions) -> Result<Self, StartError> {
+        Parts::assemble(options).await?.start().await
+    }
+
+    /// What may be done with the node.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the node cannot go on; pending as long as it can. The process should then exit and be started again.
+    pub async fn crashed(&mut self) -> Crash {
+        self.supervisor.crashed().await
+    }
+
+    /// Stops the node at once; [`Handle::drain`] first when there is time. Handles that remain are of no use.
+    pub async fn shutdown(self) {
+        let Self { handle, supervisor, storage, lock } = self;
+        supervisor.stop().await;
+        handle.stop().await;
+        // Closing RocksDB waits for the disk; the directory is free for the next node only after it.
+        blocking(move || {
+            storage.close();
+            drop((handle, lock));
+        })
+        .await;
+    }
+}
+
+/// A node put together, before anything runs that is supervised.
+struct Parts {
+    handle: Handle,
+    lock: File,
+    driver: Driver,
+    manager: artifacts::Manager,
+    heard: Inlet<NetworkEvent>,
+    kad_changes: Inlet<Write>,
+}
+
+/// A queue that outlives whoever reads it.
+type Inlet<T> = Arc<Mutex<mpsc::Receiver<T>>>;
+
+impl Parts {
+    async fn assemble(options: RuntimeOptions) -> Result<Self, StartError> {
+        let opening = options.clone();
+        let Disk { lock, identity, storage, blobs, engine } = blocking(move || Disk::open(&opening)).await?;
+        let records = storage.records().await.map_err(StartError::records)?;
+        let kad_records = storage.table(Table::Kad).await.map_err(StartError::records)?;
+        let peers = driver::known_peers(&records);
+        let clock = Clock::start();
+        let config = Config { record: node_record(&options, identity.node()), seed: fastrand::u64(..) };
+        let first = Node::start(config.clone(), clock.now(), records).map_err(StartError::records)?;
+        let (commands, events) = Commands::new();
+        let told = Told::default();
+
+        let (kad_writes, kad_changes) = mpsc::channel(KAD_WRITES_MAX);
+        let (network, heard) = Network::start(NetworkConfig {
+            known_peers: peers.iter().map(|(node, addresses)| (*node, addresses.clone())).collect(),
+            kad_records: kad_records.into_iter().map(|(_, key, value)| (key, value)).collect(),
+            kad_writes: Some(kad_writes),
+            ..network_config(&options, &identity, &blobs)
+        })
+        .await?;
+        let (artifacts, manager) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
+        let work = Work::start(WorkOptions {
+            engine,
+            blobs: blobs.clone(),
+            scratch: options.data.join("scratch"),
+            slots: options.slots,
+            artifacts: artifacts.clone(),
+            commands: commands.clone(),
+        })?;
+        let handle = Handle::new(handle::Parts {
+            identity,
+            name: config.record.name.clone(),
+            swarm: options.swarm,
+            data_dir: options.data,
+            slots: options.slots,
+            clock,
+            commands: commands.clone(),
+            members: told.members.subscribe(),
+            addresses: told.addresses.subscribe(),
+            drained: told.drained.subscribe(),
+            blobs,
+            artifacts: artifacts.clone(),
+            network: network.clone(),
+            work: work.clone(),
+        });
+        let inbox = Arc::new(Mutex::new(Inbox::new(events, first, peers)));
+        let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
+        let (heard, kad_changes) = (Arc::new(Mutex::new(heard)), Arc::new(Mutex::new(kad_changes)));
+        Ok(Self { handle, lock, driver, manager, heard, kad_changes })
+    }
+
+    async fn start(self) -> Result<Runtime, StartError> {
+        let driver = self.driver.clone();
+        self.start_with(Service::new("driver", OnFailure::Restart, move || driver.clone().run())).await
+    }
+
+    async fn start_with(self, driver: Service) -> Result<Runtime, StartError> {
+        let Self { handle, lock, driver: Driver { storage, commands, .. }, manager, heard, kad_changes } = self;
+        let (watched, kad_storage) = (storage.clone(), storage.clone());
+        let children = vec![
+            Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
+            Service::new("network", OnFailure::Stop, move || hear(Arc::clone(&heard), commands.clone())),
+            Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
+            Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
+            driver,
+        ];
+        let supervisor = Supervisor::start(children).await.map_err(|error| StartError::Supervisor(error.into()))?;
+        Ok(Runtime { handle, supervisor, storage, lock })
+    }
+}
+
+/// What is on the disk, opened.
+struct Disk {
+    lock: File,
+    identity: Identity,
+    storage: Storage,
+    blobs: Blobs,
+    engine: Engine,
+}
+
+impl Disk {
+    fn open(options: &RuntimeOptions) -> Result<Self, StartError> {
+        let dir = &options.data;
+        let lock = lock(dir)?;
+        let records = dir.join("db");
+        let opened = Storage::open(&records);
+        let storage = opened.map_err(|error| StartError::Storage { dir: records, source: error.into() })?;
+        Ok(Self {
+            lock,
+            identity: Identity::load_or_create(dir)?,
+            storage,
+            blobs: Blobs::open(&dir.join("blobs"))?,
+            engine: Engine::new(engine_config(options))?,
+        })
+    }
+}
+
+/// Makes the directory, for its owner alone, and keeps other nodes out for as long as the file is open.
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let unusable = |source| StartError::DataDir { dir: dir.into(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+    let file = File::create(dir.join("lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked { dir: dir.into() }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+fn node_record(options: &RuntimeOptions, node: NodeId) -> NodeRecord {
+    let slots = u32::try_from(options.slots).unwrap_or(u32::MAX);
+    NodeRecord {
+        node,
+        incarnation: 0,
+        sequence: 0,
+        name: options.name.clone().or_else(machine_name).unwrap_or_else(|| format!("{node:?}")),
+        addresses: Vec::new(),
+        slots,
+        slots_free: slots,
+        memory_bytes: options.memory_bytes,
+        labels: options.labels.clone(),
+        arch: std::env::consts::ARCH.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        draining: false,
+    }
+}
+
+fn machine_name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
+fn system_memory_bytes() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Hands what the network hears to the core. When the core is slow this waits, and with it the network's readers.
+async fn hear(heard: Inlet<NetworkEvent>, commands: Commands) -> Result<(), Failure> {
+    let mut heard = heard.lock().await;
+    while let Some(event) = heard.recv().await {
+        commands.tell(to_core(event)).await?;
+    }
+    Err("the libp2p task is gone".into())
+}
+
+fn to_core(event: NetworkEvent) -> Event {
+    match event {
+        NetworkEvent::LinkUp(peer) => Event::LinkUp(peer),
+        NetworkEvent::LinkDown(peer) => Event::LinkDown(peer),
+        NetworkEvent::Gossip { from, gossip } => Event::Gossip { from, gossip },
+        NetworkEvent::Received { from, message } => Event::Received { from, message },
+        NetworkEvent::Addresses(addresses) => Event::Addresses(addresses),
+    }
+}
+
+/// Writes changes of the Kademlia records behind their map in memory, many with one sync.
+async fn keep(changes: Inlet<Write>, storage: Storage) -> Result<(), Failure> {
+    let mut changes = changes.lock().await;
+    let mut batch = Vec::new();
+    while changes.recv_many(&mut batch, KAD_WRITES_MAX).await > 0 {
+        storage.commit(std::mem::take(&mut batch)).await?;
+    }
+    Ok(())
+}
+
+/// The network of these options, as yet without what earlier runs knew.
+fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) -> NetworkConfig {
+    NetworkConfig {
+        identity: identity.clone(),
+        swarm_name: options.swarm.clone(),
+        listen: options.listen.clone(),
+        bootstrap: options.bootstrap.clone(),
+        lan: options.lan,
+        known_peers: Vec::new(),
+        blobs: blobs.clone(),
+        kad_records: Vec::new(),
+        kad_writes: None,
+    }
+}
+
+fn engine_config(options: &RuntimeOptions) -> EngineConfig {
+    EngineConfig {
+        cache_dir: Some(options.data.join("cache")),
+        slots: u32::try_from(options.slots).unwrap_or(u32::MAX),
+        memory_bytes_max: options.memory_bytes.min(TASK_MEMORY_BYTES_MAX),
+        module_bytes_max: MODULE_BYTES_MAX,
+        compile_time_max: COMPILE_TIME_MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,555 @@
+//! The `swarm` command from the outside: the real binary, with an embedded swarm or a node of its own on loopback.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// No command of these tests should take longer, on any machine.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+// ---- without a node
+
+#[test]
+fn a_bad_job_file_is_refused_with_its_place() {
+    let dir = Dir::new();
+    for (text, reason) in [
+        ("name = \"a\"\nnmae = 1\n[task.x]\nwasm = \"hello.wasm\"\n", "nmae"),
+        ("name = \"a\"\n[task.x]\nwasm = 7\n", "wasm"),
+        (
+            "name = \"a\"\n[task.x]\nwasm = \"hello.wasm\"\nneeds = [\"y\"]\n[task.y]\nwasm = \"hello.wasm\"\nneeds = [\"x\"]\n",
+            "x",
+        ),
+        ("name = \"a\"\n[task.x]\nwasm = \"nowhere.wasm\"\n", "nowhere.wasm"),
+        ("name = \"a\"\n[task.x]\nwasm = \"hello.wasm\"\narray = \"5..5\"\n", "5..5"),
+        ("name = \"a\"\n", "task"),
+        ("name = ", "line"),
+        ("name = \"a\"\n[task.x]\nwasm = \"text.wasm\"\n", "text.wasm"),
+        ("name = \"a\"\n[task.x]\nwasm = \"truncated.wasm\"\n", "truncated.wasm"),
+        ("name = \"a\"\n[task.x]\nwasm = \"alien.wasm\"\n", "alien"),
+        ("name = \"a\"\n[task.x]\nwasm = \"huge.wasm\"\n", "huge.wasm"),
+    ] {
+        dir.write("bad.toml", text);
+        let refused = dir.swarm(&["validate", "bad.toml"]).finish();
+        assert_eq!(refused.code, 10, "{text}\n{refused:?}");
+        assert!(refused.stderr.contains(reason) || reason == "line", "{text}\n{}", refused.stderr);
+        assert!(refused.stderr.contains("bad.toml:") || refused.stderr.contains("bad.toml`"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("panicked") && !refused.stderr.contains("backtrace"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn ten_million_tasks_are_no_trouble_until_they_run() {
+    let dir = Dir::new();
+    dir.write("sweep.toml", "name = \"sweep\"\n[task.x]\nwasm = \"hello.wasm\"\narray = \"0..10000000\"\n");
+    let valid = dir.swarm(&["validate", "-o", "json", "sweep.toml"]).finish();
+    assert_eq!(valid.code, 0, "{valid:?}");
+    assert_eq!(valid.json()["items"][0]["tasks"], 10_000_000);
+}
+
+#[test]
+fn without_a_node_every_command_says_how_to_start_one() {
+    let dir = Dir::new();
+    dir.write("hello.toml", "name = \"hello\"\n[task.hello]\nwasm = \"hello.wasm\"\n");
+    for line in [&["ls"][..], &["status"], &["nodes"], &["submit", "hello.toml"], &["logs", "@last"], &["drain"]] {
+        let refused = dir.swarm(line).finish();
+        assert_eq!(refused.code, 6, "{line:?} {refused:?}");
+        let expected = format!("no node is running at {}; start one with `swarm start`", dir.data().display());
+        assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
+        assert_eq!(refused.stdout, "", "{line:?}");
+    }
+}
+
+#[test]
+fn nonsense_on_the_command_line_is_usage() {
+    let dir = Dir::new();
+    let refused = dir.swarm(&["start", "--bootstrap", "nonsense"]).finish();
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.stderr.contains("nonsense") && refused.stderr.contains("/ip4/"), "{}", refused.stderr);
+    for line in
+        [&["submit"][..], &["fly"], &["wait", "x", "--timeout", "soon"], &["start", "--slots", "0"], &["ls", "-o", "x"]]
+    {
+        assert_eq!(dir.swarm(line).finish().code, 2, "{line:?}");
+    }
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_is_named() {
+    let dir = Dir::new();
+    dir.write("file", "in the way");
+    let data = dir.path("file").join("data");
+    let refused = dir.swarm(&["start", "--data", data.to_str().unwrap()]).finish();
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains(data.to_str().unwrap()), "{}", refused.stderr);
+}
+
+// ---- with an embedded swarm
+
+#[test]
+fn a_module_runs_as_if_it_were_a_command() {
+    let dir = Dir::new();
+    let hello = dir.swarm(&["run", "--local", "hello.wasm"]).finish();
+    assert_eq!((hello.code, hello.stdout.as_str()), (0, "hello\n"), "{hello:?}");
+    let seven = dir.swarm(&["run", "--local", "seven.wasm"]).finish();
+    assert_eq!(seven.code, 3, "{seven:?}");
+    assert!(seven.stderr.contains("exited 7"), "{}", seven.stderr);
+}
+
+#[test]
+fn each_line_of_a_file_is_a_task_and_the_output_is_in_their_order() {
+    let dir = Dir::new();
+    dir.write("lines.txt", "one\ntwo\nthree\n");
+    let line = ["run", "--local", "echo.wasm", "--each-line", "lines.txt", "--", "{{ item }}"];
+    let echoed = dir.swarm(&line).finish();
+    assert_eq!((echoed.code, echoed.stdout.as_str()), (0, "one\ntwo\nthree\n"), "{echoed:?}");
+}
+
+#[test]
+fn a_local_job_prints_its_output_and_leaves_its_files() {
+    let dir = Dir::new();
+    let job = "name = \"files\"\n[task.make]\nwasm = \"file.wasm\"\narray = \"0..3\"\noutputs = [\"made.txt\"]\n\
+               [task.say]\nwasm = \"hello.wasm\"\nneeds = [\"make\"]\n";
+    let made = dir.swarm(&["submit", "--local", "--get", "got", "-"]).stdin(job).finish();
+    assert_eq!((made.code, made.stdout.as_str()), (0, "hello\n"), "{made:?}");
+    for index in 0..3 {
+        assert_eq!(dir.read(&format!("got/make/{index}/made.txt")), "made\n");
+    }
+}
+
+// ---- with a node
+
+#[test]
+fn a_job_is_submitted_watched_and_fetched() {
+    let dir = Dir::new();
+    let node = Node::start(&dir);
+    dir.write(
+        "echo.toml",
+        "name = \"echo\"\n[task.say]\nwasm = \"echo.wasm\"\nargs = [\"{{ index }}\"]\narray = \"0..100\"\n\
+         [task.make]\nwasm = \"file.wasm\"\noutputs = [\"made.txt\"]\nneeds = [\"say\"]\n",
+    );
+    let submitted = dir.swarm(&["submit", "echo.toml", "-o", "id"]).finish();
+    assert_eq!(submitted.code, 0, "{submitted:?}");
+    let id = submitted.stdout.trim();
+    assert!(id.starts_with("echo-") && id.len() == 11, "{id}");
+
+    assert_eq!(dir.swarm(&["wait", id]).finish().code, 0);
+    let shown = dir.swarm(&["show", "@last", "--tasks", "-o", "json"]).finish().json();
+    assert_eq!((&shown["id"], &shown["state"], &shown["done"]), (&id.into(), &"done".into(), &101.into()));
+    assert_eq!(shown["stages"][0]["name"], "say");
+    assert_eq!(shown["outcomes"][3]["task"], "say[3]");
+    assert_eq!(shown["outcomes"][3]["ending"], "exited 0");
+    assert_eq!(shown["outcomes"].as_array().unwrap().len(), 101);
+
+    let expected: String = (0..100).map(|index| format!("{index}\n")).collect();
+    assert_eq!(dir.swarm(&["logs", id]).finish().stdout, expected);
+    assert_eq!(dir.swarm(&["logs", "echo/say[7]", "--prefix"]).finish().stdout, "say[7] | 7\n");
+    let mut followed: Vec<String> =
+        dir.swarm(&["logs", id, "--follow"]).finish().stdout.lines().map(Into::into).collect();
+    followed.sort_by_key(|line| line.parse::<u32>().unwrap());
+    assert_eq!(followed.join("\n") + "\n", expected);
+
+    let got = dir.swarm(&["get", id]).finish();
+    assert_eq!((got.code, got.stdout.trim()), (0, id), "{got:?}");
+    assert_eq!(dir.read(&format!("{id}/make/made.txt")), "made\n");
+    assert_eq!(dir.swarm(&["get", id]).finish().code, 2, "the files are there already");
+    assert_eq!(dir.swarm(&["get", id, "--force"]).finish().code, 0);
+
+    let listed = dir.swarm(&["ls", "-o", "json"]).finish().json();
+    assert_eq!((&listed["items"][0]["id"], &listed["schema"]), (&id.into(), &"swarm.jobs/1".into()));
+    assert_eq!(dir.swarm(&["show", id, "--spec"]).finish().stdout, dir.read("echo.toml"));
+    let nodes = dir.swarm(&["nodes", "-o", "json"]).finish().json();
+    assert_eq!((&nodes["items"][0]["id"], &nodes["items"][0]["state"]), (&node.id.as_str().into(), &"alive".into()));
+    let status = dir.swarm(&["status", "-o", "json"]).finish().json();
+    assert_eq!((&status["node"], &status["slots"], &status["alive"]), (&node.id.as_str().into(), &2.into(), &1.into()));
+}
+
+#[test]
+fn guests_that_misbehave_fail_alone_and_say_why() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    for (guest, settings, reason) in [
+        ("loop", "timeout = \"500ms\"", "timed out"),
+        ("greedy", "resources = { memory = \"16MiB\" }", "memory"),
+        ("flood", "limits = { stdout = \"64KiB\" }", "output too large"),
+        ("trap", "", "trapped"),
+        ("seven", "", "exited 7"),
+    ] {
+        let job = format!("name = \"bad\"\n[task.x]\nwasm = \"{guest}.wasm\"\nretry = 0\n{settings}\n");
+        let failed = dir.swarm(&["submit", "--wait", "-"]).stdin(&job).finish();
+        assert_eq!(failed.code, 3, "{guest}: {failed:?}");
+        assert!(failed.stdout.starts_with("bad-"), "{guest}: {failed:?}");
+        assert!(failed.stderr.contains(reason), "{guest}: {}", failed.stderr);
+        let last = failed.stderr.trim_end().lines().last().unwrap();
+        assert_eq!(last, format!("swarm logs {} --failed", failed.stdout.trim()));
+    }
+    let good = dir.swarm(&["run", "hello.wasm"]).finish();
+    assert_eq!((good.code, good.stdout.as_str()), (0, "hello\n"), "{good:?}");
+}
+
+#[test]
+fn a_job_that_takes_too_long_is_left_and_can_be_cancelled() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    let job = "name = \"endless\"\n[task.x]\nwasm = \"loop.wasm\"\ntimeout = \"10m\"\n";
+    let id = dir.swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    let left = dir.swarm(&["wait", &id, "--timeout", "200ms"]).finish();
+    assert_eq!(left.code, 7, "{left:?}");
+    assert!(left.stderr.ends_with(&format!("swarm wait {id}\n")), "{}", left.stderr);
+    let waiting = dir.swarm(&["wait", &id]);
+    assert_eq!(dir.swarm(&["cancel", &id]).finish().code, 0);
+    assert_eq!(waiting.finish().code, 3);
+    assert_eq!(dir.swarm(&["show", &id, "-o", "json"]).finish().json()["state"], "cancelled");
+}
+
+#[test]
+fn what_nobody_knows_is_not_found() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    let nobody = "0".repeat(64);
+    for line in [
+        &["get", "nope-123456"][..],
+        &["get", &nobody],
+        &["logs", "nope"],
+        &["show", "@last"],
+        &["wait", "nope/../.."],
+        &["cancel", "%2e%2e"],
+    ] {
+        let refused = dir.swarm(line).finish();
+        assert_eq!(refused.code, 5, "{line:?} {refused:?}");
+        assert!(refused.stderr.ends_with("swarm ls\n"), "{}", refused.stderr);
+    }
+}
+
+#[test]
+fn one_data_directory_has_one_node() {
+    let dir = Dir::new();
+    let node = Node::start(&dir);
+    let second = dir.swarm(&["start", "--listen", "/ip4/127.0.0.1/tcp/0"]).finish();
+    assert_eq!(second.code, 1, "{second:?}");
+    assert!(second.stderr.contains("another node is running"), "{}", second.stderr);
+    // The first one is none the worse.
+    assert_eq!(dir.swarm(&["status", "-o", "id"]).finish().stdout.trim(), node.id);
+}
+
+#[test]
+fn a_node_greets_and_leaves_when_told_to() {
+    let dir = Dir::new();
+    let node = Node::start(&dir);
+    assert_eq!(node.id.len(), 64);
+    assert!(node.listen.iter().all(|address| address.contains("/p2p/")), "{:?}", node.listen);
+    assert!(!node.listen.is_empty());
+    node.signal(rustix::process::Signal::TERM);
+    node.leaves_in_order();
+    assert_eq!(dir.swarm(&["status"]).finish().code, 6);
+
+    let again = Node::start(&dir);
+    assert_eq!(dir.swarm(&["drain"]).finish().code, 0);
+    again.leaves_in_order();
+}
+
+#[test]
+fn a_second_node_joins_and_gives_the_results_of_the_first() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let _second = Node::join(&there, &first.listen[0]);
+    let job = "name = \"echo\"\n[task.say]\nwasm = \"echo.wasm\"\nargs = [\"{{ index }}\"]\narray = \"0..10\"\n";
+    eventually("two nodes are alive", || {
+        let alive = |dir: &Dir| dir.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2;
+        alive(&here) && alive(&there)
+    });
+    let submitted = here.swarm(&["submit", "--wait", "-"]).stdin(job).finish();
+    assert_eq!(submitted.code, 0, "{submitted:?}");
+    let logs = there.swarm(&["logs", submitted.stdout.trim()]).finish();
+    assert_eq!((logs.code, logs.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"), "{logs:?}");
+}
+
+#[test]
+fn ctrl_c_while_waiting_leaves_the_job_alone() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    let job = "name = \"endless\"\n[task.x]\nwasm = \"loop.wasm\"\ntimeout = \"10m\"\n";
+    let id = dir.swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    let waiting = dir.swarm(&["wait", &id]);
+    // Its first plain line shows that it waits by now.
+    let (waiting, line) = waiting.first_stderr_line();
+    assert!(line.starts_with(&id), "{line}");
+    signal(&waiting.child, rustix::process::Signal::INT);
+    let detached = waiting.finish();
+    assert_eq!(detached.code, 130, "{detached:?}");
+    assert!(detached.stderr.ends_with(&format!("swarm wait {id}\n")), "{}", detached.stderr);
+    assert_eq!(dir.swarm(&["show", &id, "-o", "json"]).finish().json()["state"], "running");
+    assert_eq!(dir.swarm(&["cancel", &id]).finish().code, 0);
+}
+
+// ---- helpers
+
+/// A directory with guests in it, and with a data directory.
+struct Dir(tempfile::TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        let dir = Self(tempfile::tempdir().unwrap());
+        for (name, wat) in GUESTS {
+            fs::write(dir.path(&format!("{name}.wasm")), wat::parse_str(wat).unwrap()).unwrap();
+        }
+        dir.write("text.wasm", "This is no module.\n");
+        let hello = fs::read(dir.path("hello.wasm")).unwrap();
+        fs::write(dir.path("truncated.wasm"), &hello[..hello.len() / 2]).unwrap();
+        fs::File::create(dir.path("huge.wasm")).unwrap().set_len(200 << 20).unwrap();
+        dir
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    fn swarm(&self, line: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
+        command.args(line).current_dir(self.0.path()).env("SWARM_NODE", self.data());
+        for other in ["SWARM_DATA", "SWARM_BOOTSTRAP", "SWARM_LISTEN", "SWARM_LOG", "RUST_LOG"] {
+            command.env_remove(other);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::new(command.spawn().unwrap())
+    }
+}
+
+/// A command that runs; ended by its own id when it is dropped.
+struct Running {
+    child: Child,
+    stdout: Option<mpsc::Receiver<String>>,
+    stderr: Option<mpsc::Receiver<String>>,
+    before: String,
+}
+
+#[derive(Debug)]
+struct Finished {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Running {
+    fn new(mut child: Child) -> Self {
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Self { child, stdout: Some(stdout), stderr: Some(stderr), before: String::new() }
+    }
+
+    fn stdin(mut self, text: &str) -> Self {
+        self.child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        self
+    }
+
+    fn first_stderr_line(mut self) -> (Self, String) {
+        let line = self.stderr.as_ref().unwrap().recv_timeout(DEADLINE).unwrap();
+        self.before.push_str(&line);
+        (self, line)
+    }
+
+    fn finish(mut self) -> Finished {
+        drop(self.child.stdin.take());
+        let code = wait(&mut self.child).expect("the command takes too long").code().unwrap_or(-1);
+        let all = |lines: Option<mpsc::Receiver<String>>| lines.unwrap().iter().collect::<String>();
+        let (stdout, stderr) = (all(self.stdout.take()), all(self.stderr.take()));
+        Finished { code, stdout, stderr: self.before.clone() + &stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already in a test that went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Finished {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A node of a directory.
+struct Node {
+    running: Running,
+    id: String,
+    listen: Vec<String>,
+}
+
+impl Node {
+    fn start(dir: &Dir) -> Self {
+        Self::greeted(dir.swarm(&["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "2"]), dir)
+    }
+
+    fn join(dir: &Dir, bootstrap: &str) -> Self {
+        let listen = "/ip4/127.0.0.1/tcp/0";
+        Self::greeted(dir.swarm(&["start", "--listen", listen, "--slots", "2", "--bootstrap", bootstrap]), dir)
+    }
+
+    fn greeted(running: Running, dir: &Dir) -> Self {
+        let (mut id, mut listen) = (String::new(), Vec::new());
+        loop {
+            let Ok(line) = running.stdout.as_ref().unwrap().recv_timeout(DEADLINE) else {
+                let ended = running.finish();
+                panic!("the node does not start: {ended:?}");
+            };
+            match line.trim_end().split_once(' ') {
+                Some(("node", node)) => id = node.to_owned(),
+                Some(("listen", address)) => listen.push(address.to_owned()),
+                Some(("data", data)) => assert_eq!(Path::new(data), dir.data()),
+                None if line == "ready\n" => break,
+                _ => panic!("unexpected line {line:?}"),
+            }
+        }
+        Self { running, id, listen }
+    }
+
+    fn signal(&self, which: rustix::process::Signal) {
+        signal(&self.running.child, which);
+    }
+
+    fn leaves_in_order(self) {
+        let ended = self.running.finish();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(!ended.stderr.contains("bug in swarm"), "{}", ended.stderr);
+    }
+}
+
+fn signal(child: &Child, which: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, which).unwrap();
+}
+
+fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + DEADLINE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    None
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What a stream says, line by line, read by a thread of its own so that no pipe fills up.
+fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (told, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut line = Vec::new();
+            match stream.read_until(b'\n', &mut line) {
+                Ok(read) if read > 0 => drop(told.send(String::from_utf8_lossy(&line).into_owned())),
+                _ => return,
+            }
+        }
+    });
+    heard
+}
+
+const GUESTS: [(&str, &str); 9] = [
+    (
+        "hello",
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\06\00\00\00")
+            (data (i32.const 16) "hello\n")
+            (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+    ),
+    (
+        // Its first argument and a newline.
+        "echo",
+        r#"(module
+            (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (func (export "_start")
+                (local $at i32)
+                (drop (call $args (i32.const 16) (i32.const 1024)))
+                (local.set $at (i32.load (i32.const 20)))
+                (i32.store (i32.const 0) (local.get $at))
+                (loop $next
+                    (if (i32.load8_u (local.get $at))
+                        (then (local.set $at (i32.add (local.get $at) (i32.const 1))) (br $next))))
+                (i32.store8 (local.get $at) (i32.const 10))
+                (i32.store (i32.const 4) (i32.sub (i32.add (local.get $at) (i32.const 1)) (i32.load (i32.const 0))))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+    ),
+    (
+        // Leaves `made.txt` in the first directory it was given.
+        "file",
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\05\00\00\00")
+            (data (i32.const 16) "made\n")
+            (data (i32.const 32) "made.txt")
+            (func (export "_start")
+                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 8) (i32.const 9)
+                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 12))
+                    (then unreachable))
+                (if (call $write (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 8))
+                    (then unreachable))))"#,
+    ),
+    (
+        "seven",
+        r#"(module
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (func (export "_start") (call $exit (i32.const 7))))"#,
+    ),
+    ("trap", r#"(module (memory (export "memory") 1) (func (export "_start") unreachable))"#),
+    ("loop", r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#),
+    (
+        "greedy",
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start")
+                (loop $more
+                    (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
+                    (br $more))))"#,
+    ),
+    (
+        "flood",
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (data (i32.const 0) "\10\00\00\00\00\f0\00\00")
+            (func (export "_start")
+                (loop $more
+                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (br $more))))"#,
+    ),
+    (
+        "alien",
+        r#"(module (import "outer" "space" (func $space)) (memory (export "memory") 1)
+            (func (export "_start") (call $space)))"#,
+    ),
+];
