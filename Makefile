@@ -10,10 +10,10 @@ setup:
 	@.ci/setup
 
 build: setup
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --workspace --bins
 
 demo: setup
-	$(CARGO) build --release --locked -p swarm-node
+	$(CARGO) build --release --locked --workspace --bins
 	examples/demo.sh $${CARGO_TARGET_DIR:-target}/release/swarm
 
 test: setup

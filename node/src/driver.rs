@@ -198,11 +198,12 @@ impl Driver {
         for fetch in effects.fetch {
             fetches.spawn(fetch_blobs(self.artifacts.clone(), self.network.clone(), fetch));
         }
-        for (lease, tasks) in effects.stop {
-            self.work.stop(lease, tasks);
-        }
+        // One round may start a batch and stop it again, never the other way round: a lease is started once.
         for batch in effects.start {
             self.work.run(batch);
+        }
+        for (lease, tasks) in effects.stop {
+            self.work.stop(lease, tasks);
         }
         for notice in effects.notify {
             self.notify(notice, inbox);
