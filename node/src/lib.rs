@@ -1,7 +1,23 @@
 //! The process: what a node is made of, as a library.
 
+pub mod api;
+mod artifacts;
+pub mod cli;
+mod clock;
+mod commands;
+mod driver;
+mod handle;
 pub mod jobfile;
 pub mod network;
+mod results;
+mod runtime;
+mod storage;
 mod supervisor;
+mod work;
 
+pub use artifacts::{Artifacts, BLOB_LIST_BYTES_MAX, FETCH_DEADLINE, Unfetched};
+pub use commands::{CommandError, Commands};
+pub use handle::Handle;
+pub use results::{COMPLETE_WAIT, ShardView};
+pub use runtime::{DEFAULT_SWARM, Runtime, RuntimeOptions, StartError};
 pub use supervisor::{Crash, Failure, OnFailure, RESTART_WINDOW, RESTARTS_MAX, Service, Supervisor};

@@ -407,7 +407,7 @@ impl Node {
     pub(crate) fn is_handed_over(&self) -> bool {
         let me = self.me();
         let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && shard.confirmed.contains(node));
-        self.membership.view.len() == 0 || self.custody.shards.values().all(safe)
+        self.membership.view.is_empty() || self.custody.shards.values().all(safe)
     }
 
     // ---- progress

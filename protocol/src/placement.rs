@@ -54,9 +54,9 @@ impl View {
         Self(members.into_iter().map(|node| (node, Key::of_node(node))).collect())
     }
 
-    /// How many members.
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// Whether nobody may keep anything: this node drains, and is alone.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The [`CUSTODIANS`] members nearest to `key`, the first arbiter first.

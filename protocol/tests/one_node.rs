@@ -1,5 +1,7 @@
 //! A swarm of one, driven by hand: the same code path as a swarm of many.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -30,12 +30,26 @@ pub(super) fn named_peer(address: &Multiaddr) -> Option<PeerId> {
     })
 }
 
+/// Whether this node can dial addresses of this kind: an IP address or a name, then TCP or QUIC.
+pub(super) fn is_spoken(address: &Multiaddr) -> bool {
+    let mut parts = address.iter();
+    let host = matches!(
+        parts.next(),
+        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
+    );
+    host && match parts.next() {
+        Some(Protocol::Tcp(_)) => matches!(parts.next(), None | Some(Protocol::P2p(_))),
+        Some(Protocol::Udp(_)) => parts.next() == Some(Protocol::QuicV1),
+        _ => false,
+    }
+}
+
 /// The addresses among `texts` at which `peer` may be dialled, at most [`ADDRESSES_MAX`]: what does not parse or names
 /// somebody else is left out, because peers send these.
 pub(super) fn dialable(peer: PeerId, texts: &[String]) -> Vec<Multiaddr> {
     let parsed = texts.iter().filter_map(|text| text.parse::<Multiaddr>().ok());
     let his = parsed.filter(|address| named_peer(address).is_none_or(|named| named == peer));
-    his.filter(|address| !is_unspecified(address)).take(ADDRESSES_MAX).collect()
+    his.filter(|address| is_spoken(address) && !is_unspecified(address)).take(ADDRESSES_MAX).collect()
 }
 
 /// This node's own addresses as others can dial them, each with `/p2p/`.
@@ -131,5 +145,16 @@ mod tests {
         texts.extend((1..100).map(|port| format!("/ip4/10.0.0.1/tcp/{port}")));
         assert_eq!(dialable(peer, &texts).len(), ADDRESSES_MAX);
         assert!(dialable(peer, &texts[..3]).is_empty());
+    }
+
+    #[test]
+    fn only_what_our_transports_speak_is_dialled() {
+        let spoken = |text: &str| is_spoken(&text.parse().unwrap());
+        assert!(spoken("/ip4/10.0.0.1/udp/1/quic-v1"));
+        assert!(spoken("/ip6/::1/tcp/1/p2p/12D3KooWGC6TvWhfapngX6wvJHMYvKpDMXPb3ZnCZ6dMoaMtimQ5"));
+        assert!(spoken("/dns4/seed.example/tcp/1"));
+        for text in ["/ip4/10.0.0.1", "/ip4/10.0.0.1/udp/1", "/ip4/10.0.0.1/tcp/1/ws", "/unix/run", "/memory/1"] {
+            assert!(!spoken(text), "{text}");
+        }
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Elsewhere: from whom to fetch, and from whom next, is the caller's choice.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Take};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,8 +99,8 @@ async fn answer(stream: &mut Stream, blobs: Blobs, uploads: Arc<Semaphore>) -> R
     within(stream.read_exact(&mut hash)).await?;
     let Ok(_permit) = uploads.try_acquire() else { return reply(stream, &[BUSY]).await };
     let hash = Hash::from_bytes(hash);
-    let found = blocking(move || Ok::<_, BlobError>((blobs.file(hash)?, blobs.len(hash)?))).await?;
-    let Ok((file, len)) = found else { return reply(stream, &[NOT_FOUND]).await };
+    let found = blocking(move || open(&blobs, hash)).await?;
+    let Some((file, len)) = found else { return reply(stream, &[NOT_FOUND]).await };
     let mut header = vec![FOUND];
     header.extend(len.to_be_bytes());
     within(stream.write_all(&header)).await?;
@@ -107,8 +108,15 @@ async fn answer(stream: &mut Stream, blobs: Blobs, uploads: Arc<Semaphore>) -> R
     within(stream.close()).await
 }
 
+/// The blob's file and length. One that cannot be read is as good as none for the peer.
+fn open(blobs: &Blobs, hash: Hash) -> Option<(File, u64)> {
+    let file = blobs.file(hash).ok()?;
+    let len = file.metadata().ok()?.len();
+    Some((file, len))
+}
+
 /// Sends the whole file. Not verified here: the receiver does, and a damaged file is of no use to it.
-async fn upload(stream: &mut Stream, mut file: std::io::Take<std::fs::File>) -> Result<(), FetchError> {
+async fn upload(stream: &mut Stream, mut file: Take<File>) -> Result<(), FetchError> {
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let got;

@@ -53,7 +53,7 @@ impl Dialer {
         Self { me, started: Instant::now(), targets: Vec::new() }
     }
 
-    /// An address to keep dialling, whoever is there.
+    /// An address to keep dialling, whoever is there. Adding it again changes nothing.
     pub(super) fn add_bootstrap(&mut self, address: Multiaddr) {
         match named_peer(&address) {
             Some(peer) if peer == self.me => tracing::debug!(%address, "a bootstrap address is this node's own"),
@@ -71,7 +71,7 @@ impl Dialer {
 
     /// New addresses of a peer, if it is one of those that are kept dialling.
     pub(super) fn learn(&mut self, peer: PeerId, addresses: &[Multiaddr]) {
-        for target in self.targets.iter_mut().filter(|target| target.peer == Some(peer)) {
+        for target in self.targets.iter_mut().filter(|target| target.named && target.peer == Some(peer)) {
             target.learn(addresses);
         }
     }
@@ -119,6 +119,11 @@ impl Dialer {
         }
     }
 
+    /// `peer` belongs to another swarm. Unless a user named it, it is not dialled again.
+    pub(super) fn on_refused(&mut self, peer: PeerId) {
+        self.targets.retain(|target| target.bootstrap || target.peer != Some(peer));
+    }
+
     /// The last connection to `peer` is gone.
     pub(super) fn on_disconnected(&mut self, peer: PeerId) {
         let wait_max = self.bootstrap_wait_max();
@@ -131,7 +136,11 @@ impl Dialer {
 
     fn add(&mut self, peer: Option<PeerId>, addresses: Vec<Multiaddr>, bootstrap: bool) {
         let known = self.targets.len();
-        match self.targets.iter_mut().find(|target| peer.is_some() && target.peer == peer) {
+        let same = |target: &&mut Target| match peer {
+            Some(_) => target.named && target.peer == peer,
+            None => !target.named && target.addresses == addresses,
+        };
+        match self.targets.iter_mut().find(same) {
             Some(target) => {
                 target.learn(&addresses);
                 target.bootstrap |= bootstrap;

@@ -2,7 +2,7 @@
 //!
 //! Always true: it never waits for a peer, a disk, or a reader of our events; no message between nodes goes through it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -39,13 +39,19 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 const GOSSIP_LINGER: Duration = Duration::from_millis(100);
 /// How long the start waits for the addresses of the listeners.
 const LISTEN_MAX: Duration = Duration::from_secs(2);
+/// Peers of other swarms that are warned of; later ones are logged at debug.
+const STRANGERS_MAX: usize = 1024;
 /// Streams that wait for a connection.
 const WAITING_MAX: usize = 256;
+
+/// What the `libp2p::Swarm` says.
+pub(super) type Event = SwarmEvent<BehaviourEvent>;
 
 /// What [`super::Network`] asks for.
 pub(super) enum Command {
     Gossip(Gossip),
     Dial(NodeId, Vec<String>),
+    Bootstrap(Vec<Multiaddr>),
     OpenBlob { from: NodeId, answer: oneshot::Sender<Stream> },
     PublishJob { id: JobId, value: Vec<u8> },
     FindJob { id: JobId, answer: oneshot::Sender<Option<SignedJob>> },
@@ -64,6 +70,8 @@ struct Opened {
 /// Everything the driver is made of.
 pub(super) struct Driver {
     pub(super) swarm: Swarm<Behaviour>,
+    /// What happened while the listeners were being set up: a peer may have connected already.
+    pub(super) early: Vec<Event>,
     pub(super) names: Names,
     pub(super) events: mpsc::Sender<NetworkEvent>,
     pub(super) links: Links,
@@ -83,6 +91,8 @@ struct Running {
     opened: mpsc::UnboundedReceiver<Opened>,
     /// Streams for blobs that wait for a connection to the peer.
     waiting: HashMap<PeerId, Vec<oneshot::Sender<Stream>>>,
+    /// Peers of other swarms that were warned of.
+    strangers: HashSet<PeerId>,
     /// The own addresses last told, and whether they still have to be.
     addresses: Vec<String>,
     addresses_told: bool,
@@ -90,8 +100,9 @@ struct Running {
 
 impl Driver {
     /// Runs until a shutdown is asked for, or until nobody is left to ask for anything.
-    pub(super) async fn run(self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let (opened_sender, opened) = mpsc::unbounded_channel();
+        let early = std::mem::take(&mut self.early);
         let mut running = Running {
             driver: self,
             queries: Queries::default(),
@@ -100,10 +111,12 @@ impl Driver {
             opened_sender,
             opened,
             waiting: HashMap::new(),
+            strangers: HashSet::new(),
             addresses: Vec::new(),
             addresses_told: false,
         };
         running.on_addresses_changed();
+        early.into_iter().for_each(|event| running.on_swarm(event));
         let done = running.run(&mut commands).await;
         running.close().await;
         drop(running);
@@ -167,6 +180,9 @@ impl Running {
         match command {
             Command::Gossip(gossip) => self.gossip(&gossip),
             Command::Dial(node, texts) => self.dial(node, &texts),
+            Command::Bootstrap(addresses) => {
+                addresses.into_iter().for_each(|address| self.driver.dialer.add_bootstrap(address))
+            }
             Command::OpenBlob { from, answer } => self.open_blob(from, answer),
             Command::PublishJob { id, value } => self.queries.publish_job(kad, id, value),
             Command::FindJob { id, answer } => self.queries.find_job(kad, id, answer),
@@ -176,7 +192,7 @@ impl Running {
         }
     }
 
-    fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+    fn on_swarm(&mut self, event: Event) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
@@ -289,8 +305,7 @@ impl Running {
 
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
         if info.protocol_version != self.driver.names.swarm {
-            tracing::warn!(%peer, theirs = info.protocol_version, "refused: it belongs to another swarm");
-            let _ = self.driver.swarm.disconnect_peer_id(peer);
+            self.refuse_stranger(peer, &info.protocol_version);
             return;
         }
         self.driver.dialer.on_welcome(peer);
@@ -298,6 +313,18 @@ impl Running {
         for address in reachable.into_iter().take(addresses::ADDRESSES_MAX) {
             self.driver.swarm.behaviour_mut().kad.add_address(&peer, address);
         }
+    }
+
+    /// Warns once of each: a wrong `--bootstrap` or `--swarm` is a user's mistake, but neighbours found by mDNS are not.
+    fn refuse_stranger(&mut self, peer: PeerId, theirs: &str) {
+        if self.strangers.len() < STRANGERS_MAX && self.strangers.insert(peer) {
+            tracing::warn!(%peer, theirs, "refused: it belongs to another swarm");
+        } else {
+            tracing::debug!(%peer, theirs, "refused: it belongs to another swarm");
+        }
+        self.driver.dialer.on_refused(peer);
+        // Fails when it has gone by itself.
+        let _ = self.driver.swarm.disconnect_peer_id(peer);
     }
 
     fn on_addresses_changed(&mut self) {
@@ -452,12 +479,13 @@ impl Running {
     }
 }
 
-/// Listens on all of `addresses`, and waits until each has led to an address at which the node can be dialled.
+/// Listens on all of `addresses`, and waits until each has led to an address at which the node can be dialled. Returns what
+/// else happened meanwhile.
 pub(super) async fn listen(
     swarm: &mut Swarm<Behaviour>,
     addresses: Vec<(String, Multiaddr)>,
-) -> Result<(), NetworkError> {
-    let mut waiting = HashMap::new();
+) -> Result<Vec<Event>, NetworkError> {
+    let (mut early, mut waiting) = (Vec::new(), HashMap::new());
     for (text, address) in addresses {
         addresses::check_free(&address).map_err(|source| NetworkError::Listen { address: text.clone(), source })?;
         let listener = swarm.listen_on(address).map_err(|error| match error {
@@ -477,12 +505,12 @@ pub(super) async fn listen(
             SwarmEvent::ListenerClosed { listener_id, reason: Err(source), .. } => {
                 return Err(not_listening(&waiting.remove(&listener_id).unwrap_or_default(), source));
             }
-            _ => {}
+            other => early.push(other),
         }
     }
     // Bound, but without an address yet: the network may come up later.
     waiting.values().for_each(|address| tracing::warn!(address, "listening, but no address leads there yet"));
-    Ok(())
+    Ok(early)
 }
 
 /// The system's own error stands at the end of libp2p's chain of wrappers, which say nothing.

@@ -29,8 +29,9 @@ use super::NetworkEvent;
 pub(super) const OUTBOX_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// How long a link is silent before it says that it lives.
 const KEEPALIVE: Duration = Duration::from_millis(500);
-/// How long a peer may be silent: ten signs of life missed, as long as a QUIC connection may be idle.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How long a peer may be silent: six signs of life missed. Shorter than a QUIC connection may be idle, and the only way
+/// to notice that a peer behind a TCP connection was cut off.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Bytes read from the stream at once.
 const READ_BYTES: usize = 64 * 1024;
 /// Frames are gathered up to this size before they are written.

@@ -13,7 +13,7 @@
 //! | `behaviour` | the libp2p behaviours and all their settings |
 //! | `streams` | opening and accepting raw streams |
 //! | `links`, `link` | which stream is the link to a peer; the life of one link |
-//! | `dialer` | whom this node keeps dialling |
+//! | `dialer`, `resolver` | whom this node keeps dialling; host names in bootstrap addresses |
 //! | `blobs` | moving one blob |
 //! | `records`, `queries` | what is kept for the Kademlia map; questions to it |
 //! | `addresses` | between our ids and addresses and libp2p's |
@@ -31,6 +31,7 @@ mod link;
 mod links;
 mod queries;
 mod records;
+mod resolver;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -70,7 +71,8 @@ pub struct NetworkConfig {
     pub swarm_name: String,
     /// Multiaddresses to listen on; [`LISTEN_DEFAULT`] when empty.
     pub listen: Vec<String>,
-    /// Multiaddresses that are dialled until they answer, and again when they are lost. `/p2p/ID` may be missing.
+    /// Multiaddresses that are dialled until they answer, and again when they are lost. `/p2p/ID` may be missing, and a
+    /// host's name (`/dns4/…`) may stand for its address.
     pub bootstrap: Vec<String>,
     /// Find nodes of the local network by mDNS.
     pub lan: bool,
@@ -182,10 +184,10 @@ impl Network {
         let listen = listen_addresses(&config.listen)?;
         let keypair = config.identity.keypair();
         let (id, me) = (keypair.public().to_peer_id(), config.identity.node());
-        let dialer = dialer(id, &config)?;
+        let (dialer, named) = dialer(id, &config)?;
         let records = Records::new(id, config.kad_records, config.kad_writes);
         let mut swarm = behaviour::swarm(keypair, &names, config.lan, records)?;
-        driver::listen(&mut swarm, listen).await?;
+        let early = driver::listen(&mut swarm, listen).await?;
 
         let (events, events_receiver) = mpsc::channel(EVENTS_MAX);
         let (commands, commands_receiver) = mpsc::channel(COMMANDS_MAX);
@@ -194,8 +196,11 @@ impl Network {
         let links = Links::new(me, outboxes.clone(), events.clone(), ended_sender, counters.clone());
         let network = Self { me, commands, outboxes, blobs: config.blobs.clone(), counters: counters.clone() };
         let blobs = config.blobs;
-        let driver = Driver { swarm, names, events, links, ended, dialer, blobs, counters };
+        let driver = Driver { swarm, early, names, events, links, ended, dialer, blobs, counters };
         tokio::spawn(driver.run(commands_receiver));
+        for address in named {
+            tokio::spawn(resolver::keep_resolving(address, network.commands.downgrade()));
+        }
         Ok((network, events_receiver))
     }
 
@@ -306,18 +311,20 @@ fn listen_addresses(texts: &[String]) -> Result<Vec<(String, Multiaddr)>, Networ
     texts.into_iter().map(|text| Ok((text.clone(), parse(&text)?))).collect()
 }
 
-fn dialer(me: libp2p::PeerId, config: &NetworkConfig) -> Result<Dialer, NetworkError> {
+/// The dialer, and the bootstrap addresses whose names are to be looked up first.
+fn dialer(me: libp2p::PeerId, config: &NetworkConfig) -> Result<(Dialer, Vec<Multiaddr>), NetworkError> {
     let mut dialer = Dialer::new(me);
-    for text in &config.bootstrap {
-        dialer.add_bootstrap(parse(text)?);
-    }
+    let bootstrap: Vec<_> = config.bootstrap.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+    let (named, numbered): (Vec<_>, Vec<_>) = bootstrap.into_iter().partition(resolver::has_name);
+    numbered.into_iter().for_each(|address| dialer.add_bootstrap(address));
     for (node, texts) in &config.known_peers {
         let peer = addresses::peer_of(*node);
         dialer.add_known(peer, addresses::dialable(peer, texts));
     }
-    Ok(dialer)
+    Ok((dialer, named))
 }
 
 fn parse(text: &str) -> Result<Multiaddr, NetworkError> {
-    text.trim().parse().map_err(|_| NetworkError::Address { text: text.to_owned() })
+    let parsed = text.trim().parse().ok().filter(addresses::is_spoken);
+    parsed.ok_or_else(|| NetworkError::Address { text: text.to_owned() })
 }

@@ -121,6 +121,33 @@ async fn nodes_that_dial_each_other_at_once_have_one_link() {
 }
 
 #[tokio::test]
+async fn a_dozen_nodes_that_all_dial_each_other_have_one_link_each() {
+    let mut nodes = Vec::new();
+    for seed in 1..=12 {
+        nodes.push(Node { listen: vec![TCP.into(), QUIC.into()], ..Node::on(TCP) }.start(seed).await);
+    }
+    let known: Vec<_> = nodes.iter().map(|node| (node.id(), node.addresses.clone())).collect();
+    for node in &nodes {
+        known.iter().for_each(|(other, addresses)| node.network.dial(*other, addresses.clone()));
+    }
+    for node in &mut nodes {
+        let linked = |node: &Started| node.seen.iter().filter(|it| matches!(it, NetworkEvent::LinkUp(_))).count();
+        while linked(node) < known.len() - 1 {
+            node.sees(|event| matches!(event, NetworkEvent::LinkUp(_))).await;
+        }
+    }
+    for (from, to) in known.iter().flat_map(|from| known.iter().map(move |to| (from.0, to.0))) {
+        let sender = nodes.iter().find(|node| node.id() == from).unwrap();
+        assert_eq!(sender.network.send(to, &numbered(0)), from != to);
+    }
+    for node in &mut nodes {
+        node.hears(known.len() - 1).await;
+        let events = node.seen.iter().filter(|event| !matches!(event, NetworkEvent::Addresses(_)));
+        assert_eq!(events.count(), known.len() - 1, "{:?}", node.seen);
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_leaves_is_noticed_and_its_last_words_arrive() {
     for transport in [TCP, QUIC] {
         let mut anna = Node::on(transport).start(1).await;
@@ -206,6 +233,23 @@ async fn a_bootstrap_address_that_is_the_own_one_does_no_harm() {
     let mut first = Node::on(&listen).with_bootstrap(vec![address, listen.clone()]).start_when_free(1).await;
     let second = Node::on(TCP).knowing(&first).start(2).await;
     first.links_to(&second).await;
+}
+
+#[tokio::test]
+async fn a_bootstrap_address_may_have_a_name() {
+    let mut anna = Node::on(TCP).start(1).await;
+    let named = anna.addresses[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/");
+    let unknown = "/dns4/no-such-host.invalid/tcp/1".to_owned();
+    let bert = Node::on(TCP).with_bootstrap(vec![unknown, named]).start(2).await;
+    anna.links_to(&bert).await;
+}
+
+#[tokio::test]
+async fn peers_known_from_an_earlier_run_are_dialled() {
+    let mut anna = Node::on(QUIC).start(1).await;
+    let known_peers = vec![(anna.id(), anna.addresses.clone())];
+    let bert = Node { known_peers, ..Node::on(QUIC) }.start(2).await;
+    anna.links_to(&bert).await;
 }
 
 #[tokio::test]
@@ -364,6 +408,21 @@ async fn a_job_is_found_in_the_map_by_a_node_that_never_saw_it() {
 }
 
 #[tokio::test]
+async fn a_record_under_a_key_that_is_not_its_own_is_refused() {
+    let (writes, mut written) = mpsc::channel(16);
+    let mut hub = Node { kad_writes: Some(writes), ..Node::on(TCP) }.start(1).await;
+    let liar = Node::on(TCP).knowing(&hub).start(2).await;
+    hub.links_to(&liar).await;
+    until(async || {
+        liar.network.publish_job(job(8).0, &job(7).1);
+        hub.network.counts().records_refused > 0
+    })
+    .await;
+    assert_eq!(hub.network.find_job(job(8).0).await, None);
+    assert!(written.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn providers_of_a_blob_are_found() {
     let mut hub = Node::on(TCP).start(1).await;
     let anna = Node::on(TCP).knowing(&hub).start(2).await;
@@ -421,6 +480,7 @@ fn an_identity_is_made_once_and_is_private() {
 struct Node {
     listen: Vec<String>,
     bootstrap: Vec<String>,
+    known_peers: Vec<(NodeId, Vec<String>)>,
     swarm_name: String,
     kad_records: Vec<(Vec<u8>, Vec<u8>)>,
     kad_writes: Option<mpsc::Sender<Write>>,
@@ -445,6 +505,7 @@ impl Node {
         Self {
             listen: vec![listen.to_owned()],
             bootstrap: Vec::new(),
+            known_peers: Vec::new(),
             swarm_name,
             kad_records: Vec::new(),
             kad_writes: None,
@@ -481,7 +542,7 @@ impl Node {
     }
 
     async fn try_start(self, seed: u8) -> Result<Started, NetworkError> {
-        let data = tempfile::tempdir().unwrap();
+        let data = scratch();
         let blobs = Blobs::open(data.path()).unwrap();
         let identity = Identity::from_secret([seed; 32]);
         let config = NetworkConfig {
@@ -490,7 +551,7 @@ impl Node {
             listen: self.listen,
             bootstrap: self.bootstrap,
             lan: false,
-            known_peers: Vec::new(),
+            known_peers: self.known_peers,
             blobs: blobs.clone(),
             kad_records: self.kad_records,
             kad_writes: self.kad_writes,
@@ -618,16 +679,23 @@ fn is_gossip_of(event: &NetworkEvent, author: NodeId) -> bool {
     matches!(event, NetworkEvent::Gossip { from, .. } if *from == author)
 }
 
+/// In memory where there is such a place: a store of blobs is hundreds of folders, which disks make and remove slowly.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn overwrite(path: &std::path::Path, bytes: &[u8]) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(path, bytes).unwrap();
 }
 
+/// Asks again and again, with a pause between so that the asking is not all that happens.
 async fn until(mut holds: impl AsyncFnMut() -> bool) {
     let all = async {
+        let mut pause = tokio::time::interval(Duration::from_millis(20));
         while !holds().await {
-            tokio::task::yield_now().await;
+            pause.tick().await;
         }
     };
     timeout(DEADLINE, all).await.expect("it becomes true in time");

@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use swarm_protocol::lattice::End;
@@ -105,17 +104,14 @@ async fn start(dir: &Path) -> Runtime {
 /// A node whose driver panics once, when it is told to.
 async fn start_fragile(dir: &Path) -> (Runtime, Arc<Notify>) {
     let parts = Parts::assemble(options(dir)).await.unwrap();
-    let (plant, broken) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let plant = Arc::new(Notify::new());
     let (driver, planted) = (parts.driver.clone(), Arc::clone(&plant));
     let fragile = Service::new("driver", OnFailure::Restart, move || {
-        let (driver, planted, broken) = (driver.clone(), Arc::clone(&planted), Arc::clone(&broken));
+        let (driver, planted) = (driver.clone(), Arc::clone(&planted));
         async move {
             tokio::select! {
                 ended = driver.run() => ended,
-                () = planted.notified() => {
-                    broken.store(true, Ordering::SeqCst);
-                    panic!("planted by the test");
-                }
+                () = planted.notified() => panic!("planted by the test"),
             }
         }
     });
@@ -150,7 +146,7 @@ async fn finished(handle: &Handle, job: JobId) -> JobState {
             if let Ok(status) = handle.wait(job).await {
                 return status.state();
             }
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await

@@ -1,0 +1,314 @@
+//! The users: they submit jobs to any node, sometimes cancel one, ask any node, and remember what they were told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use swarm_protocol::{
+    Answer, Elements, Event, Hash, JobId, JobSpec, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId, SignedJob,
+    StageSpec, Stdin, codec,
+};
+
+use crate::dice;
+use crate::guests::{FILE, Leaves, Script};
+use crate::history::Fact;
+use crate::world::{Happening, World};
+
+/// What a user waits for.
+enum Asked {
+    Submit(JobId),
+    Cancel(JobId),
+    Question(Query),
+}
+
+/// All users together.
+pub(crate) struct Clients {
+    rng: Rng,
+    tasks_left: u32,
+    tokens: u64,
+    asked: BTreeMap<u64, (usize, Asked)>,
+    /// Every job that was ever handed over.
+    pub(crate) submitted: Vec<JobId>,
+    /// Those that are safe, as the users were told.
+    pub(crate) acknowledged: BTreeSet<JobId>,
+    /// Those that are over, as the users were told.
+    pub(crate) over: BTreeSet<JobId>,
+}
+
+/// One stage of a job to be submitted.
+pub(crate) struct StagePlan {
+    pub(crate) count: u32,
+    pub(crate) needs: Vec<u16>,
+    pub(crate) script: Script,
+    pub(crate) retry: Retry,
+}
+
+impl Clients {
+    pub(crate) const fn new(rng: Rng, tasks: u32) -> Self {
+        Self {
+            rng,
+            tasks_left: tasks,
+            tokens: 0,
+            asked: BTreeMap::new(),
+            submitted: Vec::new(),
+            acknowledged: BTreeSet::new(),
+            over: BTreeSet::new(),
+        }
+    }
+
+    /// Nobody answers any more what was asked of this node.
+    pub(crate) fn node_gone(&mut self, node: usize) {
+        self.asked.retain(|_, (asked, _)| *asked != node);
+    }
+
+    /// How many questions are open.
+    pub(crate) fn waiting(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Whether the answer to the submission of this job is still open.
+    pub(crate) fn waits_for(&self, job: JobId) -> bool {
+        self.asked.values().any(|(_, asked)| matches!(asked, Asked::Submit(waiting) if *waiting == job))
+    }
+
+    fn ask(&mut self, node: usize, what: Asked) -> u64 {
+        self.tokens += 1;
+        self.asked.insert(self.tokens, (node, what));
+        self.tokens
+    }
+
+    fn plan_job(&mut self) -> (Vec<StagePlan>, u32) {
+        let stages = [1, 1, 1, 2, 2, 3][self.rng.usize(0..6)];
+        let rng = &mut self.rng;
+        let failing = [0, 0, 0, 20, 100][rng.usize(0..5)];
+        let mut plans = Vec::new();
+        for stage in 0..stages {
+            let most = self.tasks_left.clamp(1, 200);
+            let count = if rng.bool() { rng.u32(1..=most) } else { rng.u32(1..=most.min(10)) };
+            self.tasks_left = self.tasks_left.saturating_sub(count);
+            // About 20 s of work at most in one stage, so that a run ends.
+            let longest = [2_000, 50_000, 500_000, 4_000_000][rng.usize(0..4)].min(20_000_000 / u64::from(count));
+            let needs = (0..stage).filter(|_| rng.u32(0..3) > 0).collect();
+            let (exits, traps) = if rng.bool() { (failing, 0) } else { (0, failing) };
+            let leaves = [Leaves::Same, Leaves::Own, Leaves::File][rng.usize(0..3)];
+            let on = if rng.bool() { vec![RetryOn::AnyExit, RetryOn::Trap] } else { Vec::new() };
+            plans.push(StagePlan {
+                count,
+                needs,
+                script: Script { run_us: (longest / 4, longest), exits, traps, leaves },
+                retry: Retry { on, max: rng.u16(0..=2), ..patient() },
+            });
+        }
+        let failures_max = [0, 3, u32::MAX][rng.usize(0..3)];
+        (plans, failures_max)
+    }
+}
+
+/// Never gives a task up because of nodes that were lost: in a run many are.
+pub(crate) const fn patient() -> Retry {
+    Retry { max: 0, lost_max: 1000, backoff_ms: 50, backoff_ms_max: 500, on: Vec::new() }
+}
+
+impl World {
+    /// The users begin.
+    pub(crate) fn begin_users(&mut self) {
+        let wait = dice::millis(&mut self.clients.rng, 500..=3000);
+        self.after(wait, Happening::User);
+    }
+
+    pub(crate) fn on_user(&mut self) {
+        if !self.stormy {
+            return;
+        }
+        let wait = dice::millis(&mut self.clients.rng, 50..=1500);
+        self.after(wait, Happening::User);
+        let Some(node) = self.any_node() else { return };
+        let action = self.clients.rng.u32(0..100);
+        let none = self.clients.submitted.is_empty();
+        let known = dice::pick(&mut self.clients.rng, &self.clients.submitted);
+        match known {
+            _ if none || (action < 30 && self.clients.tasks_left > 0) => {
+                let (plans, failures_max) = self.clients.plan_job();
+                self.submit(node, plans, failures_max);
+            }
+            Some(job) if action < 35 => self.cancel(node, job),
+            Some(job) if action < 65 => self.question(node, Query::Job(job)),
+            Some(job) if action < 95 => {
+                if let Some(shard) = self.some_shard(job) {
+                    self.question(node, Query::Shard { shard, first: 0 });
+                }
+            }
+            _ => self.question(node, Query::Jobs),
+        }
+    }
+
+    /// A node that runs and listens.
+    pub(crate) fn any_node(&mut self) -> Option<usize> {
+        let awake: Vec<_> = (0..self.machines.len()).filter(|node| self.machines[*node].is_awake()).collect();
+        dice::pick(&mut self.clients.rng, &awake)
+    }
+
+    fn some_shard(&mut self, job: JobId) -> Option<ShardId> {
+        let shards = self.shards_of(job);
+        dice::pick(&mut self.clients.rng, &shards)
+    }
+
+    /// Every shard of a job.
+    pub(crate) fn shards_of(&self, job: JobId) -> Vec<ShardId> {
+        self.jobs.get(&job).map(|(spec, _)| spec.shards(job).collect()).unwrap_or_default()
+    }
+
+    /// Hands a job to a node.
+    pub(crate) fn submit(&mut self, node: usize, plans: Vec<StagePlan>, failures_max: u32) -> JobId {
+        let nonce = self.clients.rng.u64(..);
+        let module = Hash::of(&nonce.to_be_bytes());
+        let listed = vec![module];
+        let list = Hash::of(&codec::encode(&listed));
+        let machine = &mut self.machines[node];
+        machine.blobs.extend([list, module]);
+        let spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        let signed = SignedJob::sign(&spec, &machine.key).expect("the users keep every limit of a job");
+        let (job, spec) = (signed.id(), Arc::new(spec));
+        let scripts: Vec<_> = plans.into_iter().map(|plan| plan.script).collect();
+        self.lists.insert(list, listed);
+        self.jobs.insert(job, (Arc::clone(&spec), scripts.clone()));
+        self.clients.submitted.push(job);
+        self.census.count("job submitted");
+        let stages: Vec<_> = spec.stages.iter().map(|stage| stage.count).collect();
+        self.note(format_args!("a user submits {job:?} to n{node}: stages of {stages:?}"));
+        self.observe(&Fact::Submitted { job, spec, scripts });
+        let token = self.clients.ask(node, Asked::Submit(job));
+        self.give(node, self.machines[node].boot, Event::Submit { token, job: signed });
+        job
+    }
+
+    /// Hands a job of a few short tasks to a node.
+    pub(crate) fn submit_small(&mut self, node: usize) -> JobId {
+        let script = Script::running_for(Duration::from_millis(5));
+        self.submit(node, vec![StagePlan { count: 5, needs: Vec::new(), script, retry: patient() }], 0)
+    }
+
+    /// Asks a node to cancel a job.
+    pub(crate) fn cancel(&mut self, node: usize, job: JobId) {
+        self.census.count("job cancelled");
+        self.note(format_args!("a user cancels {job:?} at n{node}"));
+        self.observe(&Fact::Cancelling { job });
+        let token = self.clients.ask(node, Asked::Cancel(job));
+        self.give(node, self.machines[node].boot, Event::Cancel { token, job });
+    }
+
+    /// Asks a node something.
+    pub(crate) fn question(&mut self, node: usize, query: Query) {
+        self.census.count("question");
+        let token = self.clients.ask(node, Asked::Question(query.clone()));
+        self.give(node, self.machines[node].boot, Event::Ask { token, query });
+    }
+
+    pub(crate) fn on_submitted(&mut self, node: usize, token: u64, result: Result<JobId, Refusal>) {
+        let Some((_, Asked::Submit(job))) = self.clients.asked.remove(&token) else { return };
+        self.note(format_args!("n{node} tells the user of {job:?}: {result:?}"));
+        match result {
+            Ok(named) if named == job => {
+                self.census.count("job acknowledged");
+                self.clients.acknowledged.insert(job);
+                self.observe(&Fact::Acknowledged { job });
+            }
+            Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
+            Err(Refusal::Invalid(why)) => {
+                self.break_with("valid_jobs_are_accepted", format!("n{node} refuses {job:?}: {why}"));
+            }
+            Err(_) => self.census.count("job refused"),
+        }
+    }
+
+    pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
+        let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
+        self.note(format_args!("n{node} tells the user of the end of {job:?}: {result:?}"));
+    }
+
+    pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
+        let Some((_, Asked::Question(query))) = self.clients.asked.remove(&token) else { return };
+        self.note_answer(node, &query, answer);
+        let id = self.machines[node].id;
+        self.observe(&Fact::Told { node: id, query: &query, answer });
+        match answer {
+            Answer::Job { job, status } if status.state().is_over() => {
+                self.clients.over.insert(job.id());
+            }
+            Answer::Shard { next: Some(next), .. } => {
+                if let Query::Shard { shard, first } = query
+                    && *next > first
+                {
+                    self.question(node, Query::Shard { shard, first: *next });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn note_answer(&mut self, node: usize, query: &Query, answer: &Answer) {
+        let at = self.now();
+        let tracer = &mut self.tracer;
+        match answer {
+            Answer::Job { status, .. } => {
+                tracer.note(at, format_args!("n{node} answers {query:?}: {:?} {:?}", status.state(), status.stages));
+            }
+            Answer::Shard { segment, next, leased } => {
+                let facts = crate::trace::Facts(segment);
+                tracer.note(at, format_args!("n{node} answers {query:?}:{facts} next={next:?} leased={leased:?}"));
+            }
+            Answer::Jobs(jobs) => tracer.note(at, format_args!("n{node} lists {} jobs", jobs.len())),
+            Answer::Unknown => tracer.note(at, format_args!("n{node} answers {query:?}: unknown")),
+        }
+    }
+}
+
+fn spec_of(
+    submitter: NodeId,
+    nonce: u64,
+    blobs: Hash,
+    wasm: Hash,
+    failures_max: u32,
+    plans: &[StagePlan],
+    nodes: usize,
+) -> JobSpec {
+    let stages = plans.iter().enumerate().map(|(position, plan)| stage_of(position, plan, wasm, nodes));
+    JobSpec {
+        version: swarm_protocol::JOB_SPEC_VERSION,
+        name: "simulated".into(),
+        description: String::new(),
+        submitter,
+        submitted_unix_ms: 0,
+        nonce,
+        source: None,
+        blobs,
+        failures_max,
+        stages: stages.collect(),
+    }
+}
+
+fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> StageSpec {
+    StageSpec {
+        name: format!("stage-{position}"),
+        wasm,
+        entry: "_start".into(),
+        args: Vec::new(),
+        env: Vec::new(),
+        stdin: Stdin::Empty,
+        count: plan.count,
+        shard_tasks: StageSpec::shard_tasks_for(plan.count, nodes),
+        elements: if plan.count == 1 { Elements::One } else { Elements::Numbers { start: 0 } },
+        inputs: Vec::new(),
+        outputs: if plan.script.leaves == Leaves::File { vec![FILE.into()] } else { Vec::new() },
+        needs: plan.needs.clone(),
+        retry: plan.retry.clone(),
+        run_ms_max: 60_000,
+        limits: Limits {
+            memory_bytes_max: 1 << 24,
+            fuel_max: 1 << 40,
+            stdout_bytes_max: 1024,
+            outputs_bytes_max: 1024,
+        },
+    }
+}

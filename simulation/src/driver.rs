@@ -1,0 +1,316 @@
+//! Drives the cores as the real driver does: events in, effects out, in their order.
+
+use std::time::Duration;
+
+use swarm_protocol::{Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, Message, NodeId, Notice, Wanted};
+
+use crate::dice;
+use crate::guests::Attempt;
+use crate::history::Fact;
+use crate::scenario::Bug;
+use crate::trace::{Brief, BriefGossip};
+use crate::world::{Happening, World};
+
+/// Events that the driver takes before it carries out what they led to.
+const EVENTS_A_TURN: usize = 256;
+/// How often a fetch looks for a holder, 100 ms apart, before it gives up.
+const FETCH_TRIES: u32 = 30;
+
+impl World {
+    /// Lets a node take its events, unless it is busy syncing or stands still.
+    pub(crate) fn turn(&mut self, node: usize) {
+        let now = self.now();
+        let machine = &mut self.machines[node];
+        if machine.paused {
+            return;
+        }
+        let Some(running) = machine.running.as_mut().filter(|running| running.syncing.is_none()) else { return };
+        let local = running.local(now);
+        let mut effects = Effects::default();
+        for _ in 0..EVENTS_A_TURN {
+            let Some(event) = running.inbox.pop_front() else { break };
+            effects.append(running.core.handle(local, event));
+        }
+        if running.core.next_deadline().is_some_and(|(deadline, _)| deadline <= local) {
+            effects.append(running.core.handle(local, Event::Tick));
+        }
+        self.carry_out(node, effects);
+    }
+
+    /// Persists, and only then does the rest.
+    pub(crate) fn carry_out(&mut self, node: usize, mut effects: Effects) {
+        let boot = self.machines[node].boot;
+        let batch = std::mem::take(&mut effects.persist);
+        if batch.is_empty() {
+            self.act(node, effects);
+            self.plan_tick(node);
+            return;
+        }
+        self.census.count("sync");
+        self.machines[node].disk.write(batch);
+        let took = self.network.faults.sync_time(&mut self.timing);
+        let mut later = effects;
+        if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
+            self.act(node, std::mem::take(&mut later));
+        }
+        if let Some(running) = &mut self.machines[node].running {
+            running.syncing = Some(later);
+        }
+        self.after(took, Happening::Synced { node, boot });
+        self.meet_doom(node, took);
+    }
+
+    pub(crate) fn on_synced(&mut self, node: usize, boot: u64) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        if self.machines[node].paused {
+            self.after(Duration::from_millis(5), Happening::Synced { node, boot });
+            return;
+        }
+        let machine = &mut self.machines[node];
+        machine.disk.sync();
+        let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
+        self.act(node, effects);
+        self.turn(node);
+    }
+
+    pub(crate) fn on_tick(&mut self, node: usize, boot: u64) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        if let Some(running) = &mut self.machines[node].running {
+            running.tick_at = None;
+        }
+        self.turn(node);
+    }
+
+    /// Puts the core's next deadline into the queue, unless an earlier tick is there.
+    fn plan_tick(&mut self, node: usize) {
+        let now = self.now();
+        let boot = self.machines[node].boot;
+        let Some(running) = &mut self.machines[node].running else { return };
+        // A turn takes so many events at most: the next turn takes the rest.
+        let next = if running.inbox.is_empty() {
+            let Some((deadline, _)) = running.core.next_deadline() else { return };
+            running.global(now, deadline)
+        } else {
+            now
+        };
+        // A microsecond of work at least, so that a core which always wants a tick now cannot stop time.
+        let at = next.max(now + Duration::from_micros(1));
+        if running.tick_at.is_none_or(|planned| at < planned) {
+            running.tick_at = Some(at);
+            self.queue.put(at, Happening::Tick { node, boot });
+        }
+    }
+
+    /// Everything but persisting.
+    fn act(&mut self, node: usize, effects: Effects) {
+        let Effects { persist: _, send, gossip, dial, fetch, start, stop, notify } = effects;
+        for (to, message) in send {
+            self.send(node, to, message);
+        }
+        gossip.into_iter().for_each(|it| self.gossip(node, it));
+        dial.into_iter().for_each(|(to, addresses)| self.dial(node, to, &addresses));
+        fetch.into_iter().for_each(|it| self.fetch(node, it));
+        start.into_iter().for_each(|batch| self.start_batch(node, batch));
+        stop.into_iter().for_each(|(lease, ranges)| {
+            self.note(format_args!("n{node} stops {lease:?} {ranges:?}"));
+            if let Some(running) = &mut self.machines[node].running {
+                running.slots.stop(lease, &ranges);
+            }
+            self.fill_slots(node);
+        });
+        notify.into_iter().for_each(|notice| self.notify(node, notice));
+    }
+
+    fn send(&mut self, from: usize, to: NodeId, message: Message) {
+        self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
+        let Some(&to) = self.by_id.get(&to) else { return };
+        let now = self.now();
+        let arrivals = self.network.carry(now, from, to, &mut self.census);
+        self.tracer.note(
+            now,
+            format_args!("n{from} → n{to} {}{}", Brief(&message), if arrivals.is_empty() { " ✗" } else { "" }),
+        );
+        let boot = self.machines[to].boot;
+        let mut arrivals = arrivals.into_iter();
+        let Some(first) = arrivals.next() else {
+            self.notice_half_open(from, to);
+            return;
+        };
+        for more in arrivals {
+            let message = message.clone();
+            self.queue.put(more.at, Happening::Arrive { to, from, boot, link: more.link, message });
+        }
+        self.queue.put(first.at, Happening::Arrive { to, from, boot, link: first.link, message });
+        self.notice_half_open(from, to);
+    }
+
+    pub(crate) fn on_arrive(&mut self, to: usize, from: usize, boot: u64, link: Option<u64>, message: Message) {
+        let end = self.network.end(to, from);
+        let heard = end.is_some() && (link.is_none() || link == end);
+        if heard {
+            let from = self.machines[from].id;
+            self.give(to, boot, Event::Received { from, message });
+        }
+    }
+
+    fn gossip(&mut self, node: usize, gossip: Gossip) {
+        self.note(format_args!("n{node} ⇒ {}", BriefGossip(&gossip)));
+        let from = self.machines[node].id;
+        for to in self.network.gossip_reaches(node, &mut self.census) {
+            let wait = self.network.delay() * 2;
+            let boot = self.machines[to].boot;
+            self.after(wait, Happening::Heard { to, boot, from, gossip: gossip.clone() });
+        }
+    }
+
+    fn fetch(&mut self, node: usize, Fetch { number, wanted, from }: Fetch) {
+        let wanted = match wanted {
+            Wanted::Blobs(blobs) => blobs,
+            Wanted::JobBlobs(list) => self.with_listed(list),
+        };
+        self.note(format_args!("n{node} fetches {wanted:?} (number {number})"));
+        let from = from.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
+        let boot = self.machines[node].boot;
+        let wait = self.network.delay() * 2;
+        self.after(wait, Happening::Fetch { node, boot, number, wanted, from, tries: FETCH_TRIES });
+    }
+
+    /// A list and all that it names.
+    fn with_listed(&self, list: Hash) -> Vec<Hash> {
+        let named = self.lists.get(&list).into_iter().flatten();
+        std::iter::once(list).chain(named.copied()).collect()
+    }
+
+    pub(crate) fn on_fetch(
+        &mut self,
+        node: usize,
+        boot: u64,
+        number: u64,
+        wanted: Vec<Hash>,
+        from: Vec<usize>,
+        tries: u32,
+    ) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        let complete = self.bring(node, &wanted);
+        if complete || tries == 0 {
+            self.note(format_args!("n{node} fetched (number {number}): {complete}"));
+            self.census.count(if complete { "fetch" } else { "fetch failed" });
+            self.give(node, boot, Event::Fetched { fetch: number, complete });
+            return;
+        }
+        let again = Happening::Fetch { node, boot, number, wanted, from, tries: tries - 1 };
+        self.after(Duration::from_millis(100), again);
+    }
+
+    /// Copies what reachable nodes hold of these blobs; true when all are here.
+    fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
+        let held_by = |machine: usize, blob: &Hash| {
+            self.machines[machine].is_awake()
+                && self.network.passes(node, machine)
+                && self.machines[machine].blobs.contains(blob)
+        };
+        let everybody = 0..self.machines.len();
+        let held = |blob: &&Hash| everybody.clone().any(|machine| held_by(machine, blob));
+        let found: Vec<_> = wanted.iter().filter(held).copied().collect();
+        let complete = found.len() == wanted.len();
+        self.machines[node].blobs.extend(found);
+        complete
+    }
+
+    fn start_batch(&mut self, node: usize, batch: Batch) {
+        let Batch { lease, spec, tasks, .. } = batch;
+        self.note(format_args!("n{node} starts {lease:?} {tasks:?}"));
+        let id = self.machines[node].id;
+        let boot = self.machines[node].boot;
+        for task in tasks.iter().flat_map(|(range, _)| range.indexes()) {
+            let attempt = Attempt { lease, task };
+            let Some(running) = &mut self.machines[node].running else { return };
+            let again = !running.slots.hold(attempt);
+            self.observe(&Fact::Started { node: id, lease, task, again });
+            if self.broken.is_some() {
+                return;
+            }
+        }
+        self.on_prepare(node, boot, lease, spec.blobs);
+    }
+
+    /// Runs the tasks of a lease once their blobs are here.
+    pub(crate) fn on_prepare(&mut self, node: usize, boot: u64, lease: LeaseId, wanted: Hash) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        let blobs = self.with_listed(wanted);
+        let here = blobs.iter().all(|blob| self.machines[node].blobs.contains(blob));
+        if !here {
+            self.bring(node, &blobs);
+            let wait = self.network.delay() * 2;
+            self.after(wait.max(Duration::from_millis(20)), Happening::Prepare { node, boot, lease, wanted });
+            return;
+        }
+        if let Some(running) = &mut self.machines[node].running {
+            running.slots.release(lease);
+        }
+        self.fill_slots(node);
+    }
+
+    /// Begins attempts while slots are free.
+    fn fill_slots(&mut self, node: usize) {
+        let boot = self.machines[node].boot;
+        while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next()) {
+            let shard = attempt.lease.shard;
+            let Some((_, scripts)) = self.jobs.get(&shard.job) else { continue };
+            let script = &scripts[usize::from(shard.stage)];
+            let wait = script.duration(&mut self.timing);
+            self.after(wait, Happening::Ran { node, boot, number });
+        }
+    }
+
+    pub(crate) fn on_ran(&mut self, node: usize, boot: u64, number: u64) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        let slots = self.machines[node].running.as_mut().map(|running| &mut running.slots);
+        let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
+        let Attempt { lease, task } = attempt;
+        let Some((spec, scripts)) = self.jobs.get(&lease.shard.job) else { return };
+        let outcome = scripts[usize::from(lease.shard.stage)].outcome(spec.nonce, lease.shard.stage, task);
+        let machine = &mut self.machines[node];
+        machine.blobs.extend(outcome.blobs());
+        self.census.count("task run");
+        self.observe(&Fact::Ran { lease, task, outcome: &outcome });
+        self.note(format_args!("n{node} ran {task} of {lease:?}: {:?}", outcome.ending));
+        if let Some(running) = &mut self.machines[node].running
+            && running.slots.keep(attempt, outcome)
+        {
+            let wait = dice::millis(&mut self.timing, 0..=5);
+            self.after(wait, Happening::Flush { node, boot });
+        }
+        self.fill_slots(node);
+    }
+
+    pub(crate) fn on_flush(&mut self, node: usize, boot: u64) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        let ended = self.machines[node].running.as_mut().map(|running| running.slots.take_ended());
+        for (lease, outcomes) in ended.into_iter().flatten() {
+            self.give(node, boot, Event::Ended { lease, outcomes });
+        }
+    }
+
+    fn notify(&mut self, node: usize, notice: Notice) {
+        match notice {
+            Notice::Submitted { token, result } => self.on_submitted(node, token, result),
+            Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
+            Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
+            Notice::Members(_) => self.census.count("member change"),
+            Notice::Drained => self.note(format_args!("n{node} is drained")),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What was observed so far, as far as more than one invariant asks for it, and what can be observed at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId};
+
+use crate::guests::Script;
+
+/// Something that the auditor is told, in the order in which it happens.
+pub(crate) enum Fact<'a> {
+    /// A user hands over a job.
+    Submitted { job: JobId, spec: Arc<JobSpec>, scripts: Vec<Script> },
+    /// The user was told that the job is safe.
+    Acknowledged { job: JobId },
+    /// A user cancels the job; nobody has confirmed it yet.
+    Cancelling { job: JobId },
+    /// A node is gone, with all that was not on its disk.
+    Crashed,
+    /// The swarm falls apart.
+    Parted,
+    /// A node says something to a linked peer.
+    Said { node: NodeId, to: NodeId, message: &'a Message },
+    /// A node gives a task to its executor; `again` when it is there already under the same lease.
+    Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
+    /// A guest came to its end.
+    Ran { lease: LeaseId, task: u32, outcome: &'a Outcome },
+    /// A user was answered.
+    Told { node: NodeId, query: &'a Query, answer: &'a Answer },
+    /// Faults are over, all nodes are up.
+    Healed,
+    /// Within the bound after the healing every acknowledged job should have been over.
+    Bounded,
+    /// Custodians had their time to come to agree.
+    Settled,
+    /// What a shard's custodians have of it, as the nodes themselves tell.
+    Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
+    /// Which nodes hold a blob, after everything settled.
+    Held { blob: Hash, holders: usize },
+    /// Every question after the settling was asked, and had its time to be answered.
+    Closed,
+}
+
+/// One job, as its submitter and the executors know it.
+pub(crate) struct JobHistory {
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) scripts: Vec<Script>,
+    pub(crate) acknowledged: bool,
+    pub(crate) cancelling: bool,
+    /// Per stage, the tasks that came to their end at least once.
+    ran: Vec<BTreeSet<u32>>,
+    /// Per stage, how many tasks succeed by their script.
+    succeed: Vec<u32>,
+    /// Per stage, how many different tasks succeeded.
+    succeeded: Vec<u32>,
+}
+
+impl JobHistory {
+    fn new(spec: Arc<JobSpec>, scripts: Vec<Script>) -> Self {
+        let stages = spec.stages.len();
+        let succeeds = |stage: usize, task| scripts[stage].outcome(spec.nonce, stage as u16, task).ending.is_success();
+        let succeed = spec
+            .stages
+            .iter()
+            .enumerate()
+            .map(|(stage, it)| (0..it.count).filter(|task| succeeds(stage, *task)).count() as u32);
+        let succeed = succeed.collect();
+        Self {
+            spec,
+            scripts,
+            acknowledged: false,
+            cancelling: false,
+            ran: vec![BTreeSet::new(); stages],
+            succeed,
+            succeeded: vec![0; stages],
+        }
+    }
+
+    /// How a task ends, whoever runs it; `None` when there is no such task.
+    pub(crate) fn scripted(&self, stage: u16, task: u32) -> Option<Outcome> {
+        let script = self.scripts.get(usize::from(stage))?;
+        let count = self.spec.stages.get(usize::from(stage))?.count;
+        (task < count).then(|| script.outcome(self.spec.nonce, stage, task))
+    }
+
+    /// Whether the task came to its end anywhere.
+    pub(crate) fn has_run(&self, stage: u16, task: u32) -> bool {
+        self.ran.get(usize::from(stage)).is_some_and(|ran| ran.contains(&task))
+    }
+
+    /// Whether every task of the stage succeeded somewhere.
+    pub(crate) fn stage_succeeded(&self, stage: u16) -> bool {
+        let position = usize::from(stage);
+        self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
+    }
+
+    /// How many tasks fail by their script, whatever is tried.
+    pub(crate) fn failing(&self) -> u32 {
+        self.spec.stages.iter().zip(&self.succeed).map(|(stage, succeed)| stage.count - succeed).sum()
+    }
+}
+
+/// What was observed so far.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) jobs: BTreeMap<JobId, JobHistory>,
+    /// Whether the faults are over.
+    pub(crate) healed: bool,
+    /// Whether custodians had their time to come to agree.
+    pub(crate) settled: bool,
+}
+
+impl History {
+    /// Takes in a fact.
+    pub(crate) fn take(&mut self, fact: &Fact<'_>) {
+        match fact {
+            Fact::Submitted { job, spec, scripts } => {
+                self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone()));
+            }
+            Fact::Acknowledged { job } => self.change(job, |it| it.acknowledged = true),
+            Fact::Cancelling { job } => self.change(job, |it| it.cancelling = true),
+            Fact::Ran { lease, task, outcome, .. } => self.change(&lease.shard.job, |it| {
+                let stage = usize::from(lease.shard.stage);
+                let first = it.ran.get_mut(stage).is_some_and(|ran| ran.insert(*task));
+                if first && outcome.ending.is_success() {
+                    it.succeeded[stage] += 1;
+                }
+            }),
+            Fact::Healed => self.healed = true,
+            Fact::Settled => self.settled = true,
+            _ => {}
+        }
+    }
+
+    fn change(&mut self, job: &JobId, change: impl FnOnce(&mut JobHistory)) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            change(job);
+        }
+    }
+}
+
+/// The facts about tasks in a message, with their shard.
+pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[swarm_protocol::lattice::Run])> {
+    match message {
+        Message::Record { shard, segment, .. } | Message::Merge { shard, segment } => Some((*shard, segment)),
+        _ => None,
+    }
+}
+
+/// The tasks of a range, at most as many as any stage has: a range in a message may be nonsense.
+pub(crate) fn tasks_of(range: Range) -> std::ops::Range<u32> {
+    range.first..range.end().min(swarm_protocol::STAGE_TASKS_MAX)
+}

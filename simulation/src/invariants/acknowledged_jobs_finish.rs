@@ -1,0 +1,42 @@
+//! Progress: once faults are over, every acknowledged job is over within the bound.
+
+use std::collections::BTreeMap;
+
+use swarm_protocol::{Answer, JobId, JobState, JobStatus};
+
+use super::Invariant;
+use crate::history::{Fact, History};
+
+#[derive(Default)]
+pub(super) struct Judge {
+    last: BTreeMap<JobId, JobStatus>,
+    over: BTreeMap<JobId, JobState>,
+}
+
+impl Invariant for Judge {
+    fn name(&self) -> &'static str {
+        "acknowledged_jobs_finish"
+    }
+
+    fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Told { answer: Answer::Job { job, status }, .. } => {
+                let (job, state) = (job.id(), status.state());
+                if state.is_over() {
+                    self.over.insert(job, state);
+                }
+                self.last.insert(job, status.clone());
+                Ok(())
+            }
+            Fact::Bounded => {
+                let acknowledged = history.jobs.iter().filter(|(_, it)| it.acknowledged);
+                let mut open = acknowledged.map(|(job, _)| job).filter(|job| !self.over.contains_key(job));
+                open.next().map_or(Ok(()), |job| match self.last.get(job) {
+                    Some(status) => Err(format!("job {job:?} is not over; last told: {status:?}")),
+                    None => Err(format!("job {job:?} is not over; nobody ever told anything of it")),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Connects nodes, and lets them notice when a connection is gone.
+
+use std::time::Duration;
+
+use swarm_protocol::{Event, NodeId};
+
+use crate::dice;
+use crate::world::{Happening, World};
+
+/// A broken connection is noticed at once when the other machine says so, in this many milliseconds otherwise.
+const TIMEOUT_MS: std::ops::RangeInclusive<u64> = 1500..=5000;
+/// The longest wait between two dials of the bootstrap node.
+const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(8);
+
+impl World {
+    /// Dials a node at these addresses.
+    pub(crate) fn dial(&mut self, from: usize, to: NodeId, addresses: &[String]) {
+        let Some(&to) = self.by_id.get(&to) else { return };
+        let known = addresses.contains(&self.machines[to].address);
+        self.note(format_args!("n{from} dials n{to}{}", if known { "" } else { " at a wrong address" }));
+        self.census.count("dial");
+        if known && from != to {
+            self.begin_dial(from, to);
+        }
+    }
+
+    fn begin_dial(&mut self, from: usize, to: usize) {
+        if self.network.end(from, to).is_some() || !self.dialling.insert((from, to)) {
+            return;
+        }
+        let wait = self.network.delay() * 4 + dice::millis(&mut self.timing, 3..=60);
+        let boot = self.machines[from].boot;
+        self.after(wait, Happening::Dialled { from, boot, to });
+    }
+
+    pub(crate) fn on_dialled(&mut self, from: usize, boot: u64, to: usize) {
+        if !self.is_boot(from, boot) {
+            return;
+        }
+        self.dialling.remove(&(from, to));
+        let open = self.machines[to].is_awake() && self.machines[from].is_awake() && self.network.passes(from, to);
+        if open && self.network.end(from, to).is_none() {
+            self.connect(from, to);
+        }
+    }
+
+    fn connect(&mut self, from: usize, to: usize) {
+        // The other side may not have noticed yet that an earlier connection broke.
+        if self.network.end(to, from).is_some() {
+            let peer = self.machines[from].id;
+            self.give(to, self.machines[to].boot, Event::LinkDown(peer));
+        }
+        let link = self.network.connect(from, to);
+        self.note(format_args!("n{from} and n{to} are linked ({link})"));
+        self.census.count("link");
+        for (node, peer) in [(from, to), (to, from)] {
+            let peer = self.machines[peer].id;
+            self.give(node, self.machines[node].boot, Event::LinkUp(peer));
+        }
+    }
+
+    /// The network layer of a node without a link tries the bootstrap node, for ever.
+    pub(crate) fn on_bootstrap(&mut self, node: usize, boot: u64, wait: Duration) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        let alone = self.network.ends_of(node).is_empty();
+        if alone && node != 0 {
+            self.begin_dial(node, 0);
+        }
+        let next = if alone { (wait * 2).min(BOOTSTRAP_WAIT_MAX) } else { Duration::from_millis(500) };
+        self.after(wait, Happening::Bootstrap { node, boot, wait: next });
+    }
+
+    /// Closes a node's end of a link and tells it.
+    pub(crate) fn on_link_lost(&mut self, node: usize, peer: usize, link: u64) {
+        if self.network.close(node, peer, link) {
+            self.note(format_args!("n{node} lost its link to n{peer} ({link})"));
+            let gone = self.machines[peer].id;
+            self.give(node, self.machines[node].boot, Event::LinkDown(gone));
+            self.notice_half_open(peer, node);
+        }
+    }
+
+    pub(crate) fn on_link_timeout(&mut self, node: usize, peer: usize, link: u64) {
+        let silent = !self.network.passes(node, peer) || !self.machines[peer].is_awake();
+        if silent || self.network.end(peer, node) != Some(link) {
+            self.on_link_lost(node, peer, link);
+        }
+    }
+
+    /// Whoever speaks into a closed connection learns of it, if packets pass.
+    pub(crate) fn notice_half_open(&mut self, node: usize, peer: usize) {
+        let Some(link) = self.network.end(node, peer) else { return };
+        if self.network.passes(node, peer) && self.network.end(peer, node) != Some(link) {
+            let wait = dice::millis(&mut self.timing, 1..=30);
+            self.after(wait, Happening::LinkLost { node, peer, link });
+        }
+    }
+
+    /// The links of a node that is gone: the others notice sooner or later.
+    pub(crate) fn drop_links_of(&mut self, node: usize) {
+        for (peer, link) in self.network.ends_of(node) {
+            self.network.close(node, peer, link);
+            self.notice_half_open(peer, node);
+            self.expect_timeout(peer, node, link);
+        }
+    }
+
+    /// Should packets not pass by then, `node` gives up its link.
+    pub(crate) fn expect_timeout(&mut self, node: usize, peer: usize, link: u64) {
+        let wait = dice::millis(&mut self.timing, TIMEOUT_MS);
+        self.after(wait, Happening::LinkTimeout { node, peer, link });
+    }
+}

@@ -1,0 +1,168 @@
+//! The simulated network: who can reach whom, which links are open at which end, and when a message arrives.
+//!
+//! Always true: what is sent on a link arrives in order while the link lives, except for the faults that are switched on;
+//! a link may be open at one end only, as a broken connection is until both sides have noticed.
+//!
+//! Elsewhere: telling the nodes of it is `world`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fastrand::Rng;
+use swarm_protocol::Time;
+
+use crate::dice;
+use crate::faults::{Census, Faults};
+
+/// A link between two nodes, the one with the lower position first.
+pub(crate) struct Link {
+    /// Unique in the run.
+    pub(crate) number: u64,
+    open: [bool; 2],
+    /// Per sender, when its last message arrives: none may overtake it.
+    last: [Time; 2],
+}
+
+/// When a message arrives.
+pub(crate) struct Arrival {
+    pub(crate) at: Time,
+    /// Only while this link lives; a straggler arrives on whatever link there is.
+    pub(crate) link: Option<u64>,
+}
+
+pub(crate) struct Network {
+    rng: Rng,
+    /// One way, on a good day.
+    latency_us: (u64, u64),
+    pub(crate) faults: Faults,
+    links: BTreeMap<(usize, usize), Link>,
+    numbers: u64,
+    /// Nodes on the far side of a partition.
+    far: BTreeSet<usize>,
+}
+
+fn pair(a: usize, b: usize) -> (usize, usize) {
+    (a.min(b), a.max(b))
+}
+
+impl Network {
+    pub(crate) fn new(mut rng: Rng, faults: Faults) -> Self {
+        // A rack, a building, or a continent.
+        let latency_us = [(100, 500), (500, 3000), (10_000, 60_000)][[0, 0, 1, 1, 1, 2][rng.usize(0..6)]];
+        Self { rng, latency_us, faults, links: BTreeMap::new(), numbers: 0, far: BTreeSet::new() }
+    }
+
+    /// Whether packets pass between the two.
+    pub(crate) fn passes(&self, a: usize, b: usize) -> bool {
+        self.far.contains(&a) == self.far.contains(&b)
+    }
+
+    /// Cuts these nodes off from the others; nobody heals it.
+    pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
+        self.far = far;
+    }
+
+    /// Whether the swarm is in two parts.
+    pub(crate) fn is_parted(&self) -> bool {
+        !self.far.is_empty()
+    }
+
+    /// One way, now.
+    pub(crate) fn delay(&mut self) -> Duration {
+        let (shortest, longest) = self.latency_us;
+        dice::micros(&mut self.rng, shortest..=longest)
+    }
+
+    /// The open ends of `node`'s links: peer and link number.
+    pub(crate) fn ends_of(&self, node: usize) -> Vec<(usize, u64)> {
+        let mine = self.links.iter().filter(|((a, b), _)| *a == node || *b == node);
+        let open = mine.filter(|((a, _), link)| link.open[usize::from(*a != node)]);
+        open.map(|((a, b), link)| (if *a == node { *b } else { *a }, link.number)).collect()
+    }
+
+    /// Every link: its nodes and number.
+    pub(crate) fn links(&self) -> Vec<(usize, usize, u64)> {
+        self.links.iter().map(|((a, b), link)| (*a, *b, link.number)).collect()
+    }
+
+    /// The link that `node` has open to `peer`.
+    pub(crate) fn end(&self, node: usize, peer: usize) -> Option<u64> {
+        let link = self.links.get(&pair(node, peer))?;
+        link.open[usize::from(node > peer)].then_some(link.number)
+    }
+
+    /// Opens a link at both ends, in place of any before.
+    pub(crate) fn connect(&mut self, a: usize, b: usize) -> u64 {
+        self.numbers += 1;
+        let link = Link { number: self.numbers, open: [true; 2], last: [Time::ZERO; 2] };
+        self.links.insert(pair(a, b), link);
+        self.numbers
+    }
+
+    /// Closes `node`'s end of this link; false when it was closed already.
+    pub(crate) fn close(&mut self, node: usize, peer: usize, number: u64) -> bool {
+        let key = pair(node, peer);
+        let Some(link) = self.links.get_mut(&key).filter(|link| link.number == number) else { return false };
+        let was_open = std::mem::replace(&mut link.open[usize::from(node > peer)], false);
+        if link.open == [false; 2] {
+            self.links.remove(&key);
+        }
+        was_open
+    }
+
+    /// When a message sent now on the link from `from` to `to` arrives: never, once or twice.
+    pub(crate) fn carry(&mut self, now: Time, from: usize, to: usize, census: &mut Census) -> Vec<Arrival> {
+        if !self.passes(from, to) || self.end(from, to).is_none() {
+            return Vec::new();
+        }
+        let Faults { loss, duplication, reordering, delay, .. } = self.faults;
+        if dice::chance(&mut self.rng, loss) {
+            census.count("message lost");
+            return Vec::new();
+        }
+        let mut at = now + self.delay();
+        if dice::chance(&mut self.rng, delay) {
+            census.count("message delayed");
+            at = at + dice::millis(&mut self.rng, 50..=3000);
+        }
+        let mut arrivals = Vec::with_capacity(2);
+        if dice::chance(&mut self.rng, duplication) {
+            census.count("message repeated");
+            arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 0..=2000), link: None });
+        }
+        if dice::chance(&mut self.rng, reordering) {
+            census.count("message overtaken");
+            arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 1..=1000), link: None });
+            return arrivals;
+        }
+        if let Some(link) = self.links.get_mut(&pair(from, to)) {
+            let last = &mut link.last[usize::from(from > to)];
+            *last = at.max(*last);
+            arrivals.push(Arrival { at: *last, link: Some(link.number) });
+        }
+        arrivals
+    }
+
+    /// Nodes that gossip from `author` reaches, hop by hop over links.
+    pub(crate) fn gossip_reaches(&mut self, author: usize, census: &mut Census) -> BTreeSet<usize> {
+        let mut reached = BTreeSet::from([author]);
+        let mut next = vec![author];
+        while let Some(node) = next.pop() {
+            for (peer, _) in self.ends_of(node) {
+                if self.passes(node, peer) && reached.insert(peer) {
+                    next.push(peer);
+                }
+            }
+        }
+        reached.remove(&author);
+        let loss = self.faults.loss;
+        reached.retain(|_| {
+            let lost = dice::chance(&mut self.rng, loss);
+            if lost {
+                census.count("gossip lost");
+            }
+            !lost
+        });
+        reached
+    }
+}

@@ -1,0 +1,196 @@
+//! One run: a storm in which safety is watched at every step, then a healing after which everything must finish.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
+
+use crate::dice;
+use crate::faults::{Census, Faults};
+use crate::history::Fact;
+use crate::invariants::Violation;
+use crate::scenario::Scenario;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// How long a storm takes, in milliseconds.
+const STORM_MS: std::ops::RangeInclusive<u64> = 8_000..=30_000;
+/// After the healing every acknowledged job is over within this time: the longest task takes 4 s, a stage 20 s of work.
+pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
+/// After that custodians agree within this time.
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(30);
+/// But they are not asked before, because the last nodes to start change who the custodians are.
+const SETTLE_MIN: Duration = Duration::from_secs(12);
+/// Questions are answered within this time on a network without faults.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
+const ACCEPT_MAX: Duration = Duration::from_secs(60);
+/// How often the users look whether jobs are over.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What came of one run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which run.
+    pub scenario: Scenario,
+    /// The faults that were switched on.
+    pub faults: Faults,
+    /// What broke, if anything.
+    pub violation: Option<Violation>,
+    /// Equal for equal runs.
+    pub hash: u64,
+    /// How often each thing happened.
+    pub census: Census,
+    /// Virtual time that passed.
+    pub time: Time,
+}
+
+/// Runs a scenario. A panic of the core is a violation like any other.
+pub fn run(scenario: &Scenario, trace: Trace) -> Report {
+    let faults = Faults::choose(&mut dice::fork(scenario.seed, "faults"));
+    let attempt = catch_unwind(AssertUnwindSafe(|| run_to_end(scenario, faults.clone(), trace)));
+    attempt.unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str);
+        let what = what.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("something");
+        let violation = Violation { invariant: "nobody_panics", at: Time::ZERO, what: what.into() };
+        Report {
+            scenario: scenario.clone(),
+            faults,
+            violation: Some(violation),
+            hash: 0,
+            census: Census::default(),
+            time: Time::ZERO,
+        }
+    })
+}
+
+fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
+    let mut world = World::new(scenario.clone(), faults.clone(), trace);
+    let storm = dice::millis(&mut world.striking, STORM_MS);
+    let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
+    world.note(format_args!("{scenario:?} {faults:?}; nodes n0.. are {nodes:?}"));
+    world.begin_storm();
+    world.begin_users();
+    world.run_for(storm);
+    let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
+    for phase in phases {
+        if world.broken.is_none() {
+            phase(&mut world);
+        }
+    }
+    world.census.add("event", world.steps);
+    Report {
+        scenario: scenario.clone(),
+        faults,
+        violation: world.broken,
+        hash: world.tracer.hash(),
+        census: world.census,
+        time: world.queue.now(),
+    }
+}
+
+impl World {
+    /// Hands over one more small job, again when it is refused: a swarm without faults takes it.
+    pub(crate) fn demand_acceptance(&mut self) {
+        let bound = self.now() + ACCEPT_MAX;
+        while self.broken.is_none() {
+            let Some(node) = self.any_node() else { break };
+            let job = self.submit_small(node);
+            while self.clients.waits_for(job) && self.now() < bound && self.broken.is_none() {
+                self.run_for(LOOK_EVERY);
+            }
+            if self.clients.acknowledged.contains(&job) {
+                return;
+            }
+            if self.now() >= bound {
+                return self
+                    .break_with("jobs_are_accepted", format!("no job is acknowledged after the healing: {job:?}"));
+            }
+            self.run_for(LOOK_EVERY);
+        }
+    }
+
+    /// Lets time pass until users were told that every acknowledged job is over, or the bound is reached.
+    pub(crate) fn finish_jobs(&mut self) {
+        let bound = self.now() + FINISH_MAX;
+        // What was told in the storm counts as little as possible: everything is asked again.
+        self.clients.over.clear();
+        loop {
+            let open: Vec<_> = self.clients.acknowledged.difference(&self.clients.over).copied().collect();
+            if open.is_empty() || self.now() >= bound || self.broken.is_some() {
+                break;
+            }
+            for job in open {
+                if let Some(node) = self.any_node() {
+                    self.question(node, Query::Job(job));
+                }
+            }
+            self.run_for(LOOK_EVERY);
+        }
+        self.observe(&Fact::Bounded);
+    }
+
+    /// Lets custodians come to agree, and judges whether they did.
+    pub(crate) fn settle(&mut self) {
+        let bound = self.now() + SETTLE_MAX;
+        self.run_for(SETTLE_MIN);
+        let shards: Vec<_> = self.clients.acknowledged.iter().flat_map(|job| self.shards_of(*job)).collect();
+        while self.now() < bound && self.broken.is_none() && !shards.iter().all(|shard| agree(&self.copies(*shard))) {
+            self.run_for(LOOK_EVERY);
+        }
+        for shard in shards {
+            let copies = self.copies(shard);
+            self.observe(&Fact::Kept { shard, copies: &copies });
+        }
+        self.observe(&Fact::Settled);
+    }
+
+    /// What the custodians of a shard have of it. Every node may name them; all must name the same in the end.
+    fn copies(&self, shard: ShardId) -> Vec<(NodeId, Option<Hash>)> {
+        let cores = self.machines.iter().filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
+        let named: BTreeSet<_> = cores.clone().flat_map(|(_, core)| core.shard_custodians(shard)).collect();
+        cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
+    }
+
+    /// Asks every node for everything, and judges the answers.
+    pub(crate) fn ask_everybody(&mut self) {
+        let jobs: Vec<_> = self.clients.submitted.clone();
+        for node in 0..self.machines.len() {
+            for job in &jobs {
+                self.question(node, Query::Job(*job));
+                for shard in self.shards_of(*job) {
+                    self.question(node, Query::Shard { shard, first: 0 });
+                }
+            }
+        }
+        let bound = self.now() + ANSWER_MAX;
+        while self.clients.waiting() > 0 && self.now() < bound && self.broken.is_none() {
+            self.run_for(Duration::from_millis(100));
+        }
+        self.observe_blobs();
+        self.observe(&Fact::Closed);
+    }
+
+    /// Counts the holders of every blob of the jobs that are done.
+    fn observe_blobs(&mut self) {
+        for job in self.clients.over.clone() {
+            let Some((spec, scripts)) = self.jobs.get(&job) else { continue };
+            let nonce = spec.nonce;
+            let failing = self.auditor.history().jobs.get(&job).is_none_or(|it| it.failing() > 0 || it.cancelling);
+            let tasks =
+                spec.stages.iter().enumerate().flat_map(|(stage, it)| (0..it.count).map(move |task| (stage, task)));
+            let left =
+                tasks.filter(|_| !failing).map(|(stage, task)| scripts[stage].outcome(nonce, stage as u16, task));
+            let blobs: Vec<_> = left.flat_map(|outcome| outcome.blobs().collect::<Vec<_>>()).collect();
+            for blob in blobs {
+                let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
+                self.observe(&Fact::Held { blob, holders });
+            }
+        }
+    }
+}
+
+fn agree(copies: &[(NodeId, Option<Hash>)]) -> bool {
+    copies.iter().all(|(_, digest)| Some(digest) == copies.first().map(|(_, first)| first))
+}

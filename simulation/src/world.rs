@@ -1,0 +1,291 @@
+//! A swarm in virtual time: real cores, simulated machines, one seed.
+//!
+//! Always true: what happens is a function of the scenario alone; the core is driven as the real driver does it, that is
+//! one event after another, none while a sync is under way, and nothing said, started or told before its sync is over.
+//!
+//! Here: the machines, the queue and the clock. Elsewhere: `driver` carries out effects, `links` connects nodes,
+//! `strikes` does faults, `clients` plays the users, `run` has the two phases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
+
+use crate::clients::Clients;
+use crate::dice;
+use crate::disk::Disk;
+use crate::faults::{Census, Faults, Strike};
+use crate::guests::Script;
+use crate::history::Fact;
+use crate::invariants::{Auditor, Violation};
+use crate::machine::{Machine, Running};
+use crate::network::Network;
+use crate::queue::Queue;
+use crate::scenario::{Bug, Scenario};
+use crate::strikes::Doom;
+use crate::trace::{Trace, Tracer};
+
+/// Something that will happen. What is meant for a process names its start, and is void after that.
+pub(crate) enum Happening {
+    /// A message arrives.
+    Arrive { to: usize, from: usize, boot: u64, link: Option<u64>, message: Message },
+    /// Gossip arrives.
+    Heard { to: usize, boot: u64, from: NodeId, gossip: Gossip },
+    /// A dial comes to its end.
+    Dialled { from: usize, boot: u64, to: usize },
+    /// A node without a link tries the bootstrap node, next after this wait.
+    Bootstrap { node: usize, boot: u64, wait: Duration },
+    /// A node's end of a link notices that the other is gone.
+    LinkLost { node: usize, peer: usize, link: u64 },
+    /// The same, unless packets pass again by then.
+    LinkTimeout { node: usize, peer: usize, link: u64 },
+    /// A core's deadline.
+    Tick { node: usize, boot: u64 },
+    /// A sync is over.
+    Synced { node: usize, boot: u64 },
+    /// A fetch tries (again) to bring its blobs.
+    Fetch { node: usize, boot: u64, number: u64, wanted: Vec<Hash>, from: Vec<usize>, tries: u32 },
+    /// The executor tries (again) to bring the blobs of a lease.
+    Prepare { node: usize, boot: u64, lease: LeaseId, wanted: Hash },
+    /// A guest comes to its end.
+    Ran { node: usize, boot: u64, number: u64 },
+    /// The executor tells the core what ended.
+    Flush { node: usize, boot: u64 },
+    /// A user does something.
+    User,
+    /// A fault happens, and again within so many seconds.
+    Strike(Strike, u64),
+    /// A partition heals.
+    Heal,
+    /// A paused node goes on.
+    Resume { node: usize, boot: u64 },
+    /// A doomed node is in the middle of a sync.
+    Doom { doom: Doom, boot: u64 },
+    /// A node that is down starts.
+    Restart { node: usize },
+}
+
+/// The swarm.
+pub(crate) struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) by_id: BTreeMap<NodeId, usize>,
+    pub(crate) network: Network,
+    pub(crate) clients: Clients,
+    pub(crate) census: Census,
+    pub(crate) tracer: Tracer,
+    pub(crate) auditor: Auditor,
+    pub(crate) broken: Option<Violation>,
+    /// Jobs as the executors know them.
+    pub(crate) jobs: BTreeMap<JobId, (Arc<JobSpec>, Vec<Script>)>,
+    /// Blobs that list others.
+    pub(crate) lists: BTreeMap<Hash, Vec<Hash>>,
+    /// Dials under way.
+    pub(crate) dialling: BTreeSet<(usize, usize)>,
+    /// Whether strikes still happen.
+    pub(crate) stormy: bool,
+    pub(crate) doomed: Option<Doom>,
+    pub(crate) steps: u64,
+    pub(crate) timing: Rng,
+    pub(crate) striking: Rng,
+}
+
+/// More events than any honest run has: beyond this the cores keep each other busy.
+const STEPS_MAX: u64 = 5_000_000;
+/// Starts of the nodes are spread over this many milliseconds.
+const START_SPREAD_MS: u64 = 500;
+
+impl World {
+    /// The swarm of a scenario with these faults, before anything happened.
+    pub(crate) fn new(scenario: Scenario, faults: Faults, trace: Trace) -> Self {
+        let seed = scenario.seed;
+        let mut keys = dice::fork(seed, "machines");
+        let disk = || if scenario.bug == Some(Bug::ForgetfulDisk) { Disk::forgetful() } else { Disk::default() };
+        let machines: Vec<_> = (0..scenario.nodes).map(|it| Machine::new(it, &mut keys, disk())).collect();
+        let by_id = machines.iter().enumerate().map(|(position, machine)| (machine.id, position)).collect();
+        let clients = Clients::new(dice::fork(seed, "clients"), scenario.tasks);
+        let mut world = Self {
+            queue: Queue::new(),
+            machines,
+            by_id,
+            network: Network::new(dice::fork(seed, "network"), faults),
+            clients,
+            census: Census::default(),
+            tracer: Tracer::new(trace),
+            auditor: Auditor::new(),
+            broken: None,
+            jobs: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            stormy: false,
+            doomed: None,
+            steps: 0,
+            timing: dice::fork(seed, "timing"),
+            striking: dice::fork(seed, "strikes"),
+            scenario,
+        };
+        for node in 0..world.machines.len() {
+            let at = Time::ZERO + dice::millis(&mut world.timing, 0..=START_SPREAD_MS);
+            world.queue.put(at, Happening::Restart { node });
+        }
+        world
+    }
+
+    pub(crate) const fn now(&self) -> Time {
+        self.queue.now()
+    }
+
+    /// Puts something at a moment from now.
+    pub(crate) fn after(&mut self, wait: Duration, what: Happening) {
+        self.queue.put(self.queue.now() + wait, what);
+    }
+
+    /// Lets time pass until this moment, or until something broke.
+    pub(crate) fn run_until(&mut self, until: Time) {
+        while self.broken.is_none() {
+            let Some(what) = self.queue.take(until) else { return };
+            self.steps += 1;
+            if self.steps > STEPS_MAX {
+                self.break_with("nodes_come_to_rest", format!("more than {STEPS_MAX} events in one run"));
+            }
+            self.happen(what);
+        }
+    }
+
+    /// Lets this much time pass.
+    pub(crate) fn run_for(&mut self, time: Duration) {
+        self.run_until(self.now() + time);
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Arrive { to, from, boot, link, message } => self.on_arrive(to, from, boot, link, message),
+            Happening::Heard { to, boot, from, gossip } => self.give(to, boot, Event::Gossip { from, gossip }),
+            Happening::Dialled { from, boot, to } => self.on_dialled(from, boot, to),
+            Happening::Bootstrap { node, boot, wait } => self.on_bootstrap(node, boot, wait),
+            Happening::LinkLost { node, peer, link } => self.on_link_lost(node, peer, link),
+            Happening::LinkTimeout { node, peer, link } => self.on_link_timeout(node, peer, link),
+            Happening::Tick { node, boot } => self.on_tick(node, boot),
+            Happening::Synced { node, boot } => self.on_synced(node, boot),
+            Happening::Fetch { node, boot, number, wanted, from, tries } => {
+                self.on_fetch(node, boot, number, wanted, from, tries);
+            }
+            Happening::Prepare { node, boot, lease, wanted } => self.on_prepare(node, boot, lease, wanted),
+            Happening::Ran { node, boot, number } => self.on_ran(node, boot, number),
+            Happening::Flush { node, boot } => self.on_flush(node, boot),
+            Happening::User => self.on_user(),
+            Happening::Strike(strike, seconds) => self.on_strike(strike, seconds),
+            Happening::Heal => self.heal_partition(),
+            Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
+            Happening::Resume { .. } => {}
+            Happening::Doom { doom, boot } => self.on_doom(doom, boot),
+            Happening::Restart { node } => self.start(node),
+        }
+    }
+
+    /// Whether this start of the node still runs.
+    pub(crate) fn is_boot(&self, node: usize, boot: u64) -> bool {
+        self.machines[node].is_up() && self.machines[node].boot == boot
+    }
+
+    /// Hands an event to a node, if this start of it still runs.
+    pub(crate) fn give(&mut self, node: usize, boot: u64, event: Event) {
+        if !self.is_boot(node, boot) {
+            return;
+        }
+        if let Some(running) = &mut self.machines[node].running {
+            running.inbox.push_back(event);
+        }
+        self.turn(node);
+    }
+
+    /// Starts a node that is down, on its disk as it is.
+    pub(crate) fn start(&mut self, node: usize) {
+        if self.machines[node].is_up() {
+            return;
+        }
+        let now = self.now();
+        let skew = dice::millis(&mut self.timing, 0..=10_000);
+        let machine = &mut self.machines[node];
+        machine.boot += 1;
+        machine.paused = false;
+        let boot = machine.boot;
+        let config = Config {
+            record: record_of(machine, node),
+            seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+        };
+        match Node::start(config, Time::ZERO + skew, machine.disk.records()) {
+            Ok((core, effects)) => {
+                let mut running = Running::new(core, now, skew, machine.slots);
+                running.inbox.push_back(Event::Addresses(vec![machine.address.clone()]));
+                machine.running = Some(running);
+                self.note(format_args!("n{node} starts, boot {boot}"));
+                self.census.count("start");
+                self.carry_out(node, effects);
+                self.after(Duration::ZERO, Happening::Bootstrap { node, boot, wait: Duration::from_millis(250) });
+            }
+            Err(error) => {
+                self.break_with("own_records_are_readable", format!("n{node} cannot start: {error}: {}", error.source))
+            }
+        }
+    }
+
+    /// Stops a node without a word.
+    pub(crate) fn crash(&mut self, node: usize, finished: bool) {
+        if self.machines[node].running.take().is_none() {
+            return;
+        }
+        self.machines[node].disk.crash(finished);
+        self.note(format_args!("n{node} crashes"));
+        self.census.count("crash");
+        self.observe(&Fact::Crashed);
+        self.clients.node_gone(node);
+        self.dialling.retain(|(from, _)| *from != node);
+        self.drop_links_of(node);
+    }
+
+    /// Notes a line of the trace.
+    pub(crate) fn note(&mut self, text: fmt::Arguments<'_>) {
+        self.tracer.note(self.queue.now(), text);
+    }
+
+    /// Tells the auditor.
+    pub(crate) fn observe(&mut self, fact: &Fact<'_>) {
+        if self.broken.is_none() {
+            self.broken = self.auditor.observe(self.queue.now(), fact).err();
+            if let Some(violation) = self.broken.clone() {
+                self.note(format_args!("BROKEN {violation}"));
+            }
+        }
+    }
+
+    /// Notes what the world itself found broken.
+    pub(crate) fn break_with(&mut self, invariant: &'static str, what: String) {
+        if self.broken.is_none() {
+            let violation = Violation { invariant, at: self.now(), what };
+            self.note(format_args!("BROKEN {violation}"));
+            self.broken = Some(violation);
+        }
+    }
+}
+
+fn record_of(machine: &Machine, node: usize) -> NodeRecord {
+    NodeRecord {
+        node: machine.id,
+        incarnation: 0,
+        sequence: 0,
+        name: format!("n{node}"),
+        addresses: Vec::new(),
+        slots: machine.slots,
+        slots_free: machine.slots,
+        memory_bytes: 1 << 30,
+        labels: BTreeMap::new(),
+        arch: "virtual".into(),
+        version: "0".into(),
+        draining: false,
+    }
+}

@@ -1,0 +1,89 @@
+//! One story each: what a user was promised, and what happens to the nodes meanwhile.
+
+use std::time::Duration;
+
+use swarm_simulation::{Script, Swarm};
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn losing_the_holder_does_not_lose_the_task() {
+    let mut swarm = Swarm::from_seed(7).with_nodes(5).started();
+    let job = swarm.submit(0, 1, Script::running_for(secs(10)));
+    swarm.run_until(|it| !it.holders_of(job).is_empty());
+    let holder = swarm.holders_of(job)[0];
+    swarm.crash(holder);
+    swarm.run_until(|it| it.holders_of(job).iter().any(|other| *other != holder));
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
+
+#[test]
+fn the_submitter_may_leave_once_the_job_is_acknowledged() {
+    let mut swarm = Swarm::from_seed(8).with_nodes(4).started();
+    let job = swarm.submit(2, 100, Script::running_for(Duration::from_millis(100)));
+    swarm.crash(2);
+    swarm.pass(secs(30));
+    swarm.ask(0, job);
+    swarm.run_until(|it| it.is_over(job));
+    swarm.heal_and_settle().unwrap();
+}
+
+#[test]
+fn a_power_cut_everywhere_loses_nothing_acknowledged() {
+    let mut swarm = Swarm::from_seed(9).with_nodes(3).started();
+    let job = swarm.submit(1, 50, Script::running_for(Duration::from_millis(500)));
+    swarm.pass(secs(2));
+    (0..3).for_each(|node| swarm.crash(node));
+    swarm.pass(secs(60));
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
+
+#[test]
+fn both_halves_of_a_swarm_work_and_agree_afterwards() {
+    let mut swarm = Swarm::from_seed(10).with_nodes(6).started();
+    let job = swarm.submit(0, 120, Script::running_for(Duration::from_millis(200)));
+    swarm.part(&[0, 1, 2]);
+    let other = swarm.submit(4, 10, Script::running_for(Duration::from_millis(50)));
+    swarm.pass(secs(20));
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job) && swarm.is_over(other));
+}
+
+#[test]
+fn a_swarm_of_one_finishes_after_its_restart() {
+    let mut swarm = Swarm::from_seed(11).with_nodes(1).started();
+    let job = swarm.submit(0, 20, Script::running_for(Duration::from_millis(300)));
+    swarm.pass(secs(1));
+    swarm.crash(0);
+    swarm.pass(secs(1));
+    swarm.restart(0);
+    swarm.ask(0, job);
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
+
+#[test]
+fn a_calm_swarm_runs_every_task_once() {
+    let mut swarm = Swarm::from_seed(12).with_nodes(5).started();
+    let job = swarm.submit(3, 200, Script::running_for(Duration::from_millis(20)));
+    swarm.pass(secs(20));
+    swarm.ask(3, job);
+    swarm.run_until(|it| it.is_over(job));
+    assert_eq!(swarm.census().of("task run"), 200);
+}
+
+#[test]
+fn a_cancelled_job_stops_running() {
+    let mut swarm = Swarm::from_seed(13).with_nodes(4).started();
+    let job = swarm.submit(0, 100, Script::running_for(secs(5)));
+    swarm.run_until(|it| !it.holders_of(job).is_empty());
+    swarm.cancel(2, job);
+    swarm.run_until(|it| it.holders_of(job).is_empty());
+    assert!(swarm.census().of("task run") < 100);
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
