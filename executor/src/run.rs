@@ -76,11 +76,7 @@ impl std::fmt::Debug for Module {
 }
 
 impl Module {
-    pub(crate) fn new(
-        linked: InstancePre<Guest>,
-        runtime: Arc<WasiRuntime>,
-        memory_bytes_max: u64,
-    ) -> Self {
+    pub(crate) fn new(linked: InstancePre<Guest>, runtime: Arc<WasiRuntime>, memory_bytes_max: u64) -> Self {
         Self { linked, runtime, memory_bytes_max }
     }
 
