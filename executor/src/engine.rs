@@ -86,7 +86,25 @@ struct Shared {
     prepared: quick_cache::sync::Cache<Hash, Result<Module, InvalidModule>>,
     /// wasmtime's WASI is written for tokio and enters one for every file access; it finds this one, which costs
     /// less than the worker threads it would start by itself. Nothing ever waits in it.
-    runtime: Arc<tokio::runtime::Runtime>,
+    runtime: Arc<WasiRuntime>,
+}
+
+/// A tokio runtime in which nothing ever waits. The last clone of an engine may be dropped by a task of the process's
+/// own tokio, where a runtime may be let go but not waited for.
+pub(crate) struct WasiRuntime(Option<tokio::runtime::Runtime>);
+
+impl WasiRuntime {
+    pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.0.as_ref().expect("taken only when dropped").enter()
+    }
+}
+
+impl Drop for WasiRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Engine {
@@ -103,7 +121,8 @@ impl Engine {
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;
         start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
         let prepared = quick_cache::sync::Cache::new(PREPARED_MAX);
-        let shared = Shared { config, wasmtime, linker, cache, prepared, runtime: Arc::new(runtime) };
+        let shared =
+            Shared { config, wasmtime, linker, cache, prepared, runtime: Arc::new(WasiRuntime(Some(runtime))) };
         Ok(Self { shared: Arc::new(shared) })
     }
 

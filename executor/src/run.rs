@@ -9,7 +9,7 @@ use swarm_protocol::{Ending, Limits};
 use wasmtime::{ExternType, InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
-use crate::engine::text;
+use crate::engine::{WasiRuntime, text};
 use crate::guest::{Guest, Halt, Sink, StopFlag};
 use crate::validate::{InvalidModule, shown};
 
@@ -65,7 +65,7 @@ pub struct Finished {
 #[derive(Clone)]
 pub struct Module {
     linked: InstancePre<Guest>,
-    runtime: Arc<tokio::runtime::Runtime>,
+    runtime: Arc<WasiRuntime>,
     memory_bytes_max: u64,
 }
 
@@ -76,11 +76,7 @@ impl std::fmt::Debug for Module {
 }
 
 impl Module {
-    pub(crate) fn new(
-        linked: InstancePre<Guest>,
-        runtime: Arc<tokio::runtime::Runtime>,
-        memory_bytes_max: u64,
-    ) -> Self {
+    pub(crate) fn new(linked: InstancePre<Guest>, runtime: Arc<WasiRuntime>, memory_bytes_max: u64) -> Self {
         Self { linked, runtime, memory_bytes_max }
     }
 

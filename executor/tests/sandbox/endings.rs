@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
+use swarm_executor::Engine;
 use swarm_protocol::Ending;
 
-use crate::{MIB, Run};
+use crate::{MIB, Run, config};
 
 #[test]
 fn a_guest_that_returns_has_exited_with_0() {
@@ -110,4 +111,12 @@ fn a_guest_stopped_before_it_began_does_not_begin() {
     let run = Run::of("exits_7");
     run.stop.stop();
     assert_eq!(run.finish().ending, Ending::Cancelled);
+}
+
+#[test]
+fn an_engine_may_be_dropped_by_a_tokio_task() {
+    let engine = Engine::new(config()).unwrap();
+    assert_eq!(Run::of("returns").finish_in(&engine).ending, Ending::Exited(0));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async { drop(engine) });
 }
