@@ -23,8 +23,8 @@ pub enum ClusterError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// A node ended that should live.
-    #[error("node {node} ended by itself ({status}); it last said:\n{said}")]
+    /// A node ended that should live, or not as it should.
+    #[error("node {node} ended ({status}); it last said:\n{said}")]
     Ended {
         /// Which.
         node: usize,

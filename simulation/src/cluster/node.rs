@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -134,14 +134,15 @@ impl Node {
         let _ = child.wait();
     }
 
-    /// Asks it to leave (SIGTERM) and waits until it has handed over what it owes and ended.
+    /// Asks it to leave (SIGTERM) and waits until it has handed over what it owes and ended; it must end with success.
     pub fn stop(&mut self) -> Result<(), ClusterError> {
         let Some(child) = &self.child else { return Ok(()) };
         kill_process(Pid::from_child(child), Signal::TERM)
             .map_err(|errno| ClusterError::io("stop", self.dir())(errno.into()))?;
-        wait_until(&format!("the end of node {}", self.number), STOP_DEADLINE, || Ok(self.ended()?.map(drop)))?;
+        let what = format!("the end of node {}", self.number);
+        let status = wait_until(&what, STOP_DEADLINE, || self.ended())?;
         self.child = None;
-        Ok(())
+        if status.success() { Ok(()) } else { Err(self.ended_badly(status)) }
     }
 
     /// Stops it cleanly and starts it again with the same data and address.
@@ -201,7 +202,7 @@ impl Node {
     /// Fails when it should run and has ended by itself.
     pub(super) fn check_alive(&mut self) -> Result<(), ClusterError> {
         match self.ended()? {
-            Some(status) => Err(ClusterError::Ended { node: self.number, status, said: self.said() }),
+            Some(status) => Err(self.ended_badly(status)),
             None => Ok(()),
         }
     }
@@ -214,10 +215,19 @@ impl Node {
         lines[lines.len().saturating_sub(SAID_LINES)..].join("\n")
     }
 
-    fn ended(&mut self) -> Result<Option<String>, ClusterError> {
+    /// How often one of its processes panicked. None ever should, whatever was done to it.
+    pub fn panics(&self) -> usize {
+        let text = fs::read(self.file("err")).unwrap_or_default();
+        String::from_utf8_lossy(&text).lines().filter(|line| line.contains("panicked at")).count()
+    }
+
+    fn ended(&mut self) -> Result<Option<ExitStatus>, ClusterError> {
         let Some(child) = &mut self.child else { return Ok(None) };
-        let status = child.try_wait().map_err(ClusterError::io("wait for", &self.program))?;
-        Ok(status.map(|status| status.to_string()))
+        child.try_wait().map_err(ClusterError::io("wait for", &self.program))
+    }
+
+    fn ended_badly(&self, status: ExitStatus) -> ClusterError {
+        ClusterError::Ended { node: self.number, status: status.to_string(), said: self.said() }
     }
 
     fn greeted(&self) -> &Greeting {
@@ -344,6 +354,19 @@ mod tests {
         node.restart().unwrap();
         let args = fs::read_to_string(root.path().join("args")).unwrap();
         assert!(args.contains("--listen /ip4/127.0.0.1/tcp/7 --slots 2"), "{args}");
+    }
+
+    #[test]
+    fn a_node_must_leave_with_success_and_its_panics_are_counted() {
+        let leave = "trap 'kill $!; exit $CODE' TERM; sleep 1000 & wait";
+        for (code, good) in [(0, true), (4, false)] {
+            let (_root, mut node) =
+                node(&format!("{HELLO} CODE={code}; echo \"thread 'x' panicked at y\" >&2; {leave}"));
+            node.start().unwrap();
+            assert_eq!(node.panics(), 1);
+            assert_eq!(node.stop().is_ok(), good);
+            assert!(!node.is_running());
+        }
     }
 
     #[test]

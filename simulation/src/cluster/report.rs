@@ -22,6 +22,8 @@ pub struct ClusterReport {
     pub missing: u64,
     /// Outcomes beyond one a task.
     pub doubled: u64,
+    /// Panics of any node.
+    pub panics: usize,
     /// Whether two survivors gave the same output; `None` when only one survived.
     pub same_output: Option<bool>,
     /// Whether the output is as expected; `None` when nothing was expected.
@@ -58,6 +60,9 @@ impl ClusterReport {
         }
         if self.doubled > 0 {
             faults.push(format!("{} outcomes too many", self.doubled));
+        }
+        if self.panics > 0 {
+            faults.push(format!("{} panics", self.panics));
         }
         if self.same_output == Some(false) {
             faults.push("two nodes gave different output".into());
@@ -113,6 +118,7 @@ mod tests {
             tasks: 200,
             missing: 0,
             doubled: 0,
+            panics: 0,
             same_output: Some(true),
             expected_output: None,
             output_bytes: 90,

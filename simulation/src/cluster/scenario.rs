@@ -93,6 +93,7 @@ impl Story {
             tasks: job.tasks,
             missing: job.missing(),
             doubled: job.doubled(),
+            panics: self.cluster.panics(),
             same_output,
             expected_output: expected.map(|expected| output == expected),
             output_bytes: output.len(),

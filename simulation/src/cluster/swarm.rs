@@ -101,6 +101,11 @@ impl Cluster {
         self.running().filter(busy).map(Node::number).collect()
     }
 
+    /// How often any process of any node panicked.
+    pub fn panics(&self) -> usize {
+        self.nodes.iter().map(Node::panics).sum()
+    }
+
     /// Fails when a node that should run has ended by itself.
     pub fn check_alive(&mut self) -> Result<(), ClusterError> {
         self.nodes.iter_mut().try_for_each(Node::check_alive)
