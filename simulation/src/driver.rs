@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use swarm_protocol::{
-    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table, Wanted,
-    Write, codec,
+    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table,
+    Wanted, Write, codec,
 };
 
 use crate::dice;

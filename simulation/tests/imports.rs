@@ -16,8 +16,20 @@ const ALLOWED: [(&str, &[&str]); 5] = [
 
 /// What the core must not even reach: runtimes, networks, disks, clocks and hidden randomness.
 const BARRED_FROM_PROTOCOL: [&str; 14] = [
-    "tokio", "mio", "libp2p", "ractor", "rocksdb", "librocksdb-sys", "wasmtime", "async-std", "smol", "rand", "rand_core",
-    "chrono", "time", "socket2",
+    "tokio",
+    "mio",
+    "libp2p",
+    "ractor",
+    "rocksdb",
+    "librocksdb-sys",
+    "wasmtime",
+    "async-std",
+    "smol",
+    "rand",
+    "rand_core",
+    "chrono",
+    "time",
+    "socket2",
 ];
 
 fn metadata() -> Value {
@@ -35,7 +47,8 @@ fn graph(metadata: &Value) -> BTreeMap<String, (String, Vec<String>)> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let packages = metadata["packages"].as_array().unwrap();
     let names: BTreeMap<_, _> = packages.iter().map(|it| (text(&it["id"]), text(&it["name"]))).collect();
-    let is_used = |dependency: &&Value| dependency["dep_kinds"].as_array().unwrap().iter().any(|it| it["kind"] != "dev");
+    let is_used =
+        |dependency: &&Value| dependency["dep_kinds"].as_array().unwrap().iter().any(|it| it["kind"] != "dev");
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap().iter();
     nodes
         .map(|node| {
