@@ -1,4 +1,5 @@
 //! The `swarm` command from the outside: the real binary, with an embedded swarm or a node of its own on loopback.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

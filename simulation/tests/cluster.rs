@@ -1,6 +1,7 @@
 //! Real swarms of `swarm` processes: killed, restarted, started in the wrong order. One at a time, as each is a machine room.
 //!
 //! The program must have been built: `cargo build --release -p swarm-node`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,4 +1,5 @@
 //! Blobs are whole, verified and durable, or they are not there.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::fs;
 use std::path::Path;
@@ -98,11 +99,13 @@ fn a_longer_blob_than_the_reader_accepts_is_not_read() {
     assert!(matches!(blobs.read(hash, 4).unwrap_err(), BlobError::TooLong { max: 4, .. }));
 }
 
+type Reader = fn(&Blobs, Hash) -> Result<(), BlobError>;
+
 #[test]
 fn a_damaged_blob_is_never_served_and_can_be_stored_again() {
     let damages: [fn(&mut Vec<u8>); 3] =
         [|bytes| bytes[2] ^= 1, |bytes| bytes.truncate(4), |bytes| bytes.extend_from_slice(b"!")];
-    let readers: [fn(&Blobs, Hash) -> Result<(), BlobError>; 2] =
+    let readers: [Reader; 2] =
         [|blobs, hash| blobs.read(hash, 99).map(drop), |blobs, hash| blobs.verify(hash).map(drop)];
     for damage in damages {
         for find in readers {

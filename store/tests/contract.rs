@@ -1,4 +1,5 @@
 //! Every store keeps the same contract; and what only the one on a disk can show.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::fs;
 use std::path::Path;

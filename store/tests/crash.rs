@@ -2,6 +2,7 @@
 //!
 //! A killed process leaves its writes to the operating system, so this holds a missing write or a wrong recovery against
 //! us, not a missing sync: what a power cut does is modelled by `Memory`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

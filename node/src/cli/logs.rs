@@ -347,6 +347,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "it is a list of ranges")]
     fn each_task_is_new_once() {
         let mut ranges = Ranges::default();
         assert_eq!(ranges.insert(3..5), [3..5]);

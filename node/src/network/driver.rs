@@ -356,7 +356,7 @@ impl Running {
 
     /// Opens the control streams that are due.
     fn open_links(&mut self) {
-        for (peer, connection) in self.driver.links.to_open(Instant::now()) {
+        for (peer, connection) in self.driver.links.openings_due(Instant::now()) {
             let stream = self.driver.swarm.behaviour_mut().streams.open(peer, connection, Purpose::Control);
             let opened = self.opened_sender.clone();
             tokio::spawn(async move {

@@ -138,7 +138,7 @@ impl Links {
     }
 
     /// Where a control stream is to be opened now. Each is answered by [`Self::on_opened`].
-    pub(super) fn to_open(&mut self, now: Instant) -> Vec<(PeerId, ConnectionId)> {
+    pub(super) fn openings_due(&mut self, now: Instant) -> Vec<(PeerId, ConnectionId)> {
         let mine = self.mine;
         let closing = self.closing.is_cancelled();
         let due = |peer: &Peer| !closing && mine < peer.node && peer.is_down() && peer.open_at <= now;

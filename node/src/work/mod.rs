@@ -81,6 +81,9 @@ pub enum WorkError {
 }
 
 /// The rest of the node, as work sees it.
+/// Takes an event to the core.
+type Tell = dyn Fn(Event) -> BoxFuture<'static, ()> + Send + Sync;
+
 #[derive(Clone)]
 struct Sources {
     /// Returns once all these blobs are here.
@@ -88,7 +91,7 @@ struct Sources {
     /// The recorded outcomes of a shard all of whose tasks have ended.
     shard: Arc<Ask<(ShardId, Range), Vec<Run>>>,
     /// Takes an event to the core; waits while the core is busy.
-    tell: Arc<dyn Fn(Event) -> BoxFuture<'static, ()> + Send + Sync>,
+    tell: Arc<Tell>,
 }
 
 /// A question to the rest of the node. The error is for people.
