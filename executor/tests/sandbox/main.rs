@@ -1,4 +1,5 @@
 //! Guests of a few lines each, run by the real engine. Each lies in `tests/guests` and says what it does.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod cache;
 mod endings;

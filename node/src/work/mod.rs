@@ -80,14 +80,16 @@ pub enum WorkError {
     Supervisor(#[source] ractor::SpawnErr),
 }
 
-/// The rest of the node, as work sees it.
 /// Takes an event to the core.
 type Tell = dyn Fn(Event) -> BoxFuture<'static, ()> + Send + Sync;
+/// Blobs, and the nodes that may have them.
+type Wish = (Vec<Hash>, Vec<NodeId>);
 
+/// The rest of the node, as work sees it.
 #[derive(Clone)]
 struct Sources {
     /// Returns once all these blobs are here.
-    fetch: Arc<Ask<(Vec<Hash>, Vec<NodeId>), ()>>,
+    fetch: Arc<Ask<Wish, ()>>,
     /// The recorded outcomes of a shard all of whose tasks have ended.
     shard: Arc<Ask<(ShardId, Range), Vec<Run>>>,
     /// Takes an event to the core; waits while the core is busy.
