@@ -51,6 +51,9 @@ impl Handle {
     pub async fn wait(&self, job: JobId) -> Result<JobStatus, CommandError> {
         loop {
             let (_, status) = self.commands().job(job).await?;
+            if status.state().is_over() {
+                return Ok(status);
+            }
             let mut watched = self.watchers().watch(job, status).await?;
             if let Ok(over) = watched.wait_for(|status| status.state().is_over()).await {
                 return Ok(over.clone());
