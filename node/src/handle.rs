@@ -20,6 +20,7 @@ use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
 use crate::clock::{Clock, unix_ms};
 use crate::commands::{CommandError, Commands};
 use crate::network::{Identity, Network};
+use crate::watchers::Watchers;
 use crate::work::Work;
 
 /// A running node, as the rest of the program sees it.
@@ -42,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) artifacts: Artifacts,
     pub(crate) network: Network,
     pub(crate) work: Work,
+    pub(crate) watchers: Watchers,
 }
 
 impl Handle {
@@ -155,12 +157,16 @@ impl Handle {
 
     /// Stops what is not below the supervisor: running tasks and the network.
     pub(crate) async fn stop(&self) {
-        self.0.work.stop_all();
+        self.0.work.close();
         self.0.network.clone().shutdown().await;
     }
 
     pub(crate) fn commands(&self) -> &Commands {
         &self.0.commands
+    }
+
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.0.watchers
     }
 
     fn complete(&self, mut spec: JobSpec) -> JobSpec {

@@ -13,6 +13,7 @@ mod results;
 mod runtime;
 mod storage;
 mod supervisor;
+mod watchers;
 mod work;
 
 pub use artifacts::{Artifacts, BLOB_LIST_BYTES_MAX, FETCH_DEADLINE, Unfetched};

@@ -8,7 +8,9 @@
 use std::time::Duration;
 
 use swarm_protocol::lattice::{Run, ShardState};
-use swarm_protocol::{Answer, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId};
+use swarm_protocol::{
+    Answer, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId, SignedJob,
+};
 use tokio::time::Instant;
 
 use crate::commands::{CommandError, Commands};
@@ -18,8 +20,6 @@ use crate::handle::Handle;
 pub const COMPLETE_WAIT: Duration = Duration::from_secs(30);
 /// The first and the longest wait before asking again: answers are cheap, and users wait for them.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1000)];
-/// How often a job that somebody waits for is looked at.
-const WATCH_EVERY: Duration = Duration::from_millis(150);
 /// Pages of one shard: a shard of 4,096 tasks with full inline output needs some 60.
 const PAGES_MAX: usize = 4096;
 
@@ -35,10 +35,8 @@ pub struct ShardView {
 impl Handle {
     /// A job as submitted, and how far it is.
     pub async fn job(&self, job: JobId) -> Result<(JobSpec, JobStatus), CommandError> {
-        match self.ask(Query::Job(job)).await? {
-            Answer::Job { job, status } => Ok((job.verify()?, status)),
-            _ => Err(Refusal::Unknown.into()),
-        }
+        let (job, status) = self.commands().job(job).await?;
+        Ok((job.verify()?, status))
     }
 
     /// Every job that the swarm knows.
@@ -52,11 +50,15 @@ impl Handle {
     /// Waits until a job is over and returns its final status; pending while it runs.
     pub async fn wait(&self, job: JobId) -> Result<JobStatus, CommandError> {
         loop {
-            let (_, status) = self.job(job).await?;
+            let (_, status) = self.commands().job(job).await?;
             if status.state().is_over() {
                 return Ok(status);
             }
-            tokio::time::sleep(WATCH_EVERY).await;
+            let mut watched = self.watchers().watch(job, status).await?;
+            if let Ok(over) = watched.wait_for(|status| status.state().is_over()).await {
+                return Ok(over.clone());
+            }
+            // The watcher lost sight of the job; the next question tells why.
         }
     }
 
@@ -78,6 +80,14 @@ impl Handle {
 }
 
 impl Commands {
+    /// A job, and how far it is.
+    pub(crate) async fn job(&self, job: JobId) -> Result<(SignedJob, JobStatus), CommandError> {
+        match self.ask(Query::Job(job)).await? {
+            Answer::Job { job, status } => Ok((job, status)),
+            _ => Err(Refusal::Unknown.into()),
+        }
+    }
+
     /// The recorded outcomes of a shard all of whose tasks have ended: what later stages take their inputs from.
     pub async fn shard_outcomes(&self, shard: ShardId, tasks: Range) -> Result<Vec<Run>, CommandError> {
         Ok(self.ended_shard(shard, tasks).await?.runs)

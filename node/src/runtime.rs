@@ -6,10 +6,13 @@
 //! ├─ network       hands what the network hears to the core; stops everything when the libp2p task is gone
 //! ├─ kad           writes Kademlia records behind
 //! ├─ artifacts     brings blobs here, each once at a time
-//! └─ driver        owns the core; started again, it rebuilds the core from the records
+//! ├─ executor      stops everything when the supervisor of leases is gone
+//! ├─ driver        owns the core; started again, it rebuilds the core from the records
+//! ├─ watchers      one actor for each job that somebody waits for
+//! └─ api           answers the user's commands
 //! ```
 //!
-//! The API and the command line stand beside it and use a [`Handle`].
+//! The command line stands beside it and uses the API.
 //!
 //! Always true: one process at a time has a data directory; parts are started from the disk upwards, and the disk is
 //! closed last. A swarm of one, embedded in a command, is the same thing with fewer listeners.
@@ -30,6 +33,7 @@ use swarm_protocol::{Config, Event, Node, NodeId, NodeRecord, Table, Write};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc};
 
+use crate::api::{Server, SocketError};
 use crate::artifacts::{self, Artifacts};
 use crate::clock::Clock;
 use crate::commands::Commands;
@@ -38,6 +42,7 @@ use crate::handle::{self, Handle, blocking};
 use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, NetworkEvent};
 use crate::storage::Storage;
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
+use crate::watchers::{self, Watchers};
 use crate::work::{Work, WorkError, WorkOptions};
 
 /// The swarm that nodes belong to unless they are told otherwise.
@@ -141,6 +146,9 @@ pub enum StartError {
     /// The network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The API's socket.
+    #[error(transparent)]
+    Api(#[from] SocketError),
     /// The supervisor.
     #[error("the node's parts cannot be started")]
     Supervisor(#[source] Failure),
@@ -155,6 +163,7 @@ impl StartError {
 /// A running node.
 pub struct Runtime {
     handle: Handle,
+    api: Server,
     supervisor: Supervisor,
     storage: Storage,
     lock: File,
@@ -172,6 +181,11 @@ impl Runtime {
         &self.handle
     }
 
+    /// Its API, which is served on the socket in the data directory.
+    pub fn api(&self) -> &Server {
+        &self.api
+    }
+
     /// Waits until the node cannot go on; pending as long as it can. The process should then exit and be started again.
     pub async fn crashed(&mut self) -> Crash {
         self.supervisor.crashed().await
@@ -179,13 +193,14 @@ impl Runtime {
 
     /// Stops the node at once; [`Handle::drain`] first when there is time. Handles that remain are of no use.
     pub async fn shutdown(self) {
-        let Self { handle, supervisor, storage, lock } = self;
+        let Self { handle, api, supervisor, storage, lock } = self;
+        api.stop().await;
         supervisor.stop().await;
         handle.stop().await;
         // Closing RocksDB waits for the disk; the directory is free for the next node only after it.
         blocking(move || {
             storage.close();
-            drop((handle, lock));
+            drop((handle, api, lock));
         })
         .await;
     }
@@ -197,6 +212,7 @@ struct Parts {
     lock: File,
     driver: Driver,
     manager: artifacts::Manager,
+    watching: watchers::Manager,
     heard: Inlet<NetworkEvent>,
     kad_changes: Inlet<Write>,
 }
@@ -234,6 +250,7 @@ impl Parts {
             artifacts: artifacts.clone(),
             commands: commands.clone(),
         })?;
+        let (watchers, watching) = Watchers::new(commands.clone());
         let handle = Handle::new(handle::Parts {
             identity,
             name: config.record.name.clone(),
@@ -249,11 +266,12 @@ impl Parts {
             artifacts: artifacts.clone(),
             network: network.clone(),
             work: work.clone(),
+            watchers,
         });
         let inbox = Arc::new(Mutex::new(Inbox::new(events, first, peers)));
         let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
         let (heard, kad_changes) = (Arc::new(Mutex::new(heard)), Arc::new(Mutex::new(kad_changes)));
-        Ok(Self { handle, lock, driver, manager, heard, kad_changes })
+        Ok(Self { handle, lock, driver, manager, watching, heard, kad_changes })
     }
 
     async fn start(self) -> Result<Runtime, StartError> {
@@ -262,17 +280,22 @@ impl Parts {
     }
 
     async fn start_with(self, driver: Service) -> Result<Runtime, StartError> {
-        let Self { handle, lock, driver: Driver { storage, commands, .. }, manager, heard, kad_changes } = self;
-        let (watched, kad_storage) = (storage.clone(), storage.clone());
+        let Self { handle, lock, driver: parts, manager, watching, heard, kad_changes } = self;
+        let Driver { storage, commands, work, .. } = parts;
+        let api = Server::listen(handle.clone())?;
+        let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
         let children = vec![
             Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
             Service::new("network", OnFailure::Stop, move || hear(Arc::clone(&heard), commands.clone())),
             Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
             Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
+            Service::new("executor", OnFailure::Stop, move || work.clone().watch()),
             driver,
+            Service::supervising("watchers", OnFailure::Restart, move |parent| watching.clone().run(parent)),
+            Service::new("api", OnFailure::Restart, move || served.clone().run()),
         ];
         let supervisor = Supervisor::start(children).await.map_err(|error| StartError::Supervisor(error.into()))?;
-        Ok(Runtime { handle, supervisor, storage, lock })
+        Ok(Runtime { handle, api, supervisor, storage, lock })
     }
 }
 

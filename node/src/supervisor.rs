@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -43,7 +43,7 @@ pub enum OnFailure {
 pub struct Service {
     name: &'static str,
     on_failure: OnFailure,
-    run: Box<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
+    run: Box<dyn Fn(ActorCell) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
 }
 
 impl Service {
@@ -53,7 +53,17 @@ impl Service {
         R: Fn() -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        Self { name, on_failure, run: Box::new(move || Box::pin(run())) }
+        Self::supervising(name, on_failure, move |_| run())
+    }
+
+    /// The same for a child with actors of its own. Those that it links to the actor given to `run` end with it, and
+    /// `run` itself has to notice when one of them fails.
+    pub(crate) fn supervising<F, R>(name: &'static str, on_failure: OnFailure, run: R) -> Self
+    where
+        R: Fn(ActorCell) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        Self { name, on_failure, run: Box::new(move |parent| Box::pin(run(parent))) }
     }
 }
 
@@ -208,7 +218,7 @@ impl Actor for Runner {
     }
 
     async fn handle(&self, myself: ActorRef<Begin>, Begin: Begin, (): &mut ()) -> Result<(), ActorProcessingErr> {
-        (self.0.run)().await?;
+        (self.0.run)(myself.get_cell()).await?;
         myself.stop(None);
         Ok(())
     }

@@ -27,5 +27,5 @@ pub mod view;
 
 pub use client::{BlobReader, Client};
 pub use error::{Code, Failure, causes};
-pub use server::{Server, serve};
+pub use server::Server;
 pub use socket::{SOCKET_NAME, SocketError};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -17,8 +18,8 @@ use swarm_protocol::{
     Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
 };
 use swarm_store::{BlobError, Receiver};
+use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::ReaderStream;
 
@@ -28,6 +29,7 @@ use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{self, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun};
 use crate::commands::CommandError;
 use crate::handle::Handle;
+use crate::supervisor;
 
 /// The longest blob that a user may hand over: what an input of a task may reasonably be, and less than a disk.
 const BLOB_BYTES_MAX: u64 = 16 << 30;
@@ -42,50 +44,52 @@ const DRAIN_WAIT: Duration = Duration::from_secs(60);
 /// How long requests may finish once the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
-/// The running API of a node.
-#[derive(Debug)]
+/// The API of a node. Cheap to clone.
+#[derive(Clone)]
 pub struct Server {
+    api: Api,
+    /// Set when it stops. Whoever serves holds a receiver.
     stop: watch::Sender<bool>,
-    drained: watch::Receiver<bool>,
-    serving: JoinHandle<io::Result<()>>,
+    /// The first listener, made at the start of the process so that an unusable socket refuses the start.
+    first: Arc<Mutex<Option<UnixListener>>>,
 }
 
-/// Serves a node on the socket in its data directory.
-pub fn serve(handle: Handle) -> Result<Server, SocketError> {
-    let listener = socket::listen(handle.data_dir())?;
-    let (stop, mut stopped) = watch::channel(false);
-    let (leave, drained) = watch::channel(false);
-    let socket = handle.data_dir().join(SOCKET_NAME);
-    let router = router(Api { handle, leave });
-    let serving = tokio::spawn(async move {
+impl Server {
+    /// Listens on the socket in the node's data directory; whoever connects waits until [`Self::run`].
+    pub(crate) fn listen(handle: Handle) -> Result<Self, SocketError> {
+        let first = socket::listen(handle.data_dir())?;
+        let api = Api { handle, leave: watch::Sender::new(false) };
+        Ok(Self { api, stop: watch::Sender::new(false), first: Arc::new(Mutex::new(Some(first))) })
+    }
+
+    /// Serves until [`Self::stop`]. Run once more after a failure, it listens anew.
+    pub(crate) async fn run(self) -> Result<(), supervisor::Failure> {
+        let (mut stopped, _serving) = (self.stop.subscribe(), self.stop.subscribe());
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = first.map_or_else(|| socket::listen(self.api.handle.data_dir()), Ok)?;
         let stop = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        let served = axum::serve(listener, router).with_graceful_shutdown(stop).await;
-        remove(&socket);
-        served
-    });
-    Ok(Server { stop, drained, serving })
+        Ok(axum::serve(listener, router(self.api)).with_graceful_shutdown(stop).await?)
+    }
+
+    /// Waits until a user's drain is over.
+    pub async fn drained(&self) {
+        let mut drained = self.api.leave.subscribe();
+        drop(drained.wait_for(|drained| *drained).await);
+    }
+
+    /// Lets requests finish for a moment and removes the socket.
+    pub(crate) async fn stop(&self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(STOP_WAIT, self.stop.closed()).await.is_err() {
+            tracing::debug!("requests were cut off");
+        }
+        remove(&self.api.handle.data_dir().join(SOCKET_NAME));
+    }
 }
 
 fn remove(socket: &FilePath) {
     if let Err(error) = std::fs::remove_file(socket) {
         tracing::debug!(%error, "the socket was gone already");
-    }
-}
-
-impl Server {
-    /// Waits until a user's drain is over.
-    pub async fn drained(&mut self) {
-        if self.drained.wait_for(|drained| *drained).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Lets requests finish for a moment and closes the socket.
-    pub async fn stop(mut self) {
-        self.stop.send_replace(true);
-        if tokio::time::timeout(STOP_WAIT, &mut self.serving).await.is_err() {
-            self.serving.abort();
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 
 use super::output::Format;
@@ -260,26 +261,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| "a time cannot be negative".into())
 }
 
-/// Units of a size, the longest first, so that `GiB` is not taken for `B`.
-const SIZE_UNITS: [(&str, u64); 9] = [
-    ("kib", 1 << 10),
-    ("mib", 1 << 20),
-    ("gib", 1 << 30),
-    ("tib", 1 << 40),
-    ("kb", 1_000),
-    ("mb", 1_000_000),
-    ("gb", 1_000_000_000),
-    ("tb", 1_000_000_000_000),
-    ("b", 1),
-];
-
 /// `4GiB`, `500MB` or a number of bytes.
 fn size(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let unit = SIZE_UNITS.iter().find_map(|(unit, bytes)| Some((lower.strip_suffix(unit)?, *bytes)));
-    let (number, bytes) = unit.unwrap_or((&lower, 1));
-    let wrong = || "a size is a number and a unit, as 512MiB or 4GiB".to_owned();
-    number.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(bytes)).ok_or_else(wrong)
+    let bytes = text.trim().parse::<ByteSize>().ok().map(|size| size.as_u64());
+    // What is too large to count is read as the largest number.
+    bytes.filter(|bytes| *bytes != u64::MAX).ok_or_else(|| "a size is a number and a unit, as 512MiB or 4GiB".into())
 }
 
 #[cfg(test)]

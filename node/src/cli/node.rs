@@ -7,7 +7,7 @@ use etcetera::BaseStrategy;
 use tempfile::TempDir;
 
 use super::args::Global;
-use crate::api::{Client, Code, Failure, Server, serve};
+use crate::api::{Client, Code, Failure};
 use crate::runtime::{Runtime, RuntimeOptions};
 
 /// Name of the default data directory, in the user's own data directory.
@@ -33,7 +33,6 @@ pub(super) struct Node {
 /// A swarm of one. Its directory goes with it.
 struct Embedded {
     runtime: Runtime,
-    server: Server,
     dir: TempDir,
 }
 
@@ -59,9 +58,8 @@ impl Node {
 
     /// Stops it if it is embedded, and removes what it kept.
     pub(super) async fn close(self) {
-        let Some(Embedded { runtime, server, dir }) = self.embedded else { return };
+        let Some(Embedded { runtime, dir }) = self.embedded else { return };
         drop(self.client);
-        server.stop().await;
         runtime.shutdown().await;
         remove(dir.path());
     }
@@ -80,7 +78,6 @@ impl Embedded {
         };
         let dir = tempfile::Builder::new().prefix("swarm-").tempdir().map_err(|error| failed(&error))?;
         let runtime = Runtime::start(RuntimeOptions::embedded(dir.path())).await.map_err(|error| failed(&error))?;
-        let server = serve(runtime.handle().clone()).map_err(|error| failed(&error))?;
-        Ok(Self { runtime, server, dir })
+        Ok(Self { runtime, dir })
     }
 }

@@ -7,9 +7,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::{self, Global};
 use super::node::data_dir;
 use super::output::print;
-use crate::api::{Code, Failure, Server, serve};
+use crate::api::{Code, Failure, causes};
 use crate::handle::Handle;
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
+use crate::supervisor::Crash;
 
 /// How long handing over may take when no task runs: a few round trips to each custodian.
 const DRAIN_IDLE_WAIT: Duration = Duration::from_secs(5);
@@ -28,15 +29,14 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
         started = Runtime::start(options(global, args)?) => started.map_err(|error| not_started(&error))?,
         () = signals.next() => return Ok(()),
     };
-    let mut server = serve(runtime.handle().clone())
-        .map_err(|error| Failure::caused(Code::Failed, "the node cannot be started", &error))?;
     greet(runtime.handle()).await?;
+    let api = runtime.api().clone();
     let ended = tokio::select! {
-        crash = runtime.crashed() => Err(Failure::new(Code::Failed, crash.to_string()).hint("swarm start")),
-        () = server.drained() => Ok(()),
+        crash = runtime.crashed() => Err(crashed(&crash)),
+        () = api.drained() => Ok(()),
         () = signals.next() => leave(runtime.handle(), &mut signals).await,
     };
-    stop(runtime, server).await;
+    runtime.shutdown().await;
     ended
 }
 
@@ -63,12 +63,18 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
 }
 
 fn not_started(error: &StartError) -> Failure {
-    let failure = Failure::new(Code::Failed, crate::api::causes(error));
+    let failure = Failure::new(Code::Failed, causes(error));
     match error {
         StartError::Locked { dir } => failure.hint(format!("swarm status --node {}", dir.display())),
         StartError::DataDir { .. } => failure.hint("swarm start --data DIR"),
         _ => failure,
     }
+}
+
+/// What made the node stop, and of which of its parts that is.
+fn crashed(crash: &Crash) -> Failure {
+    let message = format!("{}; without its {} the node cannot go on", causes(crash.source.as_ref()), crash.child);
+    Failure::new(Code::Failed, message).hint("swarm start")
 }
 
 /// Says who and where the node is, ready to be read by people and programs.
@@ -115,11 +121,6 @@ async fn leave(node: &Handle, signals: &mut Signals) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn stop(runtime: Runtime, server: Server) {
-    server.stop().await;
-    runtime.shutdown().await;
-}
-
 /// Ctrl-C and SIGTERM.
 struct Signals {
     interrupt: Signal,
@@ -138,5 +139,19 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_begins_with_its_cause() {
+        let crash = Crash { child: "storage", source: "the disk is full".into() };
+        assert_eq!(
+            crashed(&crash).to_string(),
+            "the disk is full; without its storage the node cannot go on\nswarm start"
+        );
     }
 }

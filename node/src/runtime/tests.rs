@@ -7,6 +7,7 @@ use swarm_protocol::{
 use tokio::sync::Notify;
 
 use super::*;
+use crate::api::{Client, SOCKET_NAME};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -91,6 +92,30 @@ async fn two_nodes_share_a_job_and_either_gives_its_results() {
     }
     second.shutdown().await;
     first.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_run_tasks_any_more_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = Parts::assemble(options(dir.path())).await.unwrap();
+    let work = parts.driver.work.clone();
+    let mut node = parts.start().await.unwrap();
+    work.close();
+    assert_eq!(within(node.crashed()).await.child, "executor");
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_api_is_served_again_after_a_failure_and_its_socket_goes_with_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    let client = Client::new(dir.path());
+    assert!(within(client.status()).await.is_ok());
+    let again = tokio::spawn(node.api().clone().run());
+    within(async { while client.status().await.is_err() {} }).await;
+    node.shutdown().await;
+    within(again).await.unwrap().unwrap();
+    assert!(!dir.path().join(SOCKET_NAME).exists());
 }
 
 fn options(dir: &Path) -> RuntimeOptions {

@@ -40,6 +40,7 @@ use swarm_store::Blobs;
 
 use crate::artifacts::Artifacts;
 use crate::commands::Commands;
+use crate::supervisor::Failure;
 
 use slots::Slots;
 use stage::Stages;
@@ -169,6 +170,20 @@ impl Work {
     /// Stops every task of every lease.
     pub(crate) fn stop_all(&self) {
         self.tell(SupervisorMessage::StopAll);
+    }
+
+    /// Stops every task of every lease; no more can be run.
+    pub(crate) fn close(&self) {
+        self.stop_all();
+        // Refused only when it is gone already.
+        let _gone = self.supervisor.drain();
+    }
+
+    /// Returns when the supervisor of leases is gone: tasks granted to this node would never be run or given back.
+    pub(crate) async fn watch(self) -> Result<(), Failure> {
+        // Without a deadline there is no error.
+        let _gone = self.supervisor.wait(None).await;
+        Err("the supervisor of leases is gone".into())
     }
 
     /// Slots with something to do.
