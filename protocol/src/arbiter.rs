@@ -661,6 +661,7 @@ impl Node {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
         self.learn(id, segment.clone());
+        self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();
         let others = self.other_custodians(shard);

@@ -43,6 +43,8 @@ pub(crate) struct Shard {
     digest: Option<Hash>,
     /// Nodes whose copy equals mine.
     confirmed: BTreeSet<NodeId>,
+    /// Nodes that were given all that I knew: enough for a node that leaves, though the copies of a busy shard differ.
+    given: BTreeSet<NodeId>,
     hand_over_rounds: u8,
     pub(crate) arbiter: Option<Arbiter>,
     /// After losing an argument about the epoch, wait this long.
@@ -155,6 +157,7 @@ impl Node {
                 next_segment: 0,
                 digest: None,
                 confirmed: BTreeSet::new(),
+                given: BTreeSet::new(),
                 hand_over_rounds: HAND_OVER_ROUNDS,
                 arbiter: None,
                 quiet_until: Time::ZERO,
@@ -400,13 +403,30 @@ impl Node {
         }
         for id in pull.into_iter().take(SHARDS_PER_MESSAGE) {
             self.send_facts(from, id);
+            if let Some(shard) = self.custody.shards.get_mut(&id) {
+                shard.given.insert(from);
+            }
         }
     }
 
-    /// Whether every shard kept here is confirmed by somebody who stays.
+    /// A fact that this node made is not with those who were given the others.
+    pub(crate) fn is_mine_alone(&mut self, id: ShardId) {
+        if let Some(shard) = self.custody.shards.get_mut(&id) {
+            shard.given.clear();
+        }
+    }
+
+    /// Compares copies now rather than with the next round.
+    pub(crate) fn hurry_digests(&mut self) {
+        self.custody.next_digest = self.now;
+        self.wake(self.now, "digests");
+    }
+
+    /// Whether all that is kept here is with somebody who stays.
     pub(crate) fn is_handed_over(&self) -> bool {
         let me = self.me();
-        let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && shard.confirmed.contains(node));
+        let has = |shard: &Shard, node: &NodeId| shard.confirmed.contains(node) || shard.given.contains(node);
+        let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && has(shard, node));
         self.membership.view.is_empty() || self.custody.shards.values().all(safe)
     }
 

@@ -418,6 +418,7 @@ impl Node {
         for peer in peers {
             self.send(peer, Message::Hello(me.clone()));
         }
+        self.hurry_digests();
         self.finish_drain();
     }
 
