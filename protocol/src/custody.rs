@@ -23,8 +23,6 @@ use crate::{Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Range, ShardId, Table, T
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
 /// Shards in one message about many: about 200 KiB of digests.
 const SHARDS_PER_MESSAGE: usize = 1500;
-/// Rounds of digests that a former custodian still sends to the new ones: half a minute.
-const HAND_OVER_ROUNDS: u8 = 6;
 /// Progress is gathered this long, so that a fast job does not flood its custodians.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 /// The longest stored segment: a report is cut at a quarter of a frame.
@@ -45,7 +43,6 @@ pub(crate) struct Shard {
     confirmed: BTreeSet<NodeId>,
     /// Nodes that were given all that I knew: enough for a node that leaves, though the copies of a busy shard differ.
     given: BTreeSet<NodeId>,
-    hand_over_rounds: u8,
     pub(crate) arbiter: Option<Arbiter>,
     /// After losing an argument about the epoch, wait this long.
     pub(crate) quiet_until: Time,
@@ -158,7 +155,6 @@ impl Node {
                 digest: None,
                 confirmed: BTreeSet::new(),
                 given: BTreeSet::new(),
-                hand_over_rounds: HAND_OVER_ROUNDS,
                 arbiter: None,
                 quiet_until: Time::ZERO,
             };
@@ -179,7 +175,6 @@ impl Node {
             let custodians = view.custodians(Key::of_shard(*id));
             if custodians != shard.custodians {
                 shard.custodians = custodians;
-                shard.hand_over_rounds = HAND_OVER_ROUNDS;
                 self.custody.next_digest = self.custody.next_digest.min(self.now + Duration::from_secs(1));
             }
         }
@@ -355,14 +350,16 @@ impl Node {
         let me = self.me();
         let mut digests: BTreeMap<NodeId, Vec<ShardDigest>> = BTreeMap::new();
         for (&id, shard) in &mut self.custody.shards {
+            // Who keeps the shard compares until the copies are equal; who kept it, until others were given what it knows.
             let former = !shard.custodians.contains(&me);
-            if former && shard.hand_over_rounds == 0 {
+            let knows = |node: &NodeId| shard.confirmed.contains(node) || (former && shard.given.contains(node));
+            let others: Vec<_> = shard.custodians.iter().copied().filter(|node| *node != me && !knows(node)).collect();
+            if others.is_empty() {
                 continue;
             }
-            shard.hand_over_rounds = shard.hand_over_rounds.saturating_sub(1);
             let (digest, counts) = (shard.digest(), shard.state.counts());
-            for other in shard.custodians.iter().filter(|other| **other != me && !shard.confirmed.contains(other)) {
-                digests.entry(*other).or_default().push(ShardDigest { shard: id, digest, counts });
+            for other in others {
+                digests.entry(other).or_default().push(ShardDigest { shard: id, digest, counts });
             }
         }
         for (other, digests) in digests {

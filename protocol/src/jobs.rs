@@ -57,6 +57,8 @@ pub(crate) struct Job {
     progress: BTreeMap<(u16, u32), Counts>,
     /// Stages known to be done, by my own count or by a custodian's word.
     pub(crate) stages_done: BTreeSet<u16>,
+    /// Nodes that have the record, as they said. Custodians not among them are told of it again and again.
+    known_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
 }
@@ -114,8 +116,6 @@ pub(crate) struct Jobs {
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
     next_digest: Time,
-    /// Rounds of digests still owed by every holder to the custodians of a new view.
-    hand_over_rounds: u8,
 }
 
 impl Jobs {
@@ -166,6 +166,7 @@ impl Node {
             blobs: if blobs_held { Blobs::Held } else { Blobs::Unknown },
             progress: BTreeMap::new(),
             stages_done: BTreeSet::new(),
+            known_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
         };
         self.jobs.jobs.insert(id, job);
@@ -261,7 +262,14 @@ impl Node {
         self.want_job_blobs(id, vec![from]);
     }
 
+    fn note_known_by(&mut self, job: JobId, node: NodeId) {
+        if let Some(job) = self.jobs.jobs.get_mut(&job) {
+            job.known_by.insert(node);
+        }
+    }
+
     pub(crate) fn on_published(&mut self, from: NodeId, job: JobId) {
+        self.note_known_by(job, from);
         confirm(&mut self.jobs.submits, from, job);
         self.keep_submits();
     }
@@ -374,6 +382,7 @@ impl Node {
     /// A custodian of the job wonders about its shards here.
     pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId) {
         self.on_announced(job, from);
+        self.note_known_by(job, from);
         self.send_progress(from, job);
     }
 
@@ -422,10 +431,16 @@ impl Node {
 
     pub(crate) fn on_job_digests(&mut self, from: NodeId, digests: Vec<(JobId, Option<StopCause>)>) {
         for (job, stop) in digests.into_iter().take(DIGEST_JOBS_MAX) {
+            self.note_known_by(job, from);
             let Some(known) = self.jobs.jobs.get(&job) else {
                 self.pull_job(job, from);
                 continue;
             };
+            if !known.custodians.contains(&from) {
+                // It tells me because I am a custodian, and goes on until it knows that I know.
+                self.send(from, Message::Announce(job));
+            }
+            let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if known.stop > stop {
                 let push = Message::JobPush { job: known.signed.clone(), stop: known.stop };
                 self.send(from, push);
@@ -586,12 +601,11 @@ impl Node {
 
     fn send_job_digests(&mut self) {
         let me = self.me();
-        let everyone = self.jobs.hand_over_rounds > 0;
-        self.jobs.hand_over_rounds = self.jobs.hand_over_rounds.saturating_sub(1);
         let mut digests: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         for (&id, job) in &self.jobs.jobs {
-            if everyone || job.custodians.contains(&me) {
-                for other in job.custodians.iter().filter(|other| **other != me) {
+            let keeps = job.custodians.contains(&me);
+            for other in job.custodians.iter().filter(|other| **other != me) {
+                if keeps || !job.known_by.contains(other) {
                     digests.entry(*other).or_default().push((id, job.stop));
                 }
             }
@@ -608,13 +622,12 @@ impl Node {
         self.keep_cancels();
     }
 
-    /// After a view change every holder tells the custodians what it has, for some rounds.
+    /// After a view change every holder tells the custodians what it has, until they say that they know.
     pub(crate) fn hand_over_jobs(&mut self) {
         let view = &self.membership.view;
         for (id, job) in &mut self.jobs.jobs {
             job.custodians = view.custodians(Key::of_job(*id));
         }
-        self.jobs.hand_over_rounds = 3;
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 
