@@ -21,6 +21,13 @@ fn larger_swarms_and_larger_jobs_hold_them_too() {
     assert!(failed.is_empty(), "{}", explain(&failed));
 }
 
+/// The submitter was cut off from every custodian when it acknowledged, and no change of members followed.
+#[test]
+fn a_job_acknowledged_in_isolation_runs_once_the_partition_heals() {
+    let failed = failures(|seed| Scenario::new(seed, 5), 5028..5029);
+    assert!(failed.is_empty(), "{}", explain(&failed));
+}
+
 #[test]
 fn one_seed_is_one_trace() {
     for seed in 0..5 {
