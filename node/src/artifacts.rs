@@ -193,6 +193,8 @@ impl Sources {
     /// Tries all sources in rounds until one gives the blob or the deadline is over. A transfer that has begun may end
     /// later: it is given up by the network when it stands still.
     async fn fetch(&self, hash: Hash, mut from: Vec<NodeId>) -> bool {
+        // A custodian is named as a source before it has fetched its own copy.
+        from.retain(|node| *node != self.network.node());
         let deadline = Instant::now() + FETCH_DEADLINE;
         let [mut wait, wait_max] = ROUND_WAIT;
         while !(self.try_all(hash, &from).await || self.try_others(hash, &from).await) {

@@ -20,6 +20,8 @@ use swarm_store::{BlobError, Blobs};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::driver::OPEN_MAX;
+
 /// Uploads at once: few fast ones rather than many slow ones, so that a flash crowd soon has more sources.
 pub(super) const UPLOADS_MAX: usize = 6;
 /// Streams being answered at once, those told "busy" included.
@@ -41,6 +43,9 @@ pub enum FetchError {
     /// The peer cannot be reached.
     #[error("the peer is not connected")]
     NotConnected,
+    /// Neither a stream nor a refusal in time: a dial hangs, or the peer does.
+    #[error("no stream to the peer was opened within {OPEN_MAX:?}")]
+    NotOpened,
     /// The peer does not have it.
     #[error("the peer does not have it")]
     NotFound,

@@ -233,12 +233,17 @@ impl Network {
     }
 
     /// Brings a blob from a peer into this node's blobs, and says its length in bytes. A peer that is not connected is
-    /// dialled if the Kademlia map knows an address. May be called for several blobs and peers at once.
+    /// dialled if the Kademlia map knows an address; this node itself is never connected. May be called for several blobs
+    /// and peers at once.
     pub async fn fetch_blob(&self, from: NodeId, hash: Hash) -> Result<u64, FetchError> {
+        if from == self.me {
+            // No dial ever leads there, so the stream would wait for a connection in vain.
+            return Err(FetchError::NotConnected);
+        }
         let (answer, stream) = oneshot::channel();
         let asked = self.commands.send(Command::OpenBlob { from, answer }).await;
         asked.map_err(|_| FetchError::NotConnected)?;
-        let stream = timeout(driver::OPEN_MAX, stream).await.map_err(|_| FetchError::Timeout)?;
+        let stream = timeout(driver::OPEN_MAX, stream).await.map_err(|_| FetchError::NotOpened)?;
         blobs::fetch(stream.map_err(|_| FetchError::NotConnected)?, hash, self.blobs.clone()).await
     }
 

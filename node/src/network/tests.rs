@@ -281,6 +281,8 @@ async fn a_blob_is_fetched_and_verified() {
         assert!(matches!(missing, Err(FetchError::NotFound)));
         let unreachable = bert.network.fetch_blob(NodeId::from_bytes([9; 32]), Hash::of(b"")).await;
         assert!(matches!(unreachable, Err(FetchError::NotConnected)));
+        let from_itself = bert.network.fetch_blob(bert.id(), Hash::of(b"nobody has this")).await;
+        assert!(matches!(from_itself, Err(FetchError::NotConnected)));
     }
 }
 
