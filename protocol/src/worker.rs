@@ -211,7 +211,8 @@ impl Node {
             Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
         self.worker.held.insert(lease, held);
         self.worker.started_as.insert(lease, lease);
-        let sources = self.job_sources(lease.shard.job);
+        let me = self.me();
+        let sources = self.job_sources(lease.shard.job).into_iter().filter(|node| *node != me).collect();
         self.out.start.push(Batch { lease, spec, tasks: grant.tasks, sources });
     }
 
