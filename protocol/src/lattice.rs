@@ -250,10 +250,13 @@ impl ShardState {
         self.runs_from(0)
     }
 
-    /// The runs that begin at `first` or later.
+    /// The runs that reach `first` or beyond: also one that begins before it, since the reader of a page may have got the
+    /// page before from a node with other runs.
     pub fn runs_from(&self, first: u32) -> impl Iterator<Item = Run> + '_ {
+        let before = self.runs.range(..=first).next_back().filter(|(at, (count, _))| first - **at < *count);
+        let start = before.map_or(first, |(at, _)| *at);
         self.runs
-            .range(first..)
+            .range(start..)
             .map(|(&first, (count, state))| Run { range: Range { first, count: *count }, state: state.clone() })
     }
 

@@ -103,6 +103,15 @@ proptest! {
     }
 
     #[test]
+    fn a_page_misses_nothing_from_where_it_begins(runs in prop::collection::vec(run(), 0..8), first in 0u32..40) {
+        let whole = shard(&runs);
+        let page = shard(&whole.runs_from(first).collect::<Vec<_>>());
+        for task in first..40 {
+            prop_assert_eq!(page.get(task), whole.get(task));
+        }
+    }
+
+    #[test]
     fn equal_neighbours_are_one_run(runs in prop::collection::vec(run(), 0..8)) {
         let all: Vec<_> = shard(&runs).runs().collect();
         for pair in all.windows(2) {
