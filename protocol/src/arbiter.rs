@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a grant carries the epoch that this node promised itself and every reachable custodian promised;
-//! - an outcome is acknowledged to its executor only when `min(2, live custodians)` nodes have synced it;
+//! - an outcome is acknowledged to its executor only when `min(2, live nodes)` nodes have synced it;
 //! - a report under a lease that is not held here changes nothing.
 //!
 //! Leases are soft state: an arbiter that restarts asks the executors. The wait for their answers is the grace.
@@ -18,6 +18,7 @@ use crate::custody::Shard;
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, ShardPromise};
 use crate::node::Node;
+use crate::placement::Key;
 use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
 /// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
@@ -37,8 +38,16 @@ const BATCH_MS: u64 = 20;
 const BATCH_TASKS_MAX: u64 = 4096;
 /// A task that failed on a node is kept from it this long, while others may take it.
 const AVOID: Duration = Duration::from_secs(2);
+/// Leases and records are numbered from a random number below this: no two terms of one node meet.
+const NUMBERS_MAX: u64 = 1 << 48;
 /// Executors that may wait here.
 const WANTS_MAX: usize = 4096;
+/// The first wait after being deposed; a random one, so that two that argue do not meet again.
+const QUIET_FIRST_MS: core::ops::Range<u64> = 50..400;
+/// The longest such wait: whoever deposed me and then died is not waited for longer.
+const QUIET_MAX: Duration = Duration::from_secs(8);
+/// Deposed again within this time after the wait: the argument goes on.
+const QUIET_MEMORY: Duration = Duration::from_secs(10);
 /// Not more often than this are executors told that there is work again.
 const HINT_EVERY: Duration = Duration::from_millis(20);
 
@@ -109,7 +118,8 @@ pub(crate) struct Arbiter {
 }
 
 impl Arbiter {
-    fn new(epoch: Epoch, waiting: BTreeSet<NodeId>, repeat: Time, seen_before: bool) -> Self {
+    /// `numbers` is random: an arbiter that forgot (a restored disk) may come to an epoch in which it granted before.
+    fn new(epoch: Epoch, waiting: BTreeSet<NodeId>, repeat: Time, seen_before: bool, numbers: u64) -> Self {
         Self {
             epoch,
             phase: Phase::Preparing { waiting, repeat, seen_before },
@@ -118,8 +128,8 @@ impl Arbiter {
             avoid: BTreeMap::new(),
             leases: BTreeMap::new(),
             recordings: BTreeMap::new(),
-            last_lease: 0,
-            last_recording: 0,
+            last_lease: numbers,
+            last_recording: numbers,
         }
     }
 
@@ -222,6 +232,21 @@ impl Node {
         shard.custodians.iter().copied().filter(|node| *node != me && self.reaches(*node)).collect()
     }
 
+    /// Who besides me is to have the facts of this shard: its other custodians. For those that do not answer the
+    /// nearest others stand in, and hand over what they were given when digests are compared (hinted handoff: DeCandia
+    /// et al., "Dynamo", 2007 §4.6).
+    fn keepers(&self, id: ShardId, shard: &Shard) -> BTreeSet<NodeId> {
+        let mut keepers = self.other_custodians(shard);
+        let others = shard.custodians.iter().filter(|node| **node != self.me()).count();
+        if keepers.len() < others {
+            let me = self.me();
+            let stands_in = |node: &NodeId| *node != me && !shard.custodians.contains(node) && self.reaches(*node);
+            let nearest = self.membership.view.nearest(Key::of_shard(id)).filter(stands_in);
+            keepers.extend(nearest.take(others - keepers.len()));
+        }
+        keepers
+    }
+
     // ---- taking up and giving up
 
     /// At the end of every event: whatever it made possible.
@@ -268,7 +293,8 @@ impl Node {
         let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
         let waiting = self.other_custodians(shard);
         let asked = waiting.iter().map(|other| (*other, epoch)).collect();
-        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE);
+        let numbers = self.rng.u64(..NUMBERS_MAX);
+        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE, numbers);
         if let Some(shard) = self.custody.shards.get_mut(&id) {
             shard.arbiter = Some(arbiter);
         }
@@ -290,9 +316,11 @@ impl Node {
     pub(crate) fn on_deposed(&mut self, id: ShardId, epoch: Epoch) {
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.epoch < epoch) {
             self.promise(id, epoch);
-            let quiet = Duration::from_millis(self.rng.u64(50..400));
+            let (now, first) = (self.now, Duration::from_millis(self.rng.u64(QUIET_FIRST_MS)));
             if let Some(shard) = self.custody.shards.get_mut(&id) {
-                shard.quiet_until = self.now + quiet;
+                let goes_on = now.since(shard.quiet_until) < QUIET_MEMORY;
+                shard.quiet = if goes_on { (shard.quiet * 2 + first / 2).clamp(first, QUIET_MAX) } else { first };
+                shard.quiet_until = now + shard.quiet;
             }
         }
     }
@@ -664,7 +692,7 @@ impl Node {
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();
-        let others = self.other_custodians(shard);
+        let others = self.keepers(id, shard);
         let ended = Counts {
             done: after.done.saturating_sub(before.done),
             failed: after.failed.saturating_sub(before.failed),
@@ -690,10 +718,10 @@ impl Node {
         }
     }
 
-    /// Acknowledges what `min(2, live custodians)` nodes, this one included, have synced.
+    /// Acknowledges what `min(2, live nodes)` nodes, this one included, have synced.
     fn finish_recordings(&mut self, id: ShardId) {
         let Some(shard) = self.custody.shards.get(&id) else { return };
-        let others = self.other_custodians(shard);
+        let others = self.keepers(id, shard);
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         let need = others.len().min(1);
         let is_safe = |recording: &Recording| recording.confirmed.len() >= need;
@@ -712,7 +740,7 @@ impl Node {
         let now = self.now;
         let shards = self.custody.shards.iter();
         let busy = shards.filter(|(_, shard)| shard.arbiter.as_ref().is_some_and(|it| !it.recordings.is_empty()));
-        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.other_custodians(shard))).collect();
+        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.keepers(*id, shard))).collect();
         for (id, others) in busy {
             self.finish_recordings(id);
             let Some(arbiter) = self.arbiter_mut(id) else { continue };

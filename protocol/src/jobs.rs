@@ -274,10 +274,18 @@ impl Node {
         self.keep_submits();
     }
 
-    /// Copies needed besides mine, and those who could give them.
+    /// Copies needed besides mine, and those who could give them: the custodians that answer, and for those that do not
+    /// the nearest other nodes.
     fn copies_wanted(&self, job: JobId) -> (usize, Vec<NodeId>) {
-        let custodians = self.membership.view.custodians(Key::of_job(job));
-        let others: Vec<_> = custodians.into_iter().filter(|node| *node != self.me() && self.reaches(*node)).collect();
+        let (key, me) = (Key::of_job(job), self.me());
+        let custodians = self.membership.view.custodians(key);
+        let wanted = custodians.iter().filter(|node| **node != me).count();
+        let mut others: Vec<_> = custodians.into_iter().filter(|node| *node != me && self.reaches(*node)).collect();
+        if others.len() < wanted {
+            let mut stand_ins: Vec<_> = self.membership.view.nearest(key).collect();
+            stand_ins.retain(|node| *node != me && !others.contains(node) && self.reaches(*node));
+            others.extend(stand_ins.into_iter().take(wanted - others.len()));
+        }
         (others.len().min(2), others)
     }
 
