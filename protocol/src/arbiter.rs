@@ -19,6 +19,7 @@ use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, Tas
 use crate::message::{Grant, Message, ShardPromise};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::stragglers::{Copies, Pace};
 use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
 /// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
@@ -59,7 +60,7 @@ pub(crate) struct Want {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Waiting for promises.
     Preparing {
         waiting: BTreeSet<NodeId>,
@@ -74,11 +75,20 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Lease {
-    executor: NodeId,
+pub(crate) struct Lease {
+    pub(crate) executor: NodeId,
     /// Granted and not reported.
-    tasks: RangeSet<u32>,
+    pub(crate) tasks: RangeSet<u32>,
+    /// The grant, or the last report.
+    pub(crate) since: Time,
     expires: Time,
+}
+
+impl Lease {
+    /// The tasks of `ranges` that are leased by it.
+    pub(crate) fn common(&self, ranges: &[Range]) -> RangeSet<u32> {
+        common(&self.tasks, ranges)
+    }
 }
 
 /// Facts on their way to the other custodians.
@@ -111,7 +121,11 @@ pub(crate) struct Arbiter {
     delayed: BTreeSet<(Time, u32)>,
     /// Who should not get a task, and until when.
     avoid: BTreeMap<u32, (NodeId, Time)>,
-    leases: BTreeMap<u64, Lease>,
+    pub(crate) leases: BTreeMap<u64, Lease>,
+    pub(crate) pace: Pace,
+    pub(crate) copies: Copies,
+    /// Since when tasks wait and none was granted.
+    waiting_since: Option<Time>,
     recordings: BTreeMap<u64, Recording>,
     last_lease: u64,
     last_recording: u64,
@@ -127,6 +141,9 @@ impl Arbiter {
             delayed: BTreeSet::new(),
             avoid: BTreeMap::new(),
             leases: BTreeMap::new(),
+            pace: Pace::default(),
+            copies: Copies::default(),
+            waiting_since: None,
             recordings: BTreeMap::new(),
             last_lease: numbers,
             last_recording: numbers,
@@ -146,6 +163,7 @@ impl Arbiter {
     pub(crate) fn forget_ended(&mut self, segment: &[Run]) {
         for run in segment.iter().filter(|run| run.state.end.is_some() && run.range.count > 0) {
             self.pending.remove(run.range.indexes());
+            self.copies.forget(run.range);
             if !self.delayed.is_empty() {
                 self.delayed.retain(|(_, task)| !run.range.indexes().contains(task));
             }
@@ -156,6 +174,38 @@ impl Arbiter {
     pub(crate) fn leased(&self) -> Vec<(Range, NodeId)> {
         let leases = self.leases.values();
         leases.flat_map(|lease| ranges_of(&lease.tasks).into_iter().map(|range| (range, lease.executor))).collect()
+    }
+
+    /// Who runs this task now: two nodes, when it is a straggler.
+    pub(crate) fn leases_of(&self, task: u32) -> impl Iterator<Item = NodeId> + '_ {
+        self.leases.values().filter(move |lease| lease.tasks.contains(&task)).map(|lease| lease.executor)
+    }
+
+    /// Whether any task was granted a second time.
+    fn has_two_runs(&self) -> bool {
+        self.copies.were_granted()
+    }
+
+    /// Whether everything that is left is leased.
+    pub(crate) fn nothing_waits(&self) -> bool {
+        self.phase == Phase::Granting && self.pending.is_empty() && self.delayed.is_empty()
+    }
+
+    /// Tasks that could be granted.
+    fn claimable(&self) -> u32 {
+        count_of(&self.pending) + self.copies.offered()
+    }
+
+    /// These are leased no more: they may be granted again, unless another node runs them too.
+    fn free(&mut self, tasks: &RangeSet<u32>) {
+        for range in tasks.iter() {
+            self.pending.insert(range.clone());
+        }
+        if self.copies.were_granted() {
+            for lease in self.leases.values() {
+                lease.tasks.iter().for_each(|range| self.pending.remove(range.clone()));
+            }
+        }
     }
 
     /// Takes up to `count` tasks that `executor` may run.
@@ -183,6 +233,9 @@ impl Arbiter {
         for range in taken.iter() {
             self.pending.remove(range.clone());
         }
+        if left > 0 && self.copies.offered() > 0 {
+            taken.extend(self.take_copies(executor, left));
+        }
         taken
     }
 
@@ -191,7 +244,7 @@ impl Arbiter {
         if tasks.is_empty() {
             return self.last_lease; // an answer to `Resume` that leaves nothing
         }
-        self.leases.insert(self.last_lease, Lease { executor, tasks, expires: now + LEASE_TTL });
+        self.leases.insert(self.last_lease, Lease { executor, tasks, since: now, expires: now + LEASE_TTL });
         self.last_lease
     }
 }
@@ -372,6 +425,8 @@ impl Node {
             self.advance(id);
             self.end_back_off(id);
             self.end_leases(id);
+            self.find_stragglers(id);
+            self.end_queue(id);
         }
         self.keep_recordings();
         self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
@@ -405,6 +460,28 @@ impl Node {
         }
         // Waits for an avoided executor end with time, too.
         self.custody.grants_changed |= any || self.custody.claimable > 0;
+    }
+
+    /// Fails tasks that waited longer than their job allows while no node took one, and every custodian could be asked.
+    fn end_queue(&mut self, id: ShardId) {
+        let now = self.now;
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(queue_ms_max) = shard.spec.stages.get(usize::from(id.stage)).and_then(|stage| stage.queue_ms_max)
+        else {
+            return;
+        };
+        let complete = self.other_custodians(shard).len() + 1 == shard.custodians.len();
+        let waits = complete && self.grantable(id).is_some_and(|arbiter| !arbiter.pending.is_empty());
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        if !waits {
+            arbiter.waiting_since = None;
+        } else if now.since(*arbiter.waiting_since.get_or_insert(now)) >= Duration::from_millis(queue_ms_max) {
+            let outcome = Outcome::bare(Ending::Rejected("no node took it within its queue timeout".into()));
+            let state = TaskState::ended(End::Exhausted(Results::one(outcome, [])));
+            let failed = |range| Run { range, state: state.clone() };
+            let segment = ranges_of(&arbiter.pending).into_iter().map(failed).collect();
+            self.record(id, segment, None);
+        }
     }
 
     fn end_leases(&mut self, id: ShardId) {
@@ -445,7 +522,7 @@ impl Node {
 
     fn grantable_shards(&self) -> Vec<(ShardId, u32)> {
         let open = self.custody.open.iter();
-        let counted = open.filter_map(|(_, id)| Some((*id, count_of(&self.grantable(*id)?.pending))));
+        let counted = open.filter_map(|(_, id)| Some((*id, self.grantable(*id)?.claimable())));
         counted.filter(|(_, pending)| *pending > 0).collect()
     }
 
@@ -515,6 +592,7 @@ impl Node {
         let Some(shard) = self.custody.shards.get_mut(&id) else { return };
         let with_attempts = attempts_of(shard, &tasks);
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        arbiter.waiting_since = None;
         let lease = LeaseId { shard: id, epoch: arbiter.epoch, number: arbiter.lease(executor, tasks, now) };
         let ttl_ms = LEASE_TTL.as_millis() as u32;
         self.send(executor, Message::Grant(Grant { lease, continues, tasks: with_attempts, ttl_ms }));
@@ -562,13 +640,12 @@ impl Node {
     pub(crate) fn on_release(&mut self, from: NodeId, id: LeaseId, tasks: Vec<Range>) {
         let Some(arbiter) = self.arbiter_of(id) else { return };
         let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else { return };
-        for range in common(&lease.tasks, &tasks).iter() {
-            lease.tasks.remove(range.clone());
-            arbiter.pending.insert(range.clone());
-        }
+        let released = lease.common(&tasks);
+        released.iter().for_each(|range| lease.tasks.remove(range.clone()));
         if lease.tasks.is_empty() {
             arbiter.leases.remove(&id.number);
         }
+        arbiter.free(&released);
         self.custody.grants_changed = true;
     }
 
@@ -587,7 +664,7 @@ impl Node {
             && lease.executor == from
         {
             let lease = arbiter.leases.remove(&old.number).expect("just seen");
-            arbiter.pending.extend(lease.tasks);
+            arbiter.free(&lease.tasks);
         }
         let continued = common(&arbiter.pending, &tasks);
         for range in continued.iter() {
@@ -600,6 +677,7 @@ impl Node {
     // ---- reports and records
 
     pub(crate) fn on_report(&mut self, from: NodeId, id: LeaseId, outcomes: Vec<(Range, Outcome)>) {
+        let now = self.now;
         let Some(arbiter) = self.arbiter_of(id) else {
             self.send(from, Message::Fenced(id));
             return;
@@ -618,6 +696,7 @@ impl Node {
                 accepted.push((piece, outcome.clone()));
             }
         }
+        arbiter.pace.note(now.since(core::mem::replace(&mut lease.since, now)));
         if lease.tasks.is_empty() {
             arbiter.leases.remove(&id.number);
         }
@@ -675,7 +754,9 @@ impl Node {
             // Jitter of up to a quarter, so that many failures of one moment do not come back as one.
             let wait = if is_lost { 0 } else { wait + wait * jitter / 1000 };
             let arbiter = shard.arbiter.as_mut()?;
-            arbiter.delayed.insert((now + Duration::from_millis(wait), task));
+            if !arbiter.has_two_runs() || arbiter.leases_of(task).next().is_none() {
+                arbiter.delayed.insert((now + Duration::from_millis(wait), task));
+            }
             arbiter.avoid.insert(task, (node, now + Duration::from_millis(wait) + AVOID));
             self.wake(now + Duration::from_millis(wait), "back-off");
         } else {
@@ -689,6 +770,9 @@ impl Node {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
         self.learn(id, segment.clone());
+        if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
+            self.recall_ended(id, &segment);
+        }
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();

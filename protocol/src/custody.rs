@@ -231,6 +231,7 @@ impl Node {
     }
 
     pub(crate) fn on_merge(&mut self, shard: ShardId, segment: Segment) {
+        self.recall_ended(shard, &segment);
         self.learn(shard, segment);
     }
 
