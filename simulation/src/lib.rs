@@ -12,6 +12,7 @@ mod disk;
 mod driver;
 mod faults;
 mod guests;
+mod halts;
 mod history;
 mod invariants;
 mod links;
@@ -25,6 +26,7 @@ mod story;
 mod strikes;
 mod sweep;
 mod trace;
+mod walls;
 mod world;
 
 pub use census::Census;

@@ -1,6 +1,7 @@
 //! Does faults to the swarm, and ends them.
+//!
+//! Elsewhere: walls in the network are `walls`; pauses, stalls, slow readers and clocks are `halts`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::dice;
@@ -41,56 +42,23 @@ impl World {
             return;
         }
         match fault {
-            Fault::Partition => self.strike_partition(),
+            Fault::Partition | Fault::OneWay => self.strike_halves(fault),
+            Fault::Bridge => self.strike_bridge(),
+            Fault::HalfOpen => self.strike_half_open(),
+            Fault::SlowReader => self.strike_slow_reader(),
             Fault::LinkCut => self.strike_cut(),
             Fault::Crash => self.strike_crash(),
             Fault::CrashInWrite => self.strike_in_write(fault),
             Fault::PowerCut => self.strike_power_cut(),
             Fault::Pause => self.strike_pause(),
-            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay | Fault::SlowSync => {}
+            Fault::LongPause => self.strike_long_pause(),
+            Fault::Stall => self.strike_stall(),
+            Fault::ClockJump => self.strike_clock(),
+            // These are no strikes: they happen to messages, syncs and clocks all the time.
+            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
+            Fault::SlowSync | Fault::ClockDrift => {}
         }
         self.strike_again(fault, seconds);
-    }
-
-    fn strike_partition(&mut self) {
-        if self.network.is_parted() || self.machines.len() < 2 {
-            return;
-        }
-        let nodes = self.machines.len();
-        let dice = self.dice(Fault::Partition);
-        let far: BTreeSet<_> = (0..nodes).filter(|_| dice.bool()).collect();
-        let wait = dice::millis(dice, 200..=15_000);
-        if !far.is_empty() && far.len() < nodes {
-            self.part(far);
-            self.after(wait, Happening::Heal);
-        }
-    }
-
-    /// Cuts these nodes off from the others.
-    pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
-        self.note(format_args!("the swarm falls apart: {far:?} on the far side"));
-        self.census.hit(Fault::Partition);
-        self.observe(&Fact::Disturbed);
-        self.network.part(far);
-        for (a, b, link) in self.network.links() {
-            if !self.network.passes(a, b) {
-                self.expect_timeout(a, b, link);
-                self.expect_timeout(b, a, link);
-            }
-        }
-    }
-
-    /// Packets pass everywhere again.
-    pub(crate) fn heal_partition(&mut self) {
-        if !self.network.is_parted() {
-            return;
-        }
-        self.note(format_args!("the swarm is one again"));
-        self.network.part(BTreeSet::new());
-        for (a, b, _) in self.network.links() {
-            self.notice_half_open(a, b);
-            self.notice_half_open(b, a);
-        }
     }
 
     fn strike_cut(&mut self) {
@@ -163,32 +131,6 @@ impl World {
         }
     }
 
-    fn strike_pause(&mut self) {
-        let Some(node) = self.some_node(Fault::Pause, Machine::is_awake) else { return };
-        self.note_at(node, format_args!("stands still"));
-        self.census.hit(Fault::Pause);
-        self.observe(&Fact::Disturbed);
-        self.machines[node].paused = true;
-        for (peer, link) in self.network.ends_of(node) {
-            self.expect_timeout(peer, node, link);
-        }
-        let boot = self.machines[node].boot;
-        let wait = dice::millis(self.dice(Fault::Pause), 100..=10_000);
-        self.after(wait, Happening::Resume { node, boot });
-    }
-
-    pub(crate) fn resume(&mut self, node: usize) {
-        if !self.machines[node].paused {
-            return;
-        }
-        self.note_at(node, format_args!("goes on"));
-        self.machines[node].paused = false;
-        for (peer, _) in self.network.ends_of(node) {
-            self.notice_half_open(node, peer);
-        }
-        self.turn(node);
-    }
-
     /// How long a sync that begins now takes.
     pub(crate) fn sync_time(&mut self) -> Duration {
         if self.stormy && self.faults.has(Fault::SlowSync) && dice::chance(self.dice(Fault::SlowSync), SLOW_SYNCS) {
@@ -211,9 +153,11 @@ impl World {
         self.note(format_args!("the storm is over"));
         self.faults = Faults::default();
         self.network.rates = self.faults.rates;
-        self.heal_partition();
+        for cause in self.network.walls() {
+            self.heal(cause);
+        }
         for node in 0..self.machines.len() {
-            self.resume(node);
+            self.unhinder(node);
             let wait = dice::millis(&mut self.timing, 0..=500);
             self.after(wait, Happening::Restart { node });
         }

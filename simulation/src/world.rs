@@ -23,7 +23,7 @@ use crate::faults::{self, Fault, Faults};
 use crate::guests::Script;
 use crate::history::Fact;
 use crate::invariants::{Auditor, Violation};
-use crate::machine::{Machine, Running};
+use crate::machine::{LocalClock, Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::scenario::{Bug, Scenario};
@@ -60,10 +60,14 @@ pub(crate) enum Happening {
     User,
     /// A fault happens, and again within so many seconds.
     Strike(Fault, u64),
-    /// A partition heals.
-    Heal,
+    /// A wall in the network falls.
+    Heal(Fault),
     /// A paused node goes on.
     Resume { node: usize, boot: u64 },
+    /// A node whose event loop was stalled goes on.
+    Unstall { node: usize, boot: u64 },
+    /// A slow node reads as fast as ever.
+    ReadOn { node: usize, boot: u64 },
     /// A doomed node is in the middle of a sync.
     Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
@@ -90,6 +94,8 @@ pub(crate) struct World {
     pub(crate) dialling: BTreeSet<(usize, usize)>,
     /// Whether strikes still happen.
     pub(crate) stormy: bool,
+    /// Until then the storm lasts at least.
+    pub(crate) storm_until: Time,
     pub(crate) doomed: Option<Doom>,
     pub(crate) steps: u64,
     pub(crate) timing: Rng,
@@ -126,6 +132,7 @@ impl World {
             lists: BTreeMap::new(),
             dialling: BTreeSet::new(),
             stormy: false,
+            storm_until: Time::ZERO,
             doomed: None,
             steps: 0,
             timing: dice::fork(seed, "timing"),
@@ -190,9 +197,11 @@ impl World {
             Happening::Flush { node, boot } => self.on_flush(node, boot),
             Happening::User => self.on_user(),
             Happening::Strike(fault, seconds) => self.on_strike(fault, seconds),
-            Happening::Heal => self.heal_partition(),
+            Happening::Heal(fault) => self.heal(fault),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
-            Happening::Resume { .. } => {}
+            Happening::Unstall { node, boot } if self.is_boot(node, boot) => self.unstall(node),
+            Happening::ReadOn { node, boot } if self.is_boot(node, boot) => self.read_on(node),
+            Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
         }
@@ -221,9 +230,9 @@ impl World {
         }
         let now = self.now();
         let skew = dice::millis(&mut self.timing, 0..=10_000);
+        let drift_ppm = self.drift();
         let machine = &mut self.machines[node];
         machine.boot += 1;
-        machine.paused = false;
         let boot = machine.boot;
         let config = Config {
             record: record_of(machine, node),
@@ -233,7 +242,7 @@ impl World {
         let peers = known_peers(&records);
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
-                let mut running = Running::new(core, now, skew, machine.slots, peers);
+                let mut running = Running::new(core, LocalClock { origin: now, skew, drift_ppm }, machine.slots, peers);
                 running.inbox.push_back(Event::Addresses(vec![machine.address.clone()]));
                 machine.running = Some(running);
                 self.note_at(node, format_args!("starts, boot {boot}"));
