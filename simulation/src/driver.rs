@@ -71,7 +71,9 @@ impl World {
             running.sync_is_over = true;
             return;
         }
-        machine.disk.sync();
+        if machine.disk.sync().is_err() {
+            return self.stop_for_want_of_room(node);
+        }
         let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
         self.act(node, effects);
         self.turn(node);

@@ -9,6 +9,7 @@ mod clients;
 pub mod cluster;
 mod dice;
 mod disk;
+mod disks;
 mod driver;
 mod faults;
 mod guests;

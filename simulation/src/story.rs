@@ -93,7 +93,7 @@ impl Swarm {
 
     /// Stops a node without a word; what it had not synced is lost.
     pub fn crash(&mut self, node: usize) {
-        self.world.crash(node, false);
+        self.world.crash(node, 0);
     }
 
     /// Starts a node that is down.

@@ -60,6 +60,8 @@ pub(crate) enum Happening {
     User,
     /// A fault happens, and again within so many seconds.
     Strike(Fault, u64),
+    /// A fault that was put off happens.
+    StrikeNow(Fault),
     /// A wall in the network falls.
     Heal(Fault),
     /// A paused node goes on.
@@ -72,6 +74,8 @@ pub(crate) enum Happening {
     Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
     Restart { node: usize },
+    /// A full disk has room again.
+    Room { node: usize },
 }
 
 /// The swarm.
@@ -197,6 +201,7 @@ impl World {
             Happening::Flush { node, boot } => self.on_flush(node, boot),
             Happening::User => self.on_user(),
             Happening::Strike(fault, seconds) => self.on_strike(fault, seconds),
+            Happening::StrikeNow(fault) => self.strike(fault),
             Happening::Heal(fault) => self.heal(fault),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
             Happening::Unstall { node, boot } if self.is_boot(node, boot) => self.unstall(node),
@@ -204,6 +209,7 @@ impl World {
             Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
+            Happening::Room { node } => self.make_room(node),
         }
     }
 
@@ -228,6 +234,7 @@ impl World {
         if self.machines[node].is_up() {
             return;
         }
+        self.meet_unreadable_disk(node);
         let now = self.now();
         let skew = dice::millis(&mut self.timing, 0..=10_000);
         let drift_ppm = self.drift();
@@ -238,7 +245,10 @@ impl World {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
         };
-        let records = machine.disk.records();
+        let records = match machine.disk.records() {
+            Ok(records) => records,
+            Err(error) => return self.refuse_to_start(node, &error),
+        };
         let peers = known_peers(&records);
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
@@ -256,12 +266,12 @@ impl World {
         }
     }
 
-    /// Stops a node without a word.
-    pub(crate) fn crash(&mut self, node: usize, finished: bool) {
+    /// Stops a node without a word; so many of the batches that it had not synced survive.
+    pub(crate) fn crash(&mut self, node: usize, survivors: usize) {
         if self.machines[node].running.take().is_none() {
             return;
         }
-        self.machines[node].disk.crash(finished);
+        self.machines[node].disk.crash(survivors);
         self.note_at(node, format_args!("crashes"));
         self.census.count("crash");
         self.observe(&Fact::Disturbed);
