@@ -4,6 +4,7 @@
 //! after which everything that was acknowledged must finish. A [`Report`] says what broke, if anything, and the
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
+mod bug;
 mod clients;
 pub mod cluster;
 mod dice;
@@ -25,11 +26,12 @@ mod sweep;
 mod trace;
 mod world;
 
+pub use bug::Bug;
 pub use faults::{Census, Faults};
 pub use guests::{Leaves, Script};
 pub use invariants::Violation;
 pub use run::{Report, run};
-pub use scenario::{Bug, NODES, Scenario, TASKS};
+pub use scenario::{NODES, Scenario, TASKS};
 pub use story::Swarm;
 pub use sweep::sweep;
 pub use trace::Trace;

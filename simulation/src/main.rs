@@ -43,6 +43,18 @@ enum Command {
         keep_going: bool,
     },
     Cluster(ClusterOptions),
+    /// Plants one bug after the other and tells how many seeds it takes to find it. Exits with 1 when one is not found.
+    Bugs {
+        /// The seeds, the last one excluded.
+        #[arg(long, value_name = "A..B", default_value = "0..2000")]
+        seeds: Seeds,
+        /// Only this one.
+        #[arg(long, value_enum)]
+        bug: Option<Bug>,
+        /// Threads; all cores unless given.
+        #[arg(long)]
+        threads: Option<usize>,
+    },
     /// Runs one seed and prints what happens.
     Replay {
         /// The seed.
@@ -79,11 +91,11 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Run { seeds, nodes, tasks, threads, bug, keep_going } => {
             ensure!(nodes > 0, "a swarm has at least one node");
-            let threads = threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
             let scenarios: Vec<_> =
                 (seeds.0..seeds.1).map(|seed| Scenario { tasks, bug, ..Scenario::new(seed, nodes) }).collect();
-            Ok(run_all(&scenarios, threads.unwrap_or(1), keep_going))
+            Ok(run_all(&scenarios, threads_or_all(threads), keep_going))
         }
+        Command::Bugs { seeds, bug, threads } => Ok(hunt_all(seeds, bug, threads_or_all(threads))),
         Command::Cluster(options) => {
             let report = cluster::run(options)?;
             println!("{report}");
@@ -97,6 +109,30 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(judge(&report))
         }
     }
+}
+
+fn threads_or_all(threads: Option<usize>) -> usize {
+    threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get)).unwrap_or(1)
+}
+
+fn hunt_all(seeds: Seeds, only: Option<Bug>, threads: usize) -> ExitCode {
+    let mut missed = 0;
+    for bug in Bug::all().iter().filter(|bug| only.is_none_or(|only| only == **bug)) {
+        let begun = Instant::now();
+        let found = bug.hunt(seeds.0..seeds.1, threads);
+        let seconds = begun.elapsed().as_secs_f64();
+        match found.as_ref().and_then(|report| Some((report, report.violation.as_ref()?))) {
+            Some((report, broken)) => {
+                let seed = report.scenario.seed;
+                println!("{:<24} seed {seed:<6} {:<28} {seconds:6.1} s", bug.name(), broken.invariant);
+            }
+            None => {
+                missed += 1;
+                println!("{:<24} NOT FOUND in {}..{} {seconds:24.1} s", bug.name(), seeds.0, seeds.1);
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run_all(scenarios: &[Scenario], threads: usize, keep_going: bool) -> ExitCode {

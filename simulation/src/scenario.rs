@@ -1,6 +1,6 @@
 //! What one run is made of: everything follows from these few numbers.
 
-use clap::ValueEnum;
+use crate::bug::Bug;
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,17 +11,8 @@ pub struct Scenario {
     pub nodes: usize,
     /// About how many tasks are submitted, over all jobs.
     pub tasks: u32,
-    /// Something that the simulated machines do wrong on purpose, which an invariant must notice.
+    /// Something that is done wrong on purpose, which an invariant must notice.
     pub bug: Option<Bug>,
-}
-
-/// Something that the machines do wrong on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Bug {
-    /// Disks acknowledge syncs, and forget at a crash all that was written since the last start.
-    ForgetfulDisk,
-    /// Nodes speak, start and notify before the sync is over.
-    SpeaksBeforeSync,
 }
 
 /// Nodes, unless told otherwise.
@@ -38,8 +29,7 @@ impl Scenario {
     /// The command that repeats this run.
     pub fn command(&self) -> String {
         let tasks = if self.tasks == TASKS { String::new() } else { format!(" --tasks {}", self.tasks) };
-        let bug = self.bug.and_then(|bug| bug.to_possible_value());
-        let bug = bug.map(|bug| format!(" --bug {}", bug.get_name())).unwrap_or_default();
+        let bug = self.bug.map(|bug| format!(" --bug {}", bug.name())).unwrap_or_default();
         format!("swarm-sim replay --seed {} --nodes {}{tasks}{bug}", self.seed, self.nodes)
     }
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::bug::Bug;
 use crate::clients::{StagePlan, patient};
 use crate::faults::{Census, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
-use crate::scenario::{Bug, NODES, Scenario};
+use crate::scenario::{NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
+#[cfg(feature = "planted-bugs")]
+use crate::bug::Bug;
 use crate::clients::Clients;
 use crate::dice;
 use crate::disk::Disk;
@@ -25,7 +27,7 @@ use crate::invariants::{Auditor, Violation};
 use crate::machine::{Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
-use crate::scenario::{Bug, Scenario};
+use crate::scenario::Scenario;
 use crate::strikes::Doom;
 use crate::trace::{Trace, Tracer};
 
@@ -218,6 +220,8 @@ impl World {
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+            #[cfg(feature = "planted-bugs")]
+            bug: self.scenario.bug.and_then(Bug::of_core),
         };
         let records = machine.disk.records();
         let peers = known_peers(&records);
