@@ -1,6 +1,7 @@
 //! What the user may say about runs.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
@@ -55,13 +56,12 @@ pub(crate) struct Many {
 impl Many {
     /// Every run.
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
-        (self.seeds.0..self.seeds.1).map(|seed| self.shape.of(seed)).collect()
+        self.seeds.range().map(|seed| self.shape.of(seed)).collect()
     }
 
     /// How many threads run them.
     pub(crate) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.threads.unwrap_or_else(cores)
+        threads_or_all(self.threads)
     }
 
     pub(crate) const fn shape(&self) -> &Shape {
@@ -69,9 +69,22 @@ impl Many {
     }
 }
 
+/// All cores, unless told otherwise.
+pub(crate) fn threads_or_all(threads: Option<usize>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    threads.unwrap_or_else(cores)
+}
+
 /// A range of seeds, the last one excluded.
 #[derive(Clone, Copy, Debug)]
-struct Seeds(u64, u64);
+pub(crate) struct Seeds(u64, u64);
+
+impl Seeds {
+    /// From the first to before the last.
+    pub(crate) const fn range(self) -> Range<u64> {
+        self.0..self.1
+    }
+}
 
 impl FromStr for Seeds {
     type Err = anyhow::Error;
