@@ -213,6 +213,7 @@ impl World {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
+                self.job_acknowledged(node);
                 self.observe(&Fact::Acknowledged { job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),

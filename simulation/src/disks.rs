@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use swarm_protocol::lattice::End;
+use swarm_protocol::{Hash, JobId, Message};
 use swarm_store::StoreError;
 
 use crate::dice;
 use crate::faults::Fault;
-use crate::history::Fact;
+use crate::history::{Fact, facts_in};
 use crate::machine::{Copy, Machine};
 use crate::world::{Happening, World};
 
@@ -119,8 +121,13 @@ impl World {
             return self.after(LOOK_AGAIN, Happening::StrikeNow(Fault::Wipe));
         };
         self.note_at(node, format_args!("loses its disk"));
+        self.lose_disk(node, Fault::Wipe);
+    }
+
+    /// The node ends, and will start with an empty disk.
+    pub(crate) fn lose_disk(&mut self, node: usize, fault: Fault) {
         let empty = Copy { disk: self.machines[node].disk.emptied(), blobs: BTreeSet::new() };
-        self.replace_disk(node, Fault::Wipe, empty);
+        self.replace_disk(node, fault, empty);
     }
 
     /// First a disk is copied; later, as soon as it may, its node is set back to the copy.
@@ -163,8 +170,18 @@ impl World {
         dice::pick(self.dice(fault), &spare)
     }
 
+    /// Blobs of outcomes that somebody recorded may not be lost; those that a task left of which nobody knows may.
+    pub(crate) fn note_recorded_blobs(&mut self, message: &Message) {
+        let ended = facts_in(message).into_iter().flat_map(|(_, runs)| runs).filter_map(|run| run.state.end.as_ref());
+        for end in ended {
+            if let End::Done(results) | End::Exhausted(results) = end {
+                self.recorded_blobs.extend(results.outcome().blobs());
+            }
+        }
+    }
+
     /// Whether all that this node knows is durable on other nodes that run.
-    fn is_spare(&self, node: usize) -> bool {
+    pub(crate) fn is_spare(&self, node: usize) -> bool {
         let Some(core) = self.machines[node].running.as_ref().map(|running| &running.core) else { return false };
         let others = self.machines.iter().enumerate().filter(|(other, _)| *other != node);
         let others: Vec<_> = others.filter_map(|(_, machine)| Some((machine, machine.running.as_ref()?))).collect();
@@ -179,7 +196,11 @@ impl World {
             None => true,
         };
         let jobs = || self.clients.submitted.iter().copied();
-        self.machines[node].blobs.iter().all(|blob| others.iter().any(|(machine, _)| machine.blobs.contains(blob)))
+        let keeps_blob = |blob: &Hash| others.iter().any(|(machine, _)| machine.blobs.contains(blob));
+        let needed = |job: JobId| core.job_status(job).is_some_and(|status| status.stop.is_none());
+        let of_jobs = jobs().filter(|job| needed(*job)).filter_map(|job| Some(self.jobs.get(&job)?.0.blobs));
+        let mut blobs = of_jobs.flat_map(|list| self.with_listed(list)).chain(self.recorded_blobs.iter().copied());
+        blobs.all(|blob| keeps_blob(&blob) || !self.machines[node].blobs.contains(&blob))
             && jobs().all(keeps_job)
             && jobs().flat_map(|job| self.shards_of(job)).all(keeps_shard)
     }

@@ -139,7 +139,11 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
         self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
-        let Some(&to) = self.by_id.get(&to) else { return };
+        let Some(to) = self.machine_of(from, to) else { return };
+        self.note_recorded_blobs(&message);
+        if matches!(message, Message::Ack { .. }) {
+            self.report_acknowledged(from);
+        }
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);
         let fate = if arrivals.is_empty() { " ✗" } else { "" };
@@ -190,7 +194,7 @@ impl World {
     }
 
     /// A list and all that it names.
-    fn with_listed(&self, list: Hash) -> Vec<Hash> {
+    pub(crate) fn with_listed(&self, list: Hash) -> Vec<Hash> {
         let named = self.lists.get(&list).into_iter().flatten();
         std::iter::once(list).chain(named.copied()).collect()
     }

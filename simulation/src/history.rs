@@ -19,6 +19,8 @@ pub(crate) enum Fact<'a> {
     Disturbed,
     /// A node lost its disk, or was set back to an old copy of it: it knows nothing any more of what it said.
     Forgot { node: NodeId },
+    /// From now on two machines have this identity, each with a memory of its own; or only the first again.
+    Twins { node: NodeId, are_two: bool },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.

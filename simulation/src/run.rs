@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
 
 use crate::census::Census;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
@@ -67,9 +67,13 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
     let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
     world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
-    world.begin_storm();
-    world.begin_users();
     world.storm_until = world.now() + scenario.storm_time();
+    world.begin_storm();
+    if faults.has(Fault::WipeAfterAck) {
+        world.prepare_ambush();
+    } else {
+        world.begin_users();
+    }
     while world.broken.is_none() && world.now() < world.storm_until {
         world.run_until(world.storm_until);
     }
@@ -156,7 +160,7 @@ impl World {
     /// Asks every node for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
-        for node in 0..self.machines.len() {
+        for node in (0..self.machines.len()).filter(|node| !self.machines[*node].retired).collect::<Vec<_>>() {
             for job in &jobs {
                 self.question(node, Query::Job(*job));
                 for shard in self.shards_of(*job) {

@@ -1,7 +1,7 @@
-//! A node that promised an epoch never grants below it, unless it lost its disk meanwhile; an epoch has one arbiter; a lease
-//! is granted once, to one node; and no task runs twice at one time under one lease.
+//! A node that promised an epoch never grants below it, unless it lost its disk meanwhile or two machines are that node;
+//! an epoch has one arbiter; a lease is granted once, to one node; and no task runs twice at one time under one lease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use swarm_protocol::message::Grant;
 use swarm_protocol::{Epoch, LeaseId, Message, NodeId, ShardId};
@@ -15,12 +15,18 @@ pub(super) struct Judge {
     highest: BTreeMap<(NodeId, ShardId), Epoch>,
     arbiters: BTreeMap<(ShardId, Epoch), NodeId>,
     grants: BTreeMap<LeaseId, (NodeId, Grant)>,
+    /// Nodes that are two machines.
+    twins: BTreeSet<NodeId>,
 }
 
 impl Judge {
     fn on_promise(&mut self, node: NodeId, shard: ShardId, promised: Epoch) {
         let highest = self.highest.entry((node, shard)).or_default();
         *highest = promised.max(*highest);
+    }
+
+    fn forget(&mut self, node: NodeId) {
+        self.highest.retain(|(other, _), _| *other != node);
     }
 
     fn on_grant(&mut self, node: NodeId, to: NodeId, grant: &Grant) -> Result<(), String> {
@@ -30,10 +36,10 @@ impl Judge {
             return Err(format!("{node:?} grants {grant:?} to {to:?}, but granted {known:?} to {first:?}"));
         }
         let highest = self.highest.entry((node, shard)).or_default();
-        if epoch < *highest {
+        if epoch < *highest && !self.twins.contains(&node) {
             return Err(format!("{node:?} grants in {epoch:?} of {shard:?} after it obeyed {highest:?}"));
         }
-        *highest = epoch;
+        *highest = epoch.max(*highest);
         let arbiter = *self.arbiters.entry((shard, epoch)).or_insert(node);
         if arbiter == node {
             Ok(())
@@ -55,7 +61,16 @@ impl Invariant for Judge {
                 Ok(())
             }
             Fact::Forgot { node } => {
-                self.highest.retain(|(other, _), _| other != node);
+                self.forget(*node);
+                Ok(())
+            }
+            Fact::Twins { node, are_two: true } => {
+                self.twins.insert(*node);
+                Ok(())
+            }
+            Fact::Twins { node, are_two: false } => {
+                self.twins.remove(node);
+                self.forget(*node);
                 Ok(())
             }
             Fact::Said { node, to, message: Message::Grant(grant) } => self.on_grant(*node, *to, grant),
