@@ -17,6 +17,8 @@ pub(crate) enum Fact<'a> {
     Cancelling { job: JobId },
     /// A node is lost or cut off.
     Disturbed,
+    /// A node lost its disk, or was set back to an old copy of it: it knows nothing any more of what it said.
+    Forgot { node: NodeId },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.

@@ -1,5 +1,5 @@
-//! A node that promised an epoch never grants below it, an epoch has one arbiter, a lease is granted once, to one node, and
-//! no task runs twice at one time under one lease.
+//! A node that promised an epoch never grants below it, unless it lost its disk meanwhile; an epoch has one arbiter; a lease
+//! is granted once, to one node; and no task runs twice at one time under one lease.
 
 use std::collections::BTreeMap;
 
@@ -52,6 +52,10 @@ impl Invariant for Judge {
         match fact {
             Fact::Said { node, message: Message::Promise(promises), .. } => {
                 promises.iter().for_each(|it| self.on_promise(*node, it.shard, it.promised));
+                Ok(())
+            }
+            Fact::Forgot { node } => {
+                self.highest.retain(|(other, _), _| other != node);
                 Ok(())
             }
             Fact::Said { node, to, message: Message::Grant(grant) } => self.on_grant(*node, *to, grant),
