@@ -225,6 +225,10 @@ impl World {
     pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
         let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
         self.note(format_args!("n{node} tells the user of the end of {job:?}: {result:?}"));
+        if result.is_ok() {
+            self.census.count("cancel confirmed");
+            self.observe(&Fact::Cancelled { node: self.machines[node].id, job });
+        }
     }
 
     pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
@@ -264,7 +268,7 @@ impl World {
     }
 }
 
-fn spec_of(
+pub(crate) fn spec_of(
     submitter: NodeId,
     nonce: u64,
     blobs: Hash,

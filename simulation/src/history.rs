@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId};
+use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
 
 use crate::guests::Script;
 
@@ -15,14 +15,22 @@ pub(crate) enum Fact<'a> {
     Acknowledged { job: JobId },
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
+    /// This node told its user that the cancel is safe.
+    Cancelled { node: NodeId, job: JobId },
     /// A node is lost or cut off.
     Disturbed,
+    /// A node's disk was lost or is that of an earlier day: what it said before binds it no more.
+    Forgot { node: NodeId },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
+    /// A node takes in what a linked peer said.
+    Heard { node: NodeId, from: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
-    Ran { lease: LeaseId, task: u32, outcome: &'a Outcome },
+    Ran { node: NodeId, lease: LeaseId, task: u32, outcome: &'a Outcome },
+    /// A node tells its executor to stop tasks, which then owe no outcome.
+    Dropped { node: NodeId, lease: LeaseId, tasks: &'a [Range] },
     /// A user was answered.
     Told { node: NodeId, query: &'a Query, answer: &'a Answer },
     /// Faults are over, all nodes are up.
@@ -31,6 +39,8 @@ pub(crate) enum Fact<'a> {
     Bounded,
     /// Custodians had their time to come to agree.
     Settled,
+    /// A node's queues as they are now.
+    Queued { node: NodeId, queues: Queues },
     /// What a shard's custodians have of it, as the nodes themselves tell.
     Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
     /// Which nodes hold a blob, after everything settled.
@@ -39,12 +49,23 @@ pub(crate) enum Fact<'a> {
     Closed,
 }
 
+/// How much waits at a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Queues {
+    /// Events that the core has not taken.
+    pub(crate) events: usize,
+    /// Messages to one peer that one turn of the driver brought forth, at most.
+    pub(crate) frames: usize,
+}
+
 /// One job, as its submitter and the executors know it.
 pub(crate) struct JobHistory {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) scripts: Vec<Script>,
     pub(crate) acknowledged: bool,
     pub(crate) cancelling: bool,
+    /// When a user was first told that the cancel is safe.
+    pub(crate) cancelled: Option<Time>,
     /// Per stage, the tasks that came to their end at least once.
     ran: Vec<BTreeSet<u32>>,
     /// Per stage, how many tasks succeed by their script.
@@ -68,6 +89,7 @@ impl JobHistory {
             scripts,
             acknowledged: false,
             cancelling: false,
+            cancelled: None,
             ran: vec![BTreeSet::new(); stages],
             succeed,
             succeeded: vec![0; stages],
@@ -102,21 +124,27 @@ impl JobHistory {
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) jobs: BTreeMap<JobId, JobHistory>,
-    /// Whether the faults are over.
-    pub(crate) healed: bool,
+    /// The moment of the last fact.
+    pub(crate) now: Time,
+    /// When the faults were over and all nodes up, or the last trouble after that. `None` before.
+    pub(crate) healed: Option<Time>,
     /// Whether custodians had their time to come to agree.
     pub(crate) settled: bool,
 }
 
 impl History {
     /// Takes in a fact.
-    pub(crate) fn take(&mut self, fact: &Fact<'_>) {
+    pub(crate) fn take(&mut self, at: Time, fact: &Fact<'_>) {
+        self.now = at;
         match fact {
             Fact::Submitted { job, spec, scripts } => {
                 self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone()));
             }
             Fact::Acknowledged { job } => self.change(job, |it| it.acknowledged = true),
             Fact::Cancelling { job } => self.change(job, |it| it.cancelling = true),
+            Fact::Cancelled { job, .. } => self.change(job, |it| it.cancelled = it.cancelled.or(Some(at))),
+            // A guest may kill its node also when all other faults are over.
+            Fact::Disturbed => self.healed = self.healed.map(|_| at),
             Fact::Ran { lease, task, outcome, .. } => self.change(&lease.shard.job, |it| {
                 let stage = usize::from(lease.shard.stage);
                 let first = it.ran.get_mut(stage).is_some_and(|ran| ran.insert(*task));
@@ -124,7 +152,7 @@ impl History {
                     it.succeeded[stage] += 1;
                 }
             }),
-            Fact::Healed => self.healed = true,
+            Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}
         }
