@@ -44,8 +44,10 @@ pub(crate) struct Shard {
     /// Nodes that were given all that I knew: enough for a node that leaves, though the copies of a busy shard differ.
     given: BTreeSet<NodeId>,
     pub(crate) arbiter: Option<Arbiter>,
-    /// After losing an argument about the epoch, wait this long.
+    /// After losing an argument about the epoch, wait until then.
     pub(crate) quiet_until: Time,
+    /// How long the last such wait was: it doubles while two nodes that do not see each other depose one another in turn.
+    pub(crate) quiet: Duration,
 }
 
 impl Shard {
@@ -157,6 +159,7 @@ impl Node {
                 given: BTreeSet::new(),
                 arbiter: None,
                 quiet_until: Time::ZERO,
+                quiet: Duration::ZERO,
             };
             self.custody.open.insert((job.arrival, id));
             self.custody.shards.insert(id, shard);
@@ -228,6 +231,7 @@ impl Node {
     }
 
     pub(crate) fn on_merge(&mut self, shard: ShardId, segment: Segment) {
+        self.recall_ended(shard, &segment);
         self.learn(shard, segment);
     }
 

@@ -18,6 +18,7 @@ mod outcome;
 pub mod placement;
 mod questions;
 mod spec;
+mod stragglers;
 mod time;
 mod worker;
 mod write;

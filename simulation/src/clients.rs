@@ -176,7 +176,7 @@ impl World {
         self.clients.submitted.push(job);
         self.census.count("job submitted");
         let stages: Vec<_> = spec.stages.iter().map(|stage| stage.count).collect();
-        self.note(format_args!("a user submits {job:?} to n{node}: stages of {stages:?}"));
+        self.note_at(node, format_args!("is handed {job:?} by a user: stages of {stages:?}"));
         self.observe(&Fact::Submitted { job, spec, scripts });
         let token = self.clients.ask(node, Asked::Submit(job));
         self.give(node, self.machines[node].boot, Event::Submit { token, job: signed });
@@ -192,7 +192,7 @@ impl World {
     /// Asks a node to cancel a job.
     pub(crate) fn cancel(&mut self, node: usize, job: JobId) {
         self.census.count("job cancelled");
-        self.note(format_args!("a user cancels {job:?} at n{node}"));
+        self.note_at(node, format_args!("is told by a user to cancel {job:?}"));
         self.observe(&Fact::Cancelling { job });
         let token = self.clients.ask(node, Asked::Cancel(job));
         self.give(node, self.machines[node].boot, Event::Cancel { token, job });
@@ -207,7 +207,7 @@ impl World {
 
     pub(crate) fn on_submitted(&mut self, node: usize, token: u64, result: Result<JobId, Refusal>) {
         let Some((_, Asked::Submit(job))) = self.clients.asked.remove(&token) else { return };
-        self.note(format_args!("n{node} tells the user of {job:?}: {result:?}"));
+        self.note_at(node, format_args!("tells the user of {job:?}: {result:?}"));
         match result {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
@@ -224,7 +224,7 @@ impl World {
 
     pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
         let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
-        self.note(format_args!("n{node} tells the user of the end of {job:?}: {result:?}"));
+        self.note_at(node, format_args!("tells the user of the end of {job:?}: {result:?}"));
         if result.is_ok() {
             self.census.count("cancel confirmed");
             self.observe(&Fact::Cancelled { node: self.machines[node].id, job });
@@ -252,18 +252,16 @@ impl World {
     }
 
     fn note_answer(&mut self, node: usize, query: &Query, answer: &Answer) {
-        let at = self.now();
-        let tracer = &mut self.tracer;
         match answer {
             Answer::Job { status, .. } => {
-                tracer.note(at, format_args!("n{node} answers {query:?}: {:?} {:?}", status.state(), status.stages));
+                self.note_at(node, format_args!("answers {query:?}: {:?} {:?}", status.state(), status.stages));
             }
             Answer::Shard { segment, next, leased } => {
                 let facts = crate::trace::Facts(segment);
-                tracer.note(at, format_args!("n{node} answers {query:?}:{facts} next={next:?} leased={leased:?}"));
+                self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
-            Answer::Jobs(jobs) => tracer.note(at, format_args!("n{node} lists {} jobs", jobs.len())),
-            Answer::Unknown => tracer.note(at, format_args!("n{node} answers {query:?}: unknown")),
+            Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }
     }
 }
@@ -308,6 +306,7 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
         needs: plan.needs.clone(),
         retry: plan.retry.clone(),
         run_ms_max: 60_000,
+        queue_ms_max: None,
         limits: Limits {
             memory_bytes_max: 1 << 24,
             fuel_max: 1 << 40,

@@ -13,7 +13,7 @@ use crate::disk::Record;
 use crate::guests::Attempt;
 use crate::history::Fact;
 use crate::scenario::Bug;
-use crate::trace::{Brief, BriefGossip};
+use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
 /// Events that the driver takes before it carries out what they led to.
@@ -64,7 +64,7 @@ impl World {
         }
         self.census.count("sync");
         self.machines[node].disk.write(&batch);
-        let took = self.network.faults.sync_time(&mut self.timing);
+        let took = self.sync_time();
         let mut later = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
             self.act(node, std::mem::take(&mut later));
@@ -132,7 +132,7 @@ impl World {
         fetch.into_iter().for_each(|it| self.fetch(node, it));
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
-            self.note(format_args!("n{node} stops {lease:?} {ranges:?}"));
+            self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
             let id = self.machines[node].id;
             self.observe(&Fact::Dropped { node: id, lease, tasks: &ranges });
             if let Some(running) = &mut self.machines[node].running {
@@ -148,10 +148,8 @@ impl World {
         let Some(&to) = self.by_id.get(&to) else { return };
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);
-        self.tracer.note(
-            now,
-            format_args!("n{from} → n{to} {}{}", Brief(&message), if arrivals.is_empty() { " ✗" } else { "" }),
-        );
+        let fate = if arrivals.is_empty() { " ✗" } else { "" };
+        self.tracer.note(now, Place::Way(from, to), format_args!("{}{fate}", Brief(&message)));
         let boot = self.machines[to].boot;
         let mut arrivals = arrivals.into_iter();
         let Some(first) = arrivals.next() else {
@@ -176,7 +174,7 @@ impl World {
     }
 
     fn gossip(&mut self, node: usize, gossip: Gossip) {
-        self.note(format_args!("n{node} ⇒ {}", BriefGossip(&gossip)));
+        self.note_at(node, format_args!("⇒ {}", BriefGossip(&gossip)));
         let from = self.machines[node].id;
         for to in self.network.gossip_reaches(node, &mut self.census) {
             let wait = self.network.delay() * 2;
@@ -190,7 +188,7 @@ impl World {
             Wanted::Blobs(blobs) => blobs,
             Wanted::JobBlobs(list) => self.with_listed(list),
         };
-        self.note(format_args!("n{node} fetches {wanted:?} (number {number})"));
+        self.note_at(node, format_args!("fetches {wanted:?} (number {number})"));
         let from = from.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
         let boot = self.machines[node].boot;
         let wait = self.network.delay() * 2;
@@ -217,7 +215,7 @@ impl World {
         }
         let complete = self.bring(node, &wanted);
         if complete || tries == 0 {
-            self.note(format_args!("n{node} fetched (number {number}): {complete}"));
+            self.note_at(node, format_args!("fetched (number {number}): {complete}"));
             self.census.count(if complete { "fetch" } else { "fetch failed" });
             self.give(node, boot, Event::Fetched { fetch: number, complete });
             return;
@@ -243,7 +241,7 @@ impl World {
 
     fn start_batch(&mut self, node: usize, batch: Batch) {
         let Batch { lease, spec, tasks, .. } = batch;
-        self.note(format_args!("n{node} starts {lease:?} {tasks:?}"));
+        self.note_at(node, format_args!("starts {lease:?} {tasks:?}"));
         let id = self.machines[node].id;
         let boot = self.machines[node].boot;
         for task in tasks.iter().flat_map(|(range, _)| range.indexes()) {
@@ -303,7 +301,7 @@ impl World {
         let id = machine.id;
         self.census.count("task run");
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
-        self.note(format_args!("n{node} ran {task} of {lease:?}: {:?}", outcome.ending));
+        self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
             && running.slots.keep(attempt, outcome)
         {
@@ -329,7 +327,7 @@ impl World {
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
             Notice::Members(members) => self.remember_addresses(node, &members),
-            Notice::Drained => self.note(format_args!("n{node} is drained")),
+            Notice::Drained => self.note_at(node, format_args!("is drained")),
         }
     }
 

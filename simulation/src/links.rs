@@ -22,7 +22,7 @@ impl World {
     pub(crate) fn dial(&mut self, from: usize, to: NodeId, addresses: &[String]) {
         let Some(&to) = self.by_id.get(&to) else { return };
         let known = addresses.contains(&self.machines[to].address);
-        self.note(format_args!("n{from} dials n{to}{}", if known { "" } else { " at a wrong address" }));
+        self.note_at(from, format_args!("dials n{to}{}", if known { "" } else { " at a wrong address" }));
         self.census.count("dial");
         if known && from != to {
             self.begin_dial(from, to);
@@ -56,7 +56,7 @@ impl World {
             self.give(to, self.machines[to].boot, Event::LinkDown(peer));
         }
         let link = self.network.connect(from, to);
-        self.note(format_args!("n{from} and n{to} are linked ({link})"));
+        self.note_at(from, format_args!("and n{to} are linked ({link})"));
         self.census.count("link");
         for (node, peer) in [(from, to), (to, from)] {
             let peer = self.machines[peer].id;
@@ -92,7 +92,7 @@ impl World {
     /// Closes a node's end of a link and tells it.
     pub(crate) fn on_link_lost(&mut self, node: usize, peer: usize, link: u64) {
         if self.network.close(node, peer, link) {
-            self.note(format_args!("n{node} lost its link to n{peer} ({link})"));
+            self.note_at(node, format_args!("lost its link to n{peer} ({link})"));
             let gone = self.machines[peer].id;
             self.give(node, self.machines[node].boot, Event::LinkDown(gone));
             self.notice_half_open(peer, node);

@@ -11,8 +11,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::Time;
 
+use crate::census::Census;
 use crate::dice;
-use crate::faults::{Census, Faults};
+use crate::faults::{Fault, Rates};
 
 /// A link between two nodes, the one with the lower position first.
 pub(crate) struct Link {
@@ -34,7 +35,7 @@ pub(crate) struct Network {
     rng: Rng,
     /// One way, on a good day.
     latency_us: (u64, u64),
-    pub(crate) faults: Faults,
+    pub(crate) rates: Rates,
     links: BTreeMap<(usize, usize), Link>,
     numbers: u64,
     /// Nodes on the far side of a partition.
@@ -46,10 +47,10 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 }
 
 impl Network {
-    pub(crate) fn new(mut rng: Rng, faults: Faults) -> Self {
+    pub(crate) fn new(mut rng: Rng, rates: Rates) -> Self {
         // A rack, a building, or a continent.
         let latency_us = [(100, 500), (500, 3000), (10_000, 60_000)][[0, 0, 1, 1, 1, 2][rng.usize(0..6)]];
-        Self { rng, latency_us, faults, links: BTreeMap::new(), numbers: 0, far: BTreeSet::new() }
+        Self { rng, latency_us, rates, links: BTreeMap::new(), numbers: 0, far: BTreeSet::new() }
     }
 
     /// Whether packets pass between the two.
@@ -115,23 +116,23 @@ impl Network {
         if !self.passes(from, to) || self.end(from, to).is_none() {
             return Vec::new();
         }
-        let Faults { loss, duplication, reordering, delay, .. } = self.faults;
+        let Rates { loss, duplication, reordering, delay } = self.rates;
         if dice::chance(&mut self.rng, loss) {
-            census.count("message lost");
+            census.hit(Fault::Loss);
             return Vec::new();
         }
         let mut at = now + self.delay();
         if dice::chance(&mut self.rng, delay) {
-            census.count("message delayed");
-            at = at + dice::millis(&mut self.rng, 50..=3000);
+            census.hit(Fault::Delay);
+            at = at + dice::millis(&mut self.rng, 50..=5000);
         }
         let mut arrivals = Vec::with_capacity(2);
         if dice::chance(&mut self.rng, duplication) {
-            census.count("message repeated");
+            census.hit(Fault::Duplication);
             arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 0..=2000), link: None });
         }
         if dice::chance(&mut self.rng, reordering) {
-            census.count("message overtaken");
+            census.hit(Fault::Reordering);
             arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 1..=1000), link: None });
             return arrivals;
         }
@@ -155,11 +156,11 @@ impl Network {
             }
         }
         reached.remove(&author);
-        let loss = self.faults.loss;
+        let loss = self.rates.loss;
         reached.retain(|_| {
             let lost = dice::chance(&mut self.rng, loss);
             if lost {
-                census.count("gossip lost");
+                census.hit(Fault::Loss);
             }
             !lost
         });

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::census::Census;
 use crate::clients::{StagePlan, patient};
-use crate::faults::{Census, Faults};
+use crate::faults::Faults;
 use crate::guests::Script;
 use crate::invariants::Violation;
 use crate::scenario::{Bug, NODES, Scenario};
