@@ -19,6 +19,7 @@ use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, Tas
 use crate::message::{Grant, Message, ShardPromise};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::planted::PlantedBug;
 use crate::stragglers::{Copies, Pace};
 use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
@@ -486,6 +487,9 @@ impl Node {
 
     fn end_leases(&mut self, id: ShardId) {
         let now = self.now;
+        if self.plants(PlantedBug::KeepsDeadLeases) {
+            return;
+        }
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         let over: Vec<_> =
             arbiter.leases.iter().filter(|(_, lease)| now >= lease.expires).map(|(number, _)| *number).collect();
@@ -516,7 +520,9 @@ impl Node {
     fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
         let arbiter = self.custody.shards.get(&id)?.arbiter.as_ref()?;
         let job = self.jobs.get(id.job)?;
-        let ready = arbiter.phase == Phase::Granting && job.stop.is_none() && job.is_ready(id.stage);
+        let stopped = job.stop.is_some() && !self.plants(PlantedBug::GrantsStopped);
+        let waits = !job.is_ready(id.stage) && !self.plants(PlantedBug::IgnoresNeeds);
+        let ready = arbiter.phase == Phase::Granting && !stopped && !waits;
         ready.then_some(arbiter)
     }
 
@@ -540,7 +546,10 @@ impl Node {
             let slots = u64::from(want.slots.max(1));
             let fast = u64::from(want.rate) * BATCH_MS / 1000;
             let share = (remaining / (2 * claimants)).max(slots);
-            let count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
+            let mut count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
+            if self.plants(PlantedBug::GrantsBeyondWants) {
+                count = BATCH_TASKS_MAX;
+            }
             let granted = self.grant_some(executor, count, &mut shards);
             remaining = remaining.saturating_sub(granted);
             if granted > 0 {
@@ -678,6 +687,9 @@ impl Node {
 
     pub(crate) fn on_report(&mut self, from: NodeId, id: LeaseId, outcomes: Vec<(Range, Outcome)>) {
         let now = self.now;
+        if self.plants(PlantedBug::TakesFencedReports) && self.arbiter_mut(id.shard).is_some() {
+            return self.record_outcomes(from, id, outcomes, true);
+        }
         let Some(arbiter) = self.arbiter_of(id) else {
             self.send(from, Message::Fenced(id));
             return;
@@ -702,7 +714,7 @@ impl Node {
         }
         let blobs: BTreeSet<Hash> = accepted.iter().flat_map(|(_, outcome)| outcome.blobs()).collect();
         if accepted.is_empty() {
-        } else if blobs.is_empty() || from == self.me() {
+        } else if blobs.is_empty() || from == self.me() || self.plants(PlantedBug::SkipsOutputs) {
             self.record_outcomes(from, id, accepted, true);
         } else {
             let fetch = self.fetch_blobs(blobs, BTreeSet::from([from]));
@@ -741,13 +753,17 @@ impl Node {
     fn judge_failure(&mut self, node: NodeId, id: LeaseId, task: u32, outcome: &Outcome) -> Option<Run> {
         let (now, me) = (self.now, self.me());
         let jitter = self.rng.u64(0..=250);
+        let lost_more = usize::from(self.plants(PlantedBug::RetriesLostOnceMore));
+        let failed_more = usize::from(self.plants(PlantedBug::RetriesOnceMore));
         let shard = self.custody.shards.get_mut(&id.shard)?;
         let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
         let failure = Failure { node, ending: outcome.ending.clone() };
         let mut state = TaskState::failed(AttemptId::from(id), failure);
         let (lost, failed) = shard.state.get(task).map_or((0, 0), |known| (known.lost(), known.failed_attempts()));
         let is_lost = outcome.ending == Ending::Lost;
-        let budget_left = if is_lost { lost < usize::from(retry.lost_max) } else { failed < usize::from(retry.max) };
+        let lost_max = usize::from(retry.lost_max) + lost_more;
+        let failed_max = usize::from(retry.max) + failed_more;
+        let budget_left = if is_lost { lost < lost_max } else { failed < failed_max };
         if retry.allows(&outcome.ending) && budget_left {
             let doublings = u32::try_from(failed.min(20)).unwrap_or(20);
             let wait = retry.backoff_ms.saturating_mul(1 << doublings).min(retry.backoff_ms_max);
@@ -806,8 +822,8 @@ impl Node {
     fn finish_recordings(&mut self, id: ShardId) {
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let others = self.keepers(id, shard);
+        let need = others.len().min(usize::from(!self.plants(PlantedBug::RecordsAlone)));
         let Some(arbiter) = self.arbiter_mut(id) else { return };
-        let need = others.len().min(1);
         let is_safe = |recording: &Recording| recording.confirmed.len() >= need;
         let safe: Vec<_> = arbiter.recordings.iter().filter(|(_, it)| is_safe(it)).map(|(number, _)| *number).collect();
         let safe: Vec<_> = safe.into_iter().filter_map(|number| arbiter.recordings.remove(&number)).collect();
@@ -858,6 +874,9 @@ impl Node {
 
     /// Ends what is open of the job's shards, and takes back what was granted.
     pub(crate) fn on_job_stopped(&mut self, job: JobId) {
+        if self.plants(PlantedBug::GrantsStopped) {
+            return;
+        }
         self.drop_leases_of(job);
         let arbitrated: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).filter(|id| id.job == job).collect();
         for id in arbitrated {

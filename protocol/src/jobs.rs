@@ -19,6 +19,7 @@ use crate::lattice::Counts;
 use crate::message::{Gossip, JobStatus, JobSummary, Message, StopCause};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::planted::PlantedBug;
 use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, Table, Time, Wanted, Write};
 
 /// How long a submit may take: its blobs have to travel.
@@ -150,7 +151,8 @@ impl Node {
 
     fn persist_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
-        let stored = StoredJob { job: job.signed.clone(), stop: job.stop, blobs_held: job.blobs == Blobs::Held };
+        let stop = job.stop.filter(|_| !self.plants(PlantedBug::ForgetsStops));
+        let stored = StoredJob { job: job.signed.clone(), stop, blobs_held: job.blobs == Blobs::Held };
         self.out.persist.push(Write::put(Table::Jobs, id.as_bytes(), codec::encode(&stored)));
     }
 
@@ -295,7 +297,10 @@ impl Node {
 
     fn keep_submits(&mut self) {
         for mut waiting in core::mem::take(&mut self.jobs.submits) {
-            let (need, others) = self.copies_wanted(waiting.job);
+            let (mut need, others) = self.copies_wanted(waiting.job);
+            if self.plants(PlantedBug::AcknowledgesAlone) {
+                need = 0;
+            }
             let (token, job) = (waiting.token, waiting.job);
             let have = waiting.confirmed.len();
             if have >= need {
@@ -475,6 +480,7 @@ impl Node {
     // ---- progress
 
     pub(crate) fn on_progress(&mut self, from: NodeId, id: JobId, shards: Vec<(u16, u32, Counts)>) {
+        let counts_twice = self.plants(PlantedBug::CountsTwice);
         let Some(job) = self.jobs.jobs.get_mut(&id) else {
             self.pull_job(id, from);
             return;
@@ -482,6 +488,10 @@ impl Node {
         for (stage, number, counts) in shards {
             let Some(spec) = job.spec.stages.get(usize::from(stage)) else { continue };
             if number >= spec.shards() || counts.ended() > spec.shard_range(number).count {
+                continue;
+            }
+            if counts_twice {
+                job.progress.entry((stage, number)).or_default().add(counts);
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
@@ -628,7 +638,7 @@ impl Node {
         for (&id, job) in &self.jobs.jobs {
             let keeps = job.custodians.contains(&me);
             for other in job.custodians.iter().filter(|other| **other != me) {
-                if keeps || !job.known_by.contains(other) {
+                if keeps || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian)) {
                     digests.entry(*other).or_default().push((id, job.stop));
                 }
             }
