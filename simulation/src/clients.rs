@@ -212,7 +212,7 @@ impl World {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
-                self.observe(&Fact::Acknowledged { job });
+                self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
             Err(Refusal::Invalid(why)) => {

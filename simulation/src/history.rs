@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use swarm_protocol::lattice::Run;
 use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
 
 use crate::guests::Script;
@@ -11,14 +12,20 @@ use crate::guests::Script;
 pub(crate) enum Fact<'a> {
     /// A user hands over a job.
     Submitted { job: JobId, spec: Arc<JobSpec>, scripts: Vec<Script> },
-    /// The user was told that the job is safe.
-    Acknowledged { job: JobId },
+    /// This node told its user that the job is safe.
+    Acknowledged { node: NodeId, job: JobId },
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
     /// This node told its user that the cancel is safe.
     Cancelled { node: NodeId, job: JobId },
+    /// All nodes are linked with one another, on a network that delivers in time.
+    Linked { nodes: usize },
     /// A node is lost or cut off.
     Disturbed,
+    /// A node's process ended, by whatever cause.
+    Down { node: NodeId },
+    /// A node says that everything which it owed is handed over.
+    Drained { node: NodeId },
     /// A node's disk was lost or is that of an earlier day: what it said before binds it no more.
     Forgot { node: NodeId },
     /// A node says something to a linked peer.
@@ -62,7 +69,8 @@ pub(crate) struct Queues {
 pub(crate) struct JobHistory {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) scripts: Vec<Script>,
-    pub(crate) acknowledged: bool,
+    /// When a user was first told that it is safe.
+    pub(crate) acknowledged: Option<Time>,
     pub(crate) cancelling: bool,
     /// When a user was first told that the cancel is safe.
     pub(crate) cancelled: Option<Time>,
@@ -72,6 +80,8 @@ pub(crate) struct JobHistory {
     succeed: Vec<u32>,
     /// Per stage, how many different tasks succeeded.
     succeeded: Vec<u32>,
+    /// Per stage, the tasks of which anybody said that they ended.
+    ended: Vec<BTreeSet<u32>>,
 }
 
 impl JobHistory {
@@ -87,12 +97,13 @@ impl JobHistory {
         Self {
             spec,
             scripts,
-            acknowledged: false,
+            acknowledged: None,
             cancelling: false,
             cancelled: None,
             ran: vec![BTreeSet::new(); stages],
             succeed,
             succeeded: vec![0; stages],
+            ended: vec![BTreeSet::new(); stages],
         }
     }
 
@@ -114,6 +125,18 @@ impl JobHistory {
         self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
     }
 
+    /// Whether somebody said of every task that it ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.spec.stages.iter().zip(&self.ended).all(|(stage, ended)| stage.count as usize == ended.len())
+    }
+
+    fn note_ends(&mut self, shard: ShardId, segment: &[Run]) {
+        let Some(ended) = self.ended.get_mut(usize::from(shard.stage)) else { return };
+        for run in segment.iter().filter(|run| run.state.end.is_some()) {
+            ended.extend(tasks_of(run.range));
+        }
+    }
+
     /// How many tasks fail by their script, whatever is tried.
     pub(crate) fn failing(&self) -> u32 {
         self.spec.stages.iter().zip(&self.succeed).map(|(stage, succeed)| stage.count - succeed).sum()
@@ -130,6 +153,10 @@ pub(crate) struct History {
     pub(crate) healed: Option<Time>,
     /// Whether custodians had their time to come to agree.
     pub(crate) settled: bool,
+    /// When all nodes were first linked, and how many there are.
+    pub(crate) linked: Option<(Time, usize)>,
+    /// Whether any node was ever lost or cut off.
+    pub(crate) disturbed: bool,
 }
 
 impl History {
@@ -140,11 +167,15 @@ impl History {
             Fact::Submitted { job, spec, scripts } => {
                 self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone()));
             }
-            Fact::Acknowledged { job } => self.change(job, |it| it.acknowledged = true),
+            Fact::Acknowledged { job, .. } => self.change(job, |it| it.acknowledged = it.acknowledged.or(Some(at))),
             Fact::Cancelling { job } => self.change(job, |it| it.cancelling = true),
             Fact::Cancelled { job, .. } => self.change(job, |it| it.cancelled = it.cancelled.or(Some(at))),
             // A guest may kill its node also when all other faults are over.
-            Fact::Disturbed => self.healed = self.healed.map(|_| at),
+            Fact::Disturbed => {
+                self.disturbed = true;
+                self.healed = self.healed.map(|_| at);
+            }
+            Fact::Linked { nodes } => self.linked = self.linked.or(Some((at, *nodes))),
             Fact::Ran { lease, task, outcome, .. } => self.change(&lease.shard.job, |it| {
                 let stage = usize::from(lease.shard.stage);
                 let first = it.ran.get_mut(stage).is_some_and(|ran| ran.insert(*task));
@@ -152,6 +183,14 @@ impl History {
                     it.succeeded[stage] += 1;
                 }
             }),
+            Fact::Said { message, .. } => {
+                if let Some((shard, segment)) = facts_in(message) {
+                    self.change(&shard.job, |it| it.note_ends(shard, segment));
+                }
+            }
+            Fact::Told { query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
+                self.change(&shard.job, |it| it.note_ends(*shard, segment));
+            }
             Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}
@@ -166,7 +205,7 @@ impl History {
 }
 
 /// The facts about tasks in a message, with their shard.
-pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[swarm_protocol::lattice::Run])> {
+pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[Run])> {
     match message {
         Message::Record { shard, segment, .. } | Message::Merge { shard, segment } => Some((*shard, segment)),
         _ => None,

@@ -8,7 +8,8 @@
 //!
 //! Not promised: that nothing of it is done. Tasks that run when the cancel comes may end first, on the far side of a
 //! partition also later ones, and a result that exists is kept: done is stronger than cancelled (`protocol::lattice`).
-//! A job all of whose tasks ended first stays done or failed, and the cancel changes nothing.
+//! A job all of whose tasks ended first stays done or failed, and the cancel changes nothing; of what is done, a node that
+//! does not know may run something again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -33,7 +34,9 @@ pub(super) struct Judge {
 impl Judge {
     fn on_words(&mut self, history: &History, node: NodeId, message: &Message) {
         let mut stopped = |job: JobId| {
-            self.said.entry((node, job)).or_insert(history.now);
+            if history.jobs.get(&job).is_some_and(|it| !it.has_ended()) {
+                self.said.entry((node, job)).or_insert(history.now);
+            }
         };
         match message {
             // `Stop` may be a user's wish, passed on by a node that does not know the job.
@@ -64,7 +67,7 @@ impl Judge {
 
 /// Nobody may claim any more not to have heard of it.
 fn late(history: &History, job: JobId) -> Result<(), String> {
-    let cancelled = history.jobs.get(&job).and_then(|it| it.cancelled);
+    let cancelled = history.jobs.get(&job).filter(|it| !it.has_ended()).and_then(|it| it.cancelled);
     match (cancelled, history.healed) {
         (Some(cancelled), Some(healed)) if history.now > cancelled.max(healed) + SPREAD => {
             Err(format!("cancelled at {cancelled} in a swarm that was whole at {healed}"))

@@ -31,8 +31,12 @@ impl<J: Invariant> Tale<J> {
 
     /// The same with this job, submitted and acknowledged.
     pub(super) fn with(self, job: &Job) -> Self {
-        let submitted = Fact::Submitted { job: job.id, spec: Arc::clone(&job.spec), scripts: job.scripts.clone() };
-        self.fact(&submitted).fact(&Fact::Acknowledged { job: job.id })
+        self.submitted(job).fact(&Fact::Acknowledged { node: id(1), job: job.id })
+    }
+
+    /// The same with this job, submitted.
+    pub(super) fn submitted(self, job: &Job) -> Self {
+        self.fact(&Fact::Submitted { job: job.id, spec: Arc::clone(&job.spec), scripts: job.scripts.clone() })
     }
 
     /// The next thing that happens.
