@@ -137,6 +137,11 @@ struct StoredJob {
 }
 
 impl Node {
+    /// How far a job is, as far as this node heard; `None` when it does not know the job.
+    pub fn job_status(&self, job: JobId) -> Option<JobStatus> {
+        self.jobs.get(job).map(Job::status)
+    }
+
     // ---- remembering
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {

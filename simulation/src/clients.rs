@@ -167,7 +167,8 @@ impl World {
         let list = Hash::of(&codec::encode(&listed));
         let machine = &mut self.machines[node];
         machine.blobs.extend([list, module]);
-        let spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        let mut spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        spec.submitted_unix_ms = machine.wall_ms(self.queue.now());
         let signed = SignedJob::sign(&spec, &machine.key).expect("the users keep every limit of a job");
         let (job, spec) = (signed.id(), Arc::new(spec));
         let scripts: Vec<_> = plans.into_iter().map(|plan| plan.script).collect();

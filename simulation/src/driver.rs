@@ -25,13 +25,11 @@ impl World {
     /// Lets a node take its events, unless it is busy syncing or stands still.
     pub(crate) fn turn(&mut self, node: usize) {
         let now = self.now();
-        let machine = &mut self.machines[node];
-        if machine.paused {
-            return;
-        }
-        let Some(running) = machine.running.as_mut().filter(|running| running.syncing.is_none()) else { return };
+        let running = self.machines[node].running.as_mut();
+        let Some(running) = running.filter(|it| it.syncing.is_none() && !it.is_still()) else { return };
         let local = running.local(now);
-        let taken: Vec<_> = running.inbox.drain(..running.inbox.len().min(EVENTS_A_TURN)).collect();
+        let events = running.events_now(now, EVENTS_A_TURN).min(running.inbox.len());
+        let taken: Vec<_> = running.inbox.drain(..events).collect();
         self.observe_heard(node, &taken);
         let Some(running) = self.machines[node].running.as_mut() else { return };
         let mut effects = Effects::default();
@@ -80,15 +78,28 @@ impl World {
         if !self.is_boot(node, boot) {
             return;
         }
-        if self.machines[node].paused {
-            self.after(Duration::from_millis(5), Happening::Synced { node, boot });
+        let machine = &mut self.machines[node];
+        if let Some(running) = machine.running.as_mut().filter(|running| running.is_still()) {
+            running.sync_is_over = true;
             return;
         }
-        let machine = &mut self.machines[node];
-        machine.disk.sync();
+        if machine.disk.sync().is_err() {
+            return self.stop_for_want_of_room(node);
+        }
         let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
         self.act(node, effects);
         self.turn(node);
+    }
+
+    /// A node that stood still takes up what came meanwhile.
+    pub(crate) fn go_on(&mut self, node: usize) {
+        let boot = self.machines[node].boot;
+        let Some(running) = self.machines[node].running.as_mut().filter(|running| !running.is_still()) else { return };
+        if std::mem::take(&mut running.sync_is_over) {
+            self.on_synced(node, boot);
+        } else {
+            self.turn(node);
+        }
     }
 
     pub(crate) fn on_tick(&mut self, node: usize, boot: u64) {
@@ -107,12 +118,9 @@ impl World {
         let boot = self.machines[node].boot;
         let Some(running) = &mut self.machines[node].running else { return };
         // A turn takes so many events at most: the next turn takes the rest.
-        let next = if running.inbox.is_empty() {
-            let Some((deadline, _)) = running.core.next_deadline() else { return };
-            running.global(now, deadline)
-        } else {
-            now
-        };
+        let rest = (!running.inbox.is_empty()).then(|| running.crawl.map_or(now, |crawl| crawl.next));
+        let due = running.core.next_deadline().map(|(deadline, _)| running.global(now, deadline));
+        let Some(next) = rest.into_iter().chain(due).min() else { return };
         // A microsecond of work at least, so that a core which always wants a tick now cannot stop time.
         let at = next.max(now + Duration::from_micros(1));
         if running.tick_at.is_none_or(|planned| at < planned) {
@@ -167,7 +175,7 @@ impl World {
     pub(crate) fn on_arrive(&mut self, to: usize, from: usize, boot: u64, link: Option<u64>, message: Message) {
         let end = self.network.end(to, from);
         let heard = end.is_some() && (link.is_none() || link == end);
-        if heard {
+        if heard && self.has_room(to, from) {
             let from = self.machines[from].id;
             self.give(to, boot, Event::Received { from, message });
         }
@@ -228,7 +236,7 @@ impl World {
     fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
         let held_by = |machine: usize, blob: &Hash| {
             self.machines[machine].is_awake()
-                && self.network.passes(node, machine)
+                && self.network.meets(node, machine)
                 && self.machines[machine].blobs.contains(blob)
         };
         let everybody = 0..self.machines.len();

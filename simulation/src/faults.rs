@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use fastrand::Rng;
@@ -28,8 +27,16 @@ pub enum Fault {
     Delay,
     /// The swarm falls into two halves for a while.
     Partition,
+    /// Packets from some nodes to the others vanish for a while; the other way they pass.
+    OneWay,
+    /// Some nodes do not see some others for a while, and the rest see both.
+    Bridge,
     /// A link breaks and may be dialled again at once.
     LinkCut,
+    /// A link is closed at one end, the other takes it for open for up to 25 s, and neither hears the other meanwhile.
+    HalfOpen,
+    /// A node takes messages at a crawl; peers give up a link of which too many wait.
+    SlowReader,
     /// A process ends without a word, and starts again on the same disk.
     Crash,
     /// The same in the middle of a write.
@@ -38,8 +45,28 @@ pub enum Fault {
     PowerCut,
     /// A node stands still for up to 10 s, and finds its events waiting when it goes on.
     Pause,
-    /// Syncs take up to half a second.
+    /// A node stands still for one to ten minutes; the storm lasts as long.
+    LongPause,
+    /// The event loop of a node handles nothing for up to 6 s, while its network layer goes on accepting.
+    Stall,
+    /// A wall clock is set forward or back by up to an hour: the core must not notice.
+    ClockJump,
+    /// Clocks run up to 500 ppm too fast or too slow.
+    ClockDrift,
+    /// A node loses its records and blobs, but not its identity, and starts again. Only when others have all that it has.
+    Wipe,
+    /// The same, but it finds an old copy of them.
+    OldDisk,
+    /// A crash loses what was not synced.
+    LostWrites,
+    /// A crash tears the batch that was being written, and loses those after it.
+    TornWrite,
+    /// Syncs take up to half a second, and rarely 3 s.
     SlowSync,
+    /// A disk takes no batch for a while: the node stops, and whenever it starts, until there is room.
+    FullDisk,
+    /// The records cannot be read at a start: the node refuses to start, and is tried again.
+    ReadError,
 }
 
 impl Fault {
@@ -58,9 +85,10 @@ impl Fault {
     const fn again_within(self) -> Option<u64> {
         match self {
             Self::LinkCut => Some(4),
-            Self::Crash | Self::CrashInWrite | Self::Pause => Some(8),
-            Self::Partition => Some(12),
-            Self::PowerCut => Some(20),
+            Self::Crash | Self::CrashInWrite | Self::Pause | Self::Stall | Self::ClockJump => Some(8),
+            Self::Wipe | Self::OldDisk | Self::FullDisk => Some(10),
+            Self::Partition | Self::OneWay | Self::Bridge | Self::HalfOpen | Self::SlowReader => Some(12),
+            Self::PowerCut | Self::LongPause => Some(20),
             _ => None,
         }
     }
@@ -69,6 +97,8 @@ impl Fault {
     const fn rarity(self) -> u32 {
         match self {
             Self::PowerCut | Self::SlowSync => 2,
+            // Each costs as much as some other runs.
+            Self::LongPause => 5,
             _ => 1,
         }
     }
@@ -198,11 +228,6 @@ impl Faults {
 /// The dice of one kind of fault.
 pub(crate) fn dice_of(seed: u64, fault: Fault) -> Rng {
     dice::fork(dice::mix(seed), &fault.name())
-}
-
-/// How long one sync takes on a good day.
-pub(crate) fn sync_time(rng: &mut Rng) -> Duration {
-    dice::micros(rng, 300..=5000)
 }
 
 #[cfg(test)]

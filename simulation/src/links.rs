@@ -43,7 +43,7 @@ impl World {
             return;
         }
         self.dialling.remove(&(from, to));
-        let open = self.machines[to].is_awake() && self.machines[from].is_awake() && self.network.passes(from, to);
+        let open = self.machines[to].is_awake() && self.machines[from].is_awake() && self.network.meets(from, to);
         if open && self.network.end(from, to).is_none() {
             self.connect(from, to);
         }
@@ -100,16 +100,16 @@ impl World {
     }
 
     pub(crate) fn on_link_timeout(&mut self, node: usize, peer: usize, link: u64) {
-        let silent = !self.network.passes(node, peer) || !self.machines[peer].is_awake();
+        let silent = !self.network.passes(peer, node) || !self.machines[peer].is_awake();
         if silent || self.network.end(peer, node) != Some(link) {
             self.on_link_lost(node, peer, link);
         }
     }
 
-    /// Whoever speaks into a closed connection learns of it, if packets pass.
+    /// Whose connection is closed at the other end learns of it, if packets pass this way.
     pub(crate) fn notice_half_open(&mut self, node: usize, peer: usize) {
         let Some(link) = self.network.end(node, peer) else { return };
-        if self.network.passes(node, peer) && self.network.end(peer, node) != Some(link) {
+        if self.network.passes(peer, node) && self.network.end(peer, node) != Some(link) {
             let wait = dice::millis(&mut self.timing, 1..=30);
             self.after(wait, Happening::LinkLost { node, peer, link });
         }
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    /// Should packets not pass by then, `node` gives up its link.
+    /// Should `node` still hear nothing by then, it gives up its link.
     pub(crate) fn expect_timeout(&mut self, node: usize, peer: usize, link: u64) {
         let wait = dice::millis(&mut self.timing, TIMEOUT_MS);
         self.after(wait, Happening::LinkTimeout { node, peer, link });

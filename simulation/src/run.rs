@@ -69,7 +69,10 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
     world.begin_storm();
     world.begin_users();
-    world.run_for(scenario.storm_time());
+    world.storm_until = world.now() + scenario.storm_time();
+    while world.broken.is_none() && world.now() < world.storm_until {
+        world.run_until(world.storm_until);
+    }
     let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
     for phase in phases {
         if world.broken.is_none() {

@@ -6,9 +6,10 @@ use swarm_protocol::{JobId, Query};
 
 use crate::census::Census;
 use crate::clients::{StagePlan, patient};
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
+use crate::network::Wall;
 use crate::scenario::{Bug, NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
@@ -92,7 +93,7 @@ impl Swarm {
 
     /// Stops a node without a word; what it had not synced is lost.
     pub fn crash(&mut self, node: usize) {
-        self.world.crash(node, false);
+        self.world.crash(node, 0);
     }
 
     /// Starts a node that is down.
@@ -102,7 +103,7 @@ impl Swarm {
 
     /// Cuts these nodes off from the others.
     pub fn part(&mut self, far: &[usize]) {
-        self.world.part(far.iter().copied().collect());
+        self.world.raise(Fault::Partition, Wall::Around(far.iter().copied().collect()));
     }
 
     /// Asks a node to cancel a job.

@@ -1,10 +1,12 @@
 //! Does faults to the swarm, and ends them.
+//!
+//! Elsewhere: walls in the network are `walls`; pauses, stalls, slow readers and clocks are `halts`;
+//! disks are `disks`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::dice;
-use crate::faults::{self, Fault, Faults};
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
 use crate::machine::Machine;
 use crate::world::{Happening, World};
@@ -16,11 +18,6 @@ pub(crate) struct Doom {
     /// What it dies of: all others may die with it.
     fault: Fault,
 }
-
-/// A slow sync takes so many milliseconds.
-const SLOW_SYNC_MS: std::ops::RangeInclusive<u64> = 5..=500;
-/// So many syncs in a thousand are slow, on a slow disk.
-const SLOW_SYNCS: u32 = 50;
 
 impl World {
     /// Faults begin.
@@ -37,59 +34,36 @@ impl World {
     }
 
     pub(crate) fn on_strike(&mut self, fault: Fault, seconds: u64) {
+        self.strike(fault);
+        if self.stormy {
+            self.strike_again(fault, seconds);
+        }
+    }
+
+    /// Does a fault, unless the storm is over.
+    pub(crate) fn strike(&mut self, fault: Fault) {
         if !self.stormy {
             return;
         }
         match fault {
-            Fault::Partition => self.strike_partition(),
+            Fault::Partition | Fault::OneWay => self.strike_halves(fault),
+            Fault::Bridge => self.strike_bridge(),
+            Fault::HalfOpen => self.strike_half_open(),
+            Fault::SlowReader => self.strike_slow_reader(),
             Fault::LinkCut => self.strike_cut(),
             Fault::Crash => self.strike_crash(),
             Fault::CrashInWrite => self.strike_in_write(fault),
             Fault::PowerCut => self.strike_power_cut(),
             Fault::Pause => self.strike_pause(),
-            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay | Fault::SlowSync => {}
-        }
-        self.strike_again(fault, seconds);
-    }
-
-    fn strike_partition(&mut self) {
-        if self.network.is_parted() || self.machines.len() < 2 {
-            return;
-        }
-        let nodes = self.machines.len();
-        let dice = self.dice(Fault::Partition);
-        let far: BTreeSet<_> = (0..nodes).filter(|_| dice.bool()).collect();
-        let wait = dice::millis(dice, 200..=15_000);
-        if !far.is_empty() && far.len() < nodes {
-            self.part(far);
-            self.after(wait, Happening::Heal);
-        }
-    }
-
-    /// Cuts these nodes off from the others.
-    pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
-        self.note(format_args!("the swarm falls apart: {far:?} on the far side"));
-        self.census.hit(Fault::Partition);
-        self.observe(&Fact::Disturbed);
-        self.network.part(far);
-        for (a, b, link) in self.network.links() {
-            if !self.network.passes(a, b) {
-                self.expect_timeout(a, b, link);
-                self.expect_timeout(b, a, link);
-            }
-        }
-    }
-
-    /// Packets pass everywhere again.
-    pub(crate) fn heal_partition(&mut self) {
-        if !self.network.is_parted() {
-            return;
-        }
-        self.note(format_args!("the swarm is one again"));
-        self.network.part(BTreeSet::new());
-        for (a, b, _) in self.network.links() {
-            self.notice_half_open(a, b);
-            self.notice_half_open(b, a);
+            Fault::LongPause => self.strike_long_pause(),
+            Fault::Stall => self.strike_stall(),
+            Fault::ClockJump => self.strike_clock(),
+            Fault::Wipe => self.strike_wipe(),
+            Fault::OldDisk => self.strike_old_disk(),
+            Fault::FullDisk => self.strike_full_disk(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
+            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
+            Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
         }
     }
 
@@ -128,18 +102,19 @@ impl World {
 
     fn crash_for_a_while(&mut self, node: usize, fault: Fault) {
         self.census.hit(fault);
-        let dice = self.dice(fault);
-        let (finished, wait) = (dice.bool(), dice::millis(dice, 50..=12_000));
-        self.crash(node, finished);
+        let wait = dice::millis(self.dice(fault), 50..=12_000);
+        let survivors = self.survivors(node);
+        self.crash(node, survivors);
         self.after(wait, Happening::Restart { node });
     }
 
     fn cut_power(&mut self) {
         self.census.hit(Fault::PowerCut);
         for node in 0..self.machines.len() {
+            let unsynced = self.machines[node].disk.unsynced();
             let dice = self.dice(Fault::PowerCut);
-            let (finished, wait) = (dice.bool(), dice::millis(dice, 500..=5000));
-            self.crash(node, finished);
+            let (survivors, wait) = (dice.usize(..=unsynced), dice::millis(dice, 500..=5000));
+            self.crash(node, survivors);
             self.after(wait, Happening::Restart { node });
         }
     }
@@ -163,41 +138,6 @@ impl World {
         }
     }
 
-    fn strike_pause(&mut self) {
-        let Some(node) = self.some_node(Fault::Pause, Machine::is_awake) else { return };
-        self.note_at(node, format_args!("stands still"));
-        self.census.hit(Fault::Pause);
-        self.observe(&Fact::Disturbed);
-        self.machines[node].paused = true;
-        for (peer, link) in self.network.ends_of(node) {
-            self.expect_timeout(peer, node, link);
-        }
-        let boot = self.machines[node].boot;
-        let wait = dice::millis(self.dice(Fault::Pause), 100..=10_000);
-        self.after(wait, Happening::Resume { node, boot });
-    }
-
-    pub(crate) fn resume(&mut self, node: usize) {
-        if !self.machines[node].paused {
-            return;
-        }
-        self.note_at(node, format_args!("goes on"));
-        self.machines[node].paused = false;
-        for (peer, _) in self.network.ends_of(node) {
-            self.notice_half_open(node, peer);
-        }
-        self.turn(node);
-    }
-
-    /// How long a sync that begins now takes.
-    pub(crate) fn sync_time(&mut self) -> Duration {
-        if self.stormy && self.faults.has(Fault::SlowSync) && dice::chance(self.dice(Fault::SlowSync), SLOW_SYNCS) {
-            self.census.hit(Fault::SlowSync);
-            return dice::millis(self.dice(Fault::SlowSync), SLOW_SYNC_MS);
-        }
-        faults::sync_time(&mut self.timing)
-    }
-
     /// A machine for which this holds, by the dice of a fault.
     pub(crate) fn some_node(&mut self, fault: Fault, wanted: impl Fn(&Machine) -> bool) -> Option<usize> {
         let candidates: Vec<_> = (0..self.machines.len()).filter(|node| wanted(&self.machines[*node])).collect();
@@ -211,9 +151,12 @@ impl World {
         self.note(format_args!("the storm is over"));
         self.faults = Faults::default();
         self.network.rates = self.faults.rates;
-        self.heal_partition();
+        for cause in self.network.walls() {
+            self.heal(cause);
+        }
         for node in 0..self.machines.len() {
-            self.resume(node);
+            self.unhinder(node);
+            self.make_room(node);
             let wait = dice::millis(&mut self.timing, 0..=500);
             self.after(wait, Happening::Restart { node });
         }

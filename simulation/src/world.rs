@@ -23,7 +23,7 @@ use crate::faults::{self, Fault, Faults};
 use crate::guests::Script;
 use crate::history::Fact;
 use crate::invariants::{Auditor, Violation};
-use crate::machine::{Machine, Running};
+use crate::machine::{LocalClock, Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::scenario::{Bug, Scenario};
@@ -60,14 +60,22 @@ pub(crate) enum Happening {
     User,
     /// A fault happens, and again within so many seconds.
     Strike(Fault, u64),
-    /// A partition heals.
-    Heal,
+    /// A fault that was put off happens.
+    StrikeNow(Fault),
+    /// A wall in the network falls.
+    Heal(Fault),
     /// A paused node goes on.
     Resume { node: usize, boot: u64 },
+    /// A node whose event loop was stalled goes on.
+    Unstall { node: usize, boot: u64 },
+    /// A slow node reads as fast as ever.
+    ReadOn { node: usize, boot: u64 },
     /// A doomed node is in the middle of a sync.
     Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
     Restart { node: usize },
+    /// A full disk has room again.
+    Room { node: usize },
 }
 
 /// The swarm.
@@ -90,6 +98,8 @@ pub(crate) struct World {
     pub(crate) dialling: BTreeSet<(usize, usize)>,
     /// Whether strikes still happen.
     pub(crate) stormy: bool,
+    /// Until then the storm lasts at least.
+    pub(crate) storm_until: Time,
     pub(crate) doomed: Option<Doom>,
     pub(crate) steps: u64,
     pub(crate) timing: Rng,
@@ -126,6 +136,7 @@ impl World {
             lists: BTreeMap::new(),
             dialling: BTreeSet::new(),
             stormy: false,
+            storm_until: Time::ZERO,
             doomed: None,
             steps: 0,
             timing: dice::fork(seed, "timing"),
@@ -190,11 +201,15 @@ impl World {
             Happening::Flush { node, boot } => self.on_flush(node, boot),
             Happening::User => self.on_user(),
             Happening::Strike(fault, seconds) => self.on_strike(fault, seconds),
-            Happening::Heal => self.heal_partition(),
+            Happening::StrikeNow(fault) => self.strike(fault),
+            Happening::Heal(fault) => self.heal(fault),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
-            Happening::Resume { .. } => {}
+            Happening::Unstall { node, boot } if self.is_boot(node, boot) => self.unstall(node),
+            Happening::ReadOn { node, boot } if self.is_boot(node, boot) => self.read_on(node),
+            Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
+            Happening::Room { node } => self.make_room(node),
         }
     }
 
@@ -219,21 +234,25 @@ impl World {
         if self.machines[node].is_up() {
             return;
         }
+        self.meet_unreadable_disk(node);
         let now = self.now();
         let skew = dice::millis(&mut self.timing, 0..=10_000);
+        let drift_ppm = self.drift();
         let machine = &mut self.machines[node];
         machine.boot += 1;
-        machine.paused = false;
         let boot = machine.boot;
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
         };
-        let records = machine.disk.records();
+        let records = match machine.disk.records() {
+            Ok(records) => records,
+            Err(error) => return self.refuse_to_start(node, &error),
+        };
         let peers = known_peers(&records);
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
-                let mut running = Running::new(core, now, skew, machine.slots, peers);
+                let mut running = Running::new(core, LocalClock { origin: now, skew, drift_ppm }, machine.slots, peers);
                 running.inbox.push_back(Event::Addresses(vec![machine.address.clone()]));
                 machine.running = Some(running);
                 self.note_at(node, format_args!("starts, boot {boot}"));
@@ -247,12 +266,12 @@ impl World {
         }
     }
 
-    /// Stops a node without a word.
-    pub(crate) fn crash(&mut self, node: usize, finished: bool) {
+    /// Stops a node without a word; so many of the batches that it had not synced survive.
+    pub(crate) fn crash(&mut self, node: usize, survivors: usize) {
         if self.machines[node].running.take().is_none() {
             return;
         }
-        self.machines[node].disk.crash(finished);
+        self.machines[node].disk.crash(survivors);
         self.note_at(node, format_args!("crashes"));
         self.census.count("crash");
         self.observe(&Fact::Disturbed);
