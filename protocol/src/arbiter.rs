@@ -785,10 +785,10 @@ impl Node {
     fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
-        self.learn(id, segment.clone());
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
             self.recall_ended(id, &segment);
         }
+        self.learn(id, segment.clone());
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();

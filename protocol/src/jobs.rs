@@ -187,6 +187,9 @@ impl Node {
             self.insert_job(signed, spec, stop, blobs_held);
             self.persist_job(id);
             self.adopt_shards(id);
+            if self.jobs.cancels.iter().any(|waiting| waiting.job == id) {
+                self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
+            }
             self.on_job_known(id);
             self.announce_as_custodian(id);
             self.want_job_blobs(id, Vec::new());
@@ -671,7 +674,7 @@ impl Node {
 
     /// Whether the job's tasks may not run any more.
     pub(crate) fn is_stopped(&self, job: JobId) -> bool {
-        self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
+        !self.plants(PlantedBug::GrantsStopped) && self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
     }
 
     /// The blob list of the job, for those who run its tasks.

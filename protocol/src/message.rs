@@ -390,6 +390,17 @@ impl JobStatus {
         all
     }
 
+    /// Takes in what another node knows of the same job: of each stage the count that is further, and the stronger stop.
+    pub fn join(&mut self, other: &Self) {
+        let further = |counts: &Counts| (counts.ended(), counts.done, counts.cancelled);
+        for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
+            if further(theirs) > further(mine) {
+                *mine = *theirs;
+            }
+        }
+        self.stop = self.stop.max(other.stop);
+    }
+
     /// The state in one word. Only the terminal three are final.
     pub fn state(&self) -> JobState {
         let ended = self.stages.iter().all(|(tasks, counts)| counts.ended() >= *tasks);

@@ -174,7 +174,7 @@ fn answers(query: &Query, answer: &Answer) -> bool {
     }
 }
 
-/// The best of what several nodes know.
+/// What several nodes know together.
 fn merge(answers: Vec<Answer>) -> Answer {
     let mut jobs: BTreeMap<JobId, JobSummary> = BTreeMap::new();
     let mut best = Answer::Unknown;
@@ -183,13 +183,10 @@ fn merge(answers: Vec<Answer>) -> Answer {
             (Answer::Jobs(list), _) => {
                 best = Answer::Jobs(Vec::new());
                 for job in list {
-                    let known = jobs.entry(job.job).or_insert_with(|| job.clone());
-                    if knows_more(&job.status, &known.status) {
-                        *known = job;
-                    }
+                    jobs.entry(job.job).or_insert_with(|| job.clone()).status.join(&job.status);
                 }
             }
-            (Answer::Job { status, .. }, Answer::Job { status: known, .. }) if !knows_more(&status, known) => {}
+            (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,
         }
     }
@@ -197,8 +194,4 @@ fn merge(answers: Vec<Answer>) -> Answer {
         Answer::Jobs(_) => Answer::Jobs(jobs.into_values().collect()),
         best => best,
     }
-}
-
-fn knows_more(one: &crate::JobStatus, other: &crate::JobStatus) -> bool {
-    (one.counts().ended(), one.stop) > (other.counts().ended(), other.stop)
 }

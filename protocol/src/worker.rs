@@ -176,12 +176,12 @@ impl Node {
     // ---- leases
 
     pub(crate) fn on_grant(&mut self, from: NodeId, grant: Grant) {
-        self.worker.wanted.remove(&from);
         self.worker.wants_changed = true;
         if grant.continues.is_some() {
             self.continue_lease(from, grant);
             return;
         }
+        self.worker.wanted.remove(&from);
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
         let known = self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease);
