@@ -213,7 +213,7 @@ impl World {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
-                self.observe(&Fact::Acknowledged { job });
+                self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
             Err(Refusal::Invalid(why)) => {
@@ -226,6 +226,10 @@ impl World {
     pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
         let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
         self.note_at(node, format_args!("tells the user of the end of {job:?}: {result:?}"));
+        if result.is_ok() {
+            self.census.count("cancel confirmed");
+            self.observe(&Fact::Cancelled { node: self.machines[node].id, job });
+        }
     }
 
     pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
@@ -263,7 +267,7 @@ impl World {
     }
 }
 
-fn spec_of(
+pub(crate) fn spec_of(
     submitter: NodeId,
     nonce: u64,
     blobs: Hash,

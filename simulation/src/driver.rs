@@ -28,15 +28,27 @@ impl World {
         let running = self.machines[node].running.as_mut();
         let Some(running) = running.filter(|it| it.syncing.is_none() && !it.is_still()) else { return };
         let local = running.local(now);
+        let events = running.events_now(now, EVENTS_A_TURN).min(running.inbox.len());
+        let taken: Vec<_> = running.inbox.drain(..events).collect();
+        self.observe_heard(node, &taken);
+        let Some(running) = self.machines[node].running.as_mut() else { return };
         let mut effects = Effects::default();
-        for _ in 0..running.events_now(now, EVENTS_A_TURN) {
-            let Some(event) = running.inbox.pop_front() else { break };
+        for event in taken {
             effects.append(running.core.handle(local, event));
         }
         if running.core.next_deadline().is_some_and(|(deadline, _)| deadline <= local) {
             effects.append(running.core.handle(local, Event::Tick));
         }
         self.carry_out(node, effects);
+    }
+
+    fn observe_heard(&mut self, node: usize, events: &[Event]) {
+        let node = self.machines[node].id;
+        for event in events {
+            if let Event::Received { from, message } = event {
+                self.observe(&Fact::Heard { node, from: *from, message });
+            }
+        }
     }
 
     /// Persists, and only then does the rest.
@@ -129,6 +141,8 @@ impl World {
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
             self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
+            let id = self.machines[node].id;
+            self.observe(&Fact::Dropped { node: id, lease, tasks: &ranges });
             if let Some(running) = &mut self.machines[node].running {
                 running.slots.stop(lease, &ranges);
             }
@@ -292,8 +306,9 @@ impl World {
         let outcome = scripts[usize::from(lease.shard.stage)].outcome(spec.nonce, lease.shard.stage, task);
         let machine = &mut self.machines[node];
         machine.blobs.extend(outcome.blobs());
+        let id = machine.id;
         self.census.count("task run");
-        self.observe(&Fact::Ran { lease, task, outcome: &outcome });
+        self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
         self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
             && running.slots.keep(attempt, outcome)
