@@ -381,7 +381,8 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) || job.status().state().is_over() {
+        // A job that failed stays failed. Of any other that is over, a stop keeps nodes that are behind from running more.
+        if job.stop >= Some(cause) || (job.stop.is_some() && job.status().state().is_over()) {
             return;
         }
         job.stop = Some(cause);

@@ -99,7 +99,10 @@ impl Invariant for Judge {
             Fact::Told { node, answer: Answer::Job { job, status }, .. } => {
                 let confirmed = self.confirmed.contains(&(*node, job.id()));
                 if confirmed && status.state() == JobState::Running {
-                    return Err(format!("{node:?} tells that {:?} is running, and told that it is cancelled", job.id()));
+                    return Err(format!(
+                        "{node:?} tells that {:?} is running, and told that it is cancelled",
+                        job.id()
+                    ));
                 }
                 Ok(())
             }
