@@ -672,6 +672,14 @@ impl Node {
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 
+    /// The peer may have lost its disk: it is told again of the jobs of which it is custodian.
+    pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
+        self.jobs.jobs.values_mut().for_each(|job| {
+            job.known_by.remove(&peer);
+        });
+        self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
+    }
+
     /// Whether the job's tasks may not run any more.
     pub(crate) fn is_stopped(&self, job: JobId) -> bool {
         !self.plants(PlantedBug::GrantsStopped) && self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())

@@ -8,11 +8,11 @@ use swarm_protocol::{
     Wanted, Write, codec,
 };
 
+use crate::bug::Bug;
 use crate::dice;
 use crate::disk::Record;
 use crate::guests::Attempt;
 use crate::history::{Fact, Queues};
-use crate::scenario::Bug;
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 

@@ -4,6 +4,7 @@
 //! after which everything that was acknowledged must finish. A [`Report`] says what broke, if anything, and the
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
+mod bug;
 mod census;
 mod clients;
 pub mod cluster;
@@ -30,12 +31,13 @@ mod trace;
 mod walls;
 mod world;
 
+pub use bug::Bug;
 pub use census::Census;
 pub use faults::{Fault, FaultSet, Faults, UnknownFault};
 pub use guests::{Leaves, Script};
 pub use invariants::Violation;
 pub use run::{Report, run};
-pub use scenario::{Bug, NODES, Scenario, Sizes, SizesError, TASKS};
+pub use scenario::{NODES, Scenario, Sizes, SizesError, TASKS};
 pub use shrink::shrink;
 pub use story::Swarm;
 pub use sweep::sweep;

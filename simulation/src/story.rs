@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::{StagePlan, patient};
 use crate::faults::{Fault, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
 use crate::network::Wall;
-use crate::scenario::{Bug, NODES, Scenario};
+use crate::scenario::{NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
 

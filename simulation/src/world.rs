@@ -14,6 +14,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
+#[cfg(feature = "planted-bugs")]
+use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
 use crate::dice;
@@ -26,7 +28,7 @@ use crate::invariants::{Auditor, Violation};
 use crate::machine::{LocalClock, Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
-use crate::scenario::{Bug, Scenario};
+use crate::scenario::Scenario;
 use crate::strikes::Doom;
 use crate::trace::{Place, Trace, Tracer};
 
@@ -244,6 +246,8 @@ impl World {
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+            #[cfg(feature = "planted-bugs")]
+            bug: self.scenario.bug.and_then(Bug::of_core),
         };
         let records = match machine.disk.records() {
             Ok(records) => records,

@@ -1,5 +1,6 @@
 //! The commands of `swarm-sim`.
 
+mod bugs;
 mod options;
 mod totals;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::{FaultSet, Report, Trace, run, shrink};
 
+use bugs::Hunt;
 use options::{Many, Shape};
 use totals::Totals;
 
@@ -62,6 +64,8 @@ enum Command {
         #[command(flatten)]
         shape: Shape,
     },
+    /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
+    Bugs(Hunt),
     Cluster(ClusterOptions),
 }
 
@@ -82,6 +86,7 @@ impl Cli {
             Command::Replay { seed, shape, json: false } => Ok(replay(seed, &shape)),
             Command::Replay { seed, shape, json: true } => Ok(replay_as_json(seed, &shape)),
             Command::Shrink { seed, shape } => Ok(shrink_seed(seed, &shape)),
+            Command::Bugs(hunt) => Ok(hunt.run()),
             Command::Cluster(options) => {
                 let report = cluster::run(options)?;
                 println!("{report}");
