@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{
     Answer, Elements, Event, Hash, JobId, JobSpec, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId, SignedJob,
-    StageSpec, Stdin, codec,
+    StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -19,7 +19,7 @@ use crate::world::{Happening, World};
 enum Asked {
     Submit(JobId),
     Cancel(JobId),
-    Question(Query),
+    Question(Query, Time),
 }
 
 /// All users together.
@@ -202,7 +202,7 @@ impl World {
     /// Asks a node something.
     pub(crate) fn question(&mut self, node: usize, query: Query) {
         self.census.count("question");
-        let token = self.clients.ask(node, Asked::Question(query.clone()));
+        let token = self.clients.ask(node, Asked::Question(query.clone(), self.queue.now()));
         self.give(node, self.machines[node].boot, Event::Ask { token, query });
     }
 
@@ -233,10 +233,10 @@ impl World {
     }
 
     pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
-        let Some((_, Asked::Question(query))) = self.clients.asked.remove(&token) else { return };
+        let Some((_, Asked::Question(query, asked))) = self.clients.asked.remove(&token) else { return };
         self.note_answer(node, &query, answer);
         let id = self.machines[node].id;
-        self.observe(&Fact::Told { node: id, query: &query, answer });
+        self.observe(&Fact::Told { node: id, asked, query: &query, answer });
         match answer {
             Answer::Job { job, status } if status.state().is_over() => {
                 self.clients.over.insert(job.id());

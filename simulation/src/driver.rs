@@ -12,7 +12,7 @@ use crate::bug::Bug;
 use crate::dice;
 use crate::disk::Record;
 use crate::guests::Attempt;
-use crate::history::Fact;
+use crate::history::{Fact, Queues};
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
@@ -132,6 +132,7 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         let Effects { persist: _, send, gossip, dial, fetch, start, stop, notify } = effects;
+        self.observe_queues(node, &send);
         for (to, message) in send {
             self.send(node, to, message);
         }
@@ -149,6 +150,14 @@ impl World {
             self.fill_slots(node);
         });
         notify.into_iter().for_each(|notice| self.notify(node, notice));
+    }
+
+    fn observe_queues(&mut self, node: usize, send: &[(NodeId, Message)]) {
+        let mut frames = BTreeMap::<NodeId, usize>::new();
+        send.iter().for_each(|(to, _)| *frames.entry(*to).or_default() += 1);
+        let events = self.machines[node].running.as_ref().map_or(0, |running| running.inbox.len());
+        let queues = Queues { events, frames: frames.into_values().max().unwrap_or(0) };
+        self.observe(&Fact::Queued { node: self.machines[node].id, queues });
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
@@ -335,7 +344,10 @@ impl World {
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
             Notice::Members(members) => self.remember_addresses(node, &members),
-            Notice::Drained => self.note_at(node, format_args!("is drained")),
+            Notice::Drained => {
+                self.note_at(node, format_args!("is drained"));
+                self.observe(&Fact::Drained { node: self.machines[node].id });
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use swarm_protocol::lattice::Run;
+use swarm_protocol::lattice::{Counts, Run};
 use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
 
 use crate::guests::Script;
@@ -38,8 +38,8 @@ pub(crate) enum Fact<'a> {
     Ran { node: NodeId, lease: LeaseId, task: u32, outcome: &'a Outcome },
     /// A node tells its executor to stop tasks, which then owe no outcome.
     Dropped { node: NodeId, lease: LeaseId, tasks: &'a [Range] },
-    /// A user was answered.
-    Told { node: NodeId, query: &'a Query, answer: &'a Answer },
+    /// A user who asked at that moment was answered.
+    Told { node: NodeId, asked: Time, query: &'a Query, answer: &'a Answer },
     /// Faults are over, all nodes are up.
     Healed,
     /// Within the bound after the healing every acknowledged job should have been over.
@@ -137,6 +137,16 @@ impl JobHistory {
         }
     }
 
+    fn note_progress(&mut self, shards: &[(u16, u32, Counts)]) {
+        for (stage, number, counts) in shards {
+            let Some(spec) = self.spec.stages.get(usize::from(*stage)) else { continue };
+            let range = spec.shard_range(*number);
+            if counts.ended() >= range.count {
+                self.ended[usize::from(*stage)].extend(tasks_of(range));
+            }
+        }
+    }
+
     /// How many tasks fail by their script, whatever is tried.
     pub(crate) fn failing(&self) -> u32 {
         self.spec.stages.iter().zip(&self.succeed).map(|(stage, succeed)| stage.count - succeed).sum()
@@ -183,6 +193,9 @@ impl History {
                     it.succeeded[stage] += 1;
                 }
             }),
+            Fact::Said { message: Message::Progress { job, shards }, .. } => {
+                self.change(job, |it| it.note_progress(shards));
+            }
             Fact::Said { message, .. } => {
                 if let Some((shard, segment)) = facts_in(message) {
                     self.change(&shard.job, |it| it.note_ends(shard, segment));

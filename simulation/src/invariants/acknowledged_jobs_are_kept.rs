@@ -19,7 +19,7 @@ impl Invariant for Judge {
 
     fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Told { node, query: Query::Job(job), answer } if history.settled => match answer {
+            Fact::Told { node, query: Query::Job(job), answer, .. } if history.settled => match answer {
                 Answer::Job { job: signed, .. } if signed.id() == *job => {
                     self.known.insert(*job);
                     Ok(())

@@ -11,7 +11,7 @@
 //! A job all of whose tasks ended first stays done or failed, and the cancel changes nothing; of what is done, a node that
 //! does not know may run something again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use swarm_protocol::{Answer, JobId, JobState, Message, NodeId, Time};
@@ -27,8 +27,8 @@ const SPREAD: Duration = Duration::from_secs(30);
 pub(super) struct Judge {
     /// Nodes that said that a job is stopped, and when first.
     said: BTreeMap<(NodeId, JobId), Time>,
-    /// Nodes that told a user that the cancel is safe.
-    confirmed: BTreeSet<(NodeId, JobId)>,
+    /// Nodes that told a user that the cancel is safe, and when first.
+    confirmed: BTreeMap<(NodeId, JobId), Time>,
 }
 
 impl Judge {
@@ -93,11 +93,11 @@ impl Invariant for Judge {
             }
             Fact::Started { node, lease, .. } => self.on_start(history, *node, lease.shard.job),
             Fact::Cancelled { node, job } => {
-                self.confirmed.insert((*node, *job));
+                self.confirmed.entry((*node, *job)).or_insert(history.now);
                 Ok(())
             }
-            Fact::Told { node, answer: Answer::Job { job, status }, .. } => {
-                let confirmed = self.confirmed.contains(&(*node, job.id()));
+            Fact::Told { node, asked, answer: Answer::Job { job, status }, .. } => {
+                let confirmed = self.confirmed.get(&(*node, job.id())).is_some_and(|at| asked >= at);
                 if confirmed && status.state() == JobState::Running {
                     return Err(format!(
                         "{node:?} tells that {:?} is running, and told that it is cancelled",
@@ -108,7 +108,7 @@ impl Invariant for Judge {
             }
             Fact::Forgot { node } => {
                 self.said.retain(|(other, _), _| other != node);
-                self.confirmed.retain(|(other, _)| other != node);
+                self.confirmed.retain(|(other, _), _| other != node);
                 Ok(())
             }
             _ => Ok(()),

@@ -90,7 +90,7 @@ impl Invariant for Judge {
                 let over = history.jobs.get(&job.id()).is_some_and(|it| it.acknowledged.is_some());
                 if over { self.on_state(*node, job.id(), status.state()) } else { Ok(()) }
             }
-            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. } } => {
+            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 match history.jobs.get(&shard.job) {
                     Some(job) if job.acknowledged.is_some() => self.on_segment(*node, job, *shard, segment),
                     _ => Ok(()),

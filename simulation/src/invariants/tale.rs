@@ -74,17 +74,23 @@ impl<J: Invariant> Tale<J> {
         self.fact(&Fact::Ran { node: id(node), lease, task, outcome })
     }
 
+    /// A user is answered at once.
+    pub(super) fn told(self, node: u8, query: &Query, answer: &Answer) -> Self {
+        let asked = self.now;
+        self.fact(&Fact::Told { node: id(node), asked, query, answer })
+    }
+
     /// A user is told what a node knows of a shard.
     pub(super) fn shows(self, node: u8, shard: ShardId, runs: &[Run]) -> Self {
         let answer = Answer::Shard { segment: runs.to_vec(), next: None, leased: Vec::new() };
-        self.fact(&Fact::Told { node: id(node), query: &Query::Shard { shard, first: 0 }, answer: &answer })
+        self.told(node, &Query::Shard { shard, first: 0 }, &answer)
     }
 
     /// A user is told how far a job of one stage is.
     pub(super) fn reports(self, node: u8, job: &Job, counts: Counts, stop: Option<StopCause>) -> Self {
         let status = JobStatus { stages: vec![(job.spec.stages[0].count, counts)], stop };
         let answer = Answer::Job { job: job.signed.clone(), status };
-        self.fact(&Fact::Told { node: id(node), query: &Query::Job(job.id), answer: &answer })
+        self.told(node, &Query::Job(job.id), &answer)
     }
 
     /// Nothing was found.
