@@ -14,7 +14,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
-#[cfg(feature = "planted-bugs")]
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
