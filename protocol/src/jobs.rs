@@ -381,7 +381,8 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) || job.status().state().is_over() {
+        // A job that failed stays failed. Of any other that is over, a stop keeps nodes that are behind from running more.
+        if job.stop >= Some(cause) || (job.stop.is_some() && job.status().state().is_over()) {
             return;
         }
         job.stop = Some(cause);
@@ -669,6 +670,14 @@ impl Node {
         for (id, job) in &mut self.jobs.jobs {
             job.custodians = view.custodians(Key::of_job(*id));
         }
+        self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
+    }
+
+    /// The peer may have lost its disk: it is told again of the jobs of which it is custodian.
+    pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
+        self.jobs.jobs.values_mut().for_each(|job| {
+            job.known_by.remove(&peer);
+        });
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 

@@ -155,6 +155,7 @@ impl Node {
     pub(crate) fn on_link_up(&mut self, peer: NodeId) {
         self.membership.links.insert(peer, Link { heard: self.now, claimable: 0 });
         self.membership.dials.remove(&peer);
+        self.doubt_copies_of(peer);
         let me = self.membership.me.clone();
         let alive = self.membership.members.values().filter(|member| member.state != MemberState::Down);
         let peers: Vec<_> = alive.take(PEERS_MAX).map(|member| member.record.clone()).collect();

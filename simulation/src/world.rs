@@ -296,6 +296,7 @@ impl World {
         self.note_at(node, format_args!("crashes"));
         self.census.count("crash");
         self.observe(&Fact::Disturbed);
+        self.observe(&Fact::Down { node: self.machines[node].id });
         self.clients.node_gone(node);
         self.dialling.retain(|(from, _)| *from != node);
         self.drop_links_of(node);

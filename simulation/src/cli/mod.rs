@@ -1,18 +1,19 @@
 //! The commands of `swarm-sim`.
 
+mod bugs;
 mod options;
 mod totals;
 
 use std::fmt::Write as _;
 use std::io::{self, BufWriter};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
-use swarm_simulation::{Bug, FaultSet, Report, Trace, run, shrink};
+use swarm_simulation::{FaultSet, Report, Trace, run, shrink};
 
-use options::{Many, Seeds, Shape, threads_or_all};
+use bugs::Hunt;
+use options::{Many, Shape};
 use totals::Totals;
 
 /// A census of so many seeds must have met every kind of fault.
@@ -63,18 +64,8 @@ enum Command {
         #[command(flatten)]
         shape: Shape,
     },
-    /// Plants one bug after the other and tells how many seeds it takes to find it. Exits with 1 when one is not found.
-    Bugs {
-        /// The seeds, the last one excluded.
-        #[arg(long, value_name = "A..B", default_value = "0..2000")]
-        seeds: Seeds,
-        /// Only this one.
-        #[arg(long, value_enum)]
-        bug: Option<Bug>,
-        /// Threads; all cores unless given.
-        #[arg(long)]
-        threads: Option<usize>,
-    },
+    /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
+    Bugs(Hunt),
     Cluster(ClusterOptions),
 }
 
@@ -95,7 +86,7 @@ impl Cli {
             Command::Replay { seed, shape, json: false } => Ok(replay(seed, &shape)),
             Command::Replay { seed, shape, json: true } => Ok(replay_as_json(seed, &shape)),
             Command::Shrink { seed, shape } => Ok(shrink_seed(seed, &shape)),
-            Command::Bugs { seeds, bug, threads } => Ok(hunt_all(seeds, bug, threads_or_all(threads))),
+            Command::Bugs(hunt) => Ok(hunt.run()),
             Command::Cluster(options) => {
                 let report = cluster::run(options)?;
                 println!("{report}");
@@ -152,27 +143,6 @@ fn shrink_seed(seed: u64, shape: &Shape) -> ExitCode {
     };
     judge(&report);
     ExitCode::FAILURE
-}
-
-fn hunt_all(seeds: Seeds, only: Option<Bug>, threads: usize) -> ExitCode {
-    let bugs = Bug::all().iter().filter(|bug| only.is_none_or(|only| only == **bug));
-    let missed = bugs.filter(|bug| !hunt(**bug, seeds, threads)).count();
-    exit(missed == 0)
-}
-
-/// Whether this bug is found.
-fn hunt(bug: Bug, seeds: Seeds, threads: usize) -> bool {
-    let begun = Instant::now();
-    let found = bug.hunt(seeds.range(), threads);
-    let seconds = begun.elapsed().as_secs_f64();
-    match found.as_ref().and_then(|report| Some((report, report.violation.as_ref()?))) {
-        Some((report, broken)) => {
-            let seed = report.scenario.seed;
-            println!("{:<24} seed {seed:<6} {:<28} {seconds:6.1} s", bug.name(), broken.invariant);
-        }
-        None => println!("{:<24} NOT FOUND in {:?} {seconds:24.1} s", bug.name(), seeds.range()),
-    }
-    found.is_some()
 }
 
 /// Prints what broke, if anything, and the command that repeats it.

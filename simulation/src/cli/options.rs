@@ -1,7 +1,6 @@
 //! What the user may say about runs.
 
 use std::num::NonZeroUsize;
-use std::ops::Range;
 use std::str::FromStr;
 
 use anyhow::{Context, ensure};
@@ -22,7 +21,7 @@ pub(crate) struct Shape {
     /// Seconds of faults before the healing; as the seed has it unless given.
     #[arg(long, value_name = "SECONDS")]
     storm: Option<u64>,
-    /// Lets the machines do something wrong on purpose, which must be noticed.
+    /// Lets the machines or the cores do something wrong on purpose, which must be noticed.
     #[arg(long, value_enum)]
     bug: Option<Bug>,
 }
@@ -56,7 +55,7 @@ pub(crate) struct Many {
 impl Many {
     /// Every run.
     pub(crate) fn scenarios(&self) -> Vec<Scenario> {
-        self.seeds.range().map(|seed| self.shape.of(seed)).collect()
+        (self.seeds.0..self.seeds.1).map(|seed| self.shape.of(seed)).collect()
     }
 
     /// How many threads run them.
@@ -69,7 +68,7 @@ impl Many {
     }
 }
 
-/// All cores, unless told otherwise.
+/// As many threads as said, or one a core.
 pub(crate) fn threads_or_all(threads: Option<usize>) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     threads.unwrap_or_else(cores)
@@ -77,14 +76,7 @@ pub(crate) fn threads_or_all(threads: Option<usize>) -> usize {
 
 /// A range of seeds, the last one excluded.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seeds(u64, u64);
-
-impl Seeds {
-    /// From the first to before the last.
-    pub(crate) const fn range(self) -> Range<u64> {
-        self.0..self.1
-    }
-}
+pub(crate) struct Seeds(pub(crate) u64, pub(crate) u64);
 
 impl FromStr for Seeds {
     type Err = anyhow::Error;
