@@ -13,7 +13,7 @@ use crate::disk::Record;
 use crate::guests::Attempt;
 use crate::history::Fact;
 use crate::scenario::Bug;
-use crate::trace::{Brief, BriefGossip};
+use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
 /// Events that the driver takes before it carries out what they led to.
@@ -25,14 +25,11 @@ impl World {
     /// Lets a node take its events, unless it is busy syncing or stands still.
     pub(crate) fn turn(&mut self, node: usize) {
         let now = self.now();
-        let machine = &mut self.machines[node];
-        if machine.paused {
-            return;
-        }
-        let Some(running) = machine.running.as_mut().filter(|running| running.syncing.is_none()) else { return };
+        let running = self.machines[node].running.as_mut();
+        let Some(running) = running.filter(|it| it.syncing.is_none() && !it.is_still()) else { return };
         let local = running.local(now);
         let mut effects = Effects::default();
-        for _ in 0..EVENTS_A_TURN {
+        for _ in 0..running.events_now(now, EVENTS_A_TURN) {
             let Some(event) = running.inbox.pop_front() else { break };
             effects.append(running.core.handle(local, event));
         }
@@ -53,7 +50,7 @@ impl World {
         }
         self.census.count("sync");
         self.machines[node].disk.write(&batch);
-        let took = self.network.faults.sync_time(&mut self.timing);
+        let took = self.sync_time();
         let mut later = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
             self.act(node, std::mem::take(&mut later));
@@ -69,15 +66,26 @@ impl World {
         if !self.is_boot(node, boot) {
             return;
         }
-        if self.machines[node].paused {
-            self.after(Duration::from_millis(5), Happening::Synced { node, boot });
+        let machine = &mut self.machines[node];
+        if let Some(running) = machine.running.as_mut().filter(|running| running.is_still()) {
+            running.sync_is_over = true;
             return;
         }
-        let machine = &mut self.machines[node];
         machine.disk.sync();
         let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
         self.act(node, effects);
         self.turn(node);
+    }
+
+    /// A node that stood still takes up what came meanwhile.
+    pub(crate) fn go_on(&mut self, node: usize) {
+        let boot = self.machines[node].boot;
+        let Some(running) = self.machines[node].running.as_mut().filter(|running| !running.is_still()) else { return };
+        if std::mem::take(&mut running.sync_is_over) {
+            self.on_synced(node, boot);
+        } else {
+            self.turn(node);
+        }
     }
 
     pub(crate) fn on_tick(&mut self, node: usize, boot: u64) {
@@ -96,12 +104,9 @@ impl World {
         let boot = self.machines[node].boot;
         let Some(running) = &mut self.machines[node].running else { return };
         // A turn takes so many events at most: the next turn takes the rest.
-        let next = if running.inbox.is_empty() {
-            let Some((deadline, _)) = running.core.next_deadline() else { return };
-            running.global(now, deadline)
-        } else {
-            now
-        };
+        let rest = (!running.inbox.is_empty()).then(|| running.crawl.map_or(now, |crawl| crawl.next));
+        let due = running.core.next_deadline().map(|(deadline, _)| running.global(now, deadline));
+        let Some(next) = rest.into_iter().chain(due).min() else { return };
         // A microsecond of work at least, so that a core which always wants a tick now cannot stop time.
         let at = next.max(now + Duration::from_micros(1));
         if running.tick_at.is_none_or(|planned| at < planned) {
@@ -121,7 +126,7 @@ impl World {
         fetch.into_iter().for_each(|it| self.fetch(node, it));
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
-            self.note(format_args!("n{node} stops {lease:?} {ranges:?}"));
+            self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
             if let Some(running) = &mut self.machines[node].running {
                 running.slots.stop(lease, &ranges);
             }
@@ -135,10 +140,8 @@ impl World {
         let Some(&to) = self.by_id.get(&to) else { return };
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);
-        self.tracer.note(
-            now,
-            format_args!("n{from} → n{to} {}{}", Brief(&message), if arrivals.is_empty() { " ✗" } else { "" }),
-        );
+        let fate = if arrivals.is_empty() { " ✗" } else { "" };
+        self.tracer.note(now, Place::Way(from, to), format_args!("{}{fate}", Brief(&message)));
         let boot = self.machines[to].boot;
         let mut arrivals = arrivals.into_iter();
         let Some(first) = arrivals.next() else {
@@ -156,14 +159,14 @@ impl World {
     pub(crate) fn on_arrive(&mut self, to: usize, from: usize, boot: u64, link: Option<u64>, message: Message) {
         let end = self.network.end(to, from);
         let heard = end.is_some() && (link.is_none() || link == end);
-        if heard {
+        if heard && self.has_room(to, from) {
             let from = self.machines[from].id;
             self.give(to, boot, Event::Received { from, message });
         }
     }
 
     fn gossip(&mut self, node: usize, gossip: Gossip) {
-        self.note(format_args!("n{node} ⇒ {}", BriefGossip(&gossip)));
+        self.note_at(node, format_args!("⇒ {}", BriefGossip(&gossip)));
         let from = self.machines[node].id;
         for to in self.network.gossip_reaches(node, &mut self.census) {
             let wait = self.network.delay() * 2;
@@ -177,7 +180,7 @@ impl World {
             Wanted::Blobs(blobs) => blobs,
             Wanted::JobBlobs(list) => self.with_listed(list),
         };
-        self.note(format_args!("n{node} fetches {wanted:?} (number {number})"));
+        self.note_at(node, format_args!("fetches {wanted:?} (number {number})"));
         let from = from.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
         let boot = self.machines[node].boot;
         let wait = self.network.delay() * 2;
@@ -204,7 +207,7 @@ impl World {
         }
         let complete = self.bring(node, &wanted);
         if complete || tries == 0 {
-            self.note(format_args!("n{node} fetched (number {number}): {complete}"));
+            self.note_at(node, format_args!("fetched (number {number}): {complete}"));
             self.census.count(if complete { "fetch" } else { "fetch failed" });
             self.give(node, boot, Event::Fetched { fetch: number, complete });
             return;
@@ -217,7 +220,7 @@ impl World {
     fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
         let held_by = |machine: usize, blob: &Hash| {
             self.machines[machine].is_awake()
-                && self.network.passes(node, machine)
+                && self.network.meets(node, machine)
                 && self.machines[machine].blobs.contains(blob)
         };
         let everybody = 0..self.machines.len();
@@ -230,7 +233,7 @@ impl World {
 
     fn start_batch(&mut self, node: usize, batch: Batch) {
         let Batch { lease, spec, tasks, .. } = batch;
-        self.note(format_args!("n{node} starts {lease:?} {tasks:?}"));
+        self.note_at(node, format_args!("starts {lease:?} {tasks:?}"));
         let id = self.machines[node].id;
         let boot = self.machines[node].boot;
         for task in tasks.iter().flat_map(|(range, _)| range.indexes()) {
@@ -289,7 +292,7 @@ impl World {
         machine.blobs.extend(outcome.blobs());
         self.census.count("task run");
         self.observe(&Fact::Ran { lease, task, outcome: &outcome });
-        self.note(format_args!("n{node} ran {task} of {lease:?}: {:?}", outcome.ending));
+        self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
             && running.slots.keep(attempt, outcome)
         {
@@ -315,7 +318,7 @@ impl World {
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
             Notice::Members(members) => self.remember_addresses(node, &members),
-            Notice::Drained => self.note(format_args!("n{node} is drained")),
+            Notice::Drained => self.note_at(node, format_args!("is drained")),
         }
     }
 

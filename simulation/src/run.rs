@@ -6,16 +6,14 @@ use std::time::Duration;
 
 use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
 
-use crate::dice;
-use crate::faults::{Census, Faults};
+use crate::census::Census;
+use crate::faults::Faults;
 use crate::history::Fact;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
 use crate::trace::Trace;
 use crate::world::World;
 
-/// How long a storm takes, in milliseconds.
-const STORM_MS: std::ops::RangeInclusive<u64> = 8_000..=30_000;
 /// After the healing every acknowledged job is over within this time: the longest task takes 4 s, a stage 20 s of work.
 pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
 /// After that custodians agree within this time.
@@ -48,7 +46,7 @@ pub struct Report {
 
 /// Runs a scenario. A panic of the core is a violation like any other.
 pub fn run(scenario: &Scenario, trace: Trace) -> Report {
-    let faults = Faults::choose(&mut dice::fork(scenario.seed, "faults"));
+    let faults = Faults::choose(scenario.seed, &scenario.faults);
     let attempt = catch_unwind(AssertUnwindSafe(|| run_to_end(scenario, faults.clone(), trace)));
     attempt.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str);
@@ -67,12 +65,14 @@ pub fn run(scenario: &Scenario, trace: Trace) -> Report {
 
 fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
-    let storm = dice::millis(&mut world.striking, STORM_MS);
     let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
-    world.note(format_args!("{scenario:?} {faults:?}; nodes n0.. are {nodes:?}"));
+    world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
     world.begin_storm();
     world.begin_users();
-    world.run_for(storm);
+    world.storm_until = world.now() + scenario.storm_time();
+    while world.broken.is_none() && world.now() < world.storm_until {
+        world.run_until(world.storm_until);
+    }
     let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
     for phase in phases {
         if world.broken.is_none() {

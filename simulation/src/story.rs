@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::census::Census;
 use crate::clients::{StagePlan, patient};
-use crate::faults::{Census, Faults};
+use crate::faults::{Fault, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
+use crate::network::Wall;
 use crate::scenario::{Bug, NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
@@ -101,7 +103,7 @@ impl Swarm {
 
     /// Cuts these nodes off from the others.
     pub fn part(&mut self, far: &[usize]) {
-        self.world.part(far.iter().copied().collect());
+        self.world.raise(Fault::Partition, Wall::Around(far.iter().copied().collect()));
     }
 
     /// Asks a node to cancel a job.
