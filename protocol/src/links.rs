@@ -60,6 +60,8 @@ pub(crate) struct Link {
     /// When work was last talked of.
     used: Time,
     next_heartbeat: Time,
+    /// When it was last given up. The network may have kept it for something else.
+    given_up: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -185,6 +187,7 @@ impl Node {
             is_wanted_there: true,
             used: now,
             next_heartbeat: now,
+            given_up: None,
         };
         self.membership.links.up.insert(peer, link);
         let waiting = self.membership.links.dials.remove(&peer).map(|dial| dial.waiting).unwrap_or_default();
@@ -366,14 +369,14 @@ impl Node {
         let now = self.now;
         let links = &self.membership.links;
         let unwanted = links.up.iter().filter(|(node, link)| !link.is_wanted_there && !links.wants(**node, now));
-        let unwanted: Vec<_> = unwanted.map(|(node, _)| *node).collect();
-        for node in unwanted {
-            if let Some(link) = self.membership.links.up.get_mut(&node) {
-                // Should the network keep it for something else, it is looked at again later.
-                link.used = now;
+        let due = unwanted.filter(|(_, link)| link.given_up.is_none_or(|at| now.since(at) > LINK_IDLE_MAX));
+        let due: Vec<_> = due.map(|(node, _)| *node).collect();
+        for node in &due {
+            if let Some(link) = self.membership.links.up.get_mut(node) {
+                link.given_up = Some(now);
             }
-            self.out.hang_up.push(node);
         }
+        self.out.hang_up.extend(due);
     }
 
     /// Nodes with which work is shared: they hear of each other's death at once.

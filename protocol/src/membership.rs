@@ -35,7 +35,7 @@ const PATIENCE_DOUBLINGS_MAX: u32 = 6;
 /// So many say in gossip that a member is down, so that a lost gossip matters little.
 const MOURNERS: u8 = 3;
 /// In a sparse swarm all members together gossip so many records a second, whatever their number.
-const RECORDS_PER_SECOND: u64 = 5;
+const RECORDS_PER_SECOND: u64 = 2;
 /// But each as often as this: who is in the swarm is known without it, only free slots and the like get old.
 const RECORD_EVERY: core::ops::RangeInclusive<u64> = 10..=600;
 /// What is new about me is said again after this: the first gossip may be lost.

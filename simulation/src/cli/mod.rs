@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
-use swarm_simulation::{FaultSet, Report, Trace, run, shrink};
+use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, run, shrink};
 
 use options::{Many, Shape};
 use totals::Totals;
@@ -62,6 +62,7 @@ enum Command {
         #[command(flatten)]
         shape: Shape,
     },
+    Membership(MembershipOptions),
     Cluster(ClusterOptions),
 }
 
@@ -82,6 +83,11 @@ impl Cli {
             Command::Replay { seed, shape, json: false } => Ok(replay(seed, &shape)),
             Command::Replay { seed, shape, json: true } => Ok(replay_as_json(seed, &shape)),
             Command::Shrink { seed, shape } => Ok(shrink_seed(seed, &shape)),
+            Command::Membership(options) => {
+                let report = membership(&options);
+                println!("{report}");
+                Ok(exit(report.is_good()))
+            }
             Command::Cluster(options) => {
                 let report = cluster::run(options)?;
                 println!("{report}");
