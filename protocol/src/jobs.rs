@@ -204,8 +204,7 @@ impl Node {
             let stop = job.stop;
             let me = self.me();
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Announce { job: id, stop });
             }
         }
@@ -389,8 +388,7 @@ impl Node {
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
         if passes_on {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Stop { job: id, cause });
             }
         }
@@ -539,8 +537,7 @@ impl Node {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let waits = |stage: &crate::StageSpec| stage.needs.iter().any(|need| stages.contains(need));
         if job.spec.stages.iter().any(waits) {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
             }
         }
