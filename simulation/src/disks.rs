@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use swarm_protocol::lattice::End;
-use swarm_protocol::{Hash, JobId, Message};
+use swarm_protocol::{Hash, Message, Node, ShardId};
 use swarm_store::StoreError;
 
 use crate::dice;
@@ -182,26 +182,35 @@ impl World {
 
     /// Whether all that this node knows is durable on other nodes that run.
     pub(crate) fn is_spare(&self, node: usize) -> bool {
-        let Some(core) = self.machines[node].running.as_ref().map(|running| &running.core) else { return false };
-        let others = self.machines.iter().enumerate().filter(|(other, _)| *other != node);
-        let others: Vec<_> = others.filter_map(|(_, machine)| Some((machine, machine.running.as_ref()?))).collect();
-        let settled =
-            || others.iter().filter(|(_, running)| running.syncing.is_none()).map(|(_, running)| &running.core);
-        let keeps_job = |job| match core.job_status(job).map(|status| status.stop) {
-            Some(stop) => settled().any(|other| other.job_status(job).is_some_and(|status| status.stop == stop)),
-            None => true,
-        };
-        let keeps_shard = |shard| match core.shard_digest(shard) {
-            Some(digest) => settled().any(|other| other.shard_digest(shard) == Some(digest)),
-            None => true,
-        };
-        let jobs = || self.clients.submitted.iter().copied();
-        let keeps_blob = |blob: &Hash| others.iter().any(|(machine, _)| machine.blobs.contains(blob));
-        let needed = |job: JobId| core.job_status(job).is_some_and(|status| status.stop.is_none());
-        let of_jobs = jobs().filter(|job| needed(*job)).filter_map(|job| Some(self.jobs.get(&job)?.0.blobs));
-        let mut blobs = of_jobs.flat_map(|list| self.with_listed(list)).chain(self.recorded_blobs.iter().copied());
-        blobs.all(|blob| keeps_blob(&blob) || !self.machines[node].blobs.contains(&blob))
-            && jobs().all(keeps_job)
-            && jobs().flat_map(|job| self.shards_of(job)).all(keeps_shard)
+        self.machines[node].is_up() && self.only_here(node).is_none()
+    }
+
+    /// Something that this node knows and that is not durable on another node that runs.
+    pub(crate) fn only_here(&self, node: usize) -> Option<String> {
+        let core = &self.machines[node].running.as_ref()?.core;
+        let others: Vec<_> = (0..self.machines.len()).filter(|other| *other != node).collect();
+        // What a core knows while it syncs may not be durable yet.
+        let running = others.iter().filter_map(|other| self.machines[*other].running.as_ref());
+        let cores: Vec<_> = running.filter(|it| it.syncing.is_none()).map(|it| &it.core).collect();
+        let stop_of = |core: &Node, job| core.job_status(job).map(|status| status.stop);
+        for job in &self.clients.submitted {
+            let Some(stop) = stop_of(core, *job) else { continue };
+            if !cores.iter().any(|other| stop_of(other, *job) == Some(stop)) {
+                return Some(format!("job {job:?}, stopped: {stop:?}"));
+            }
+            let digest_of = |core: &Node, shard| core.shard_digest(shard);
+            let kept = self.shards_of(*job).into_iter().filter(|shard| digest_of(core, *shard).is_some());
+            let alone = |shard: &ShardId| !cores.iter().any(|it| digest_of(it, *shard) == digest_of(core, *shard));
+            if let Some(shard) = kept.into_iter().find(alone) {
+                return Some(format!("facts of {shard:?}"));
+            }
+        }
+        let blobs = &self.machines[node].blobs;
+        let held =
+            |blob: &Hash| others.iter().any(|it| self.machines[*it].is_up() && self.machines[*it].blobs.contains(blob));
+        let of_jobs = self.clients.submitted.iter().filter(|job| stop_of(core, **job) == Some(None));
+        let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
+        let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));
+        needed.find(|blob| !held(blob)).map(|blob| format!("blob {blob}"))
     }
 }

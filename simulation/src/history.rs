@@ -26,10 +26,9 @@ pub(crate) enum Fact<'a> {
     Down { node: NodeId },
     /// A node says that everything which it owed is handed over.
     Drained { node: NodeId },
-    /// A node's disk was lost or is that of an earlier day: what it said before binds it no more.
+    /// A node's disk was lost or is that of an earlier day, or another machine with its identity speaks from now on: what
+    /// it said before binds it no more.
     Forgot { node: NodeId },
-    /// From now on two machines have this identity, each with a memory of its own; or only the first again.
-    Twins { node: NodeId, are_two: bool },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node takes in what a linked peer said.

@@ -42,7 +42,6 @@ impl World {
         self.note_at(twin, format_args!("is a twin of n{first}"));
         self.census.hit(Fault::Twin);
         self.observe(&Fact::Disturbed);
-        self.observe(&Fact::Twins { node: id, are_two: true });
         self.after(Duration::ZERO, Happening::Restart { node: twin });
         self.after(wait, Happening::EndTwin { node: twin });
     }
@@ -60,7 +59,15 @@ impl World {
         machine.blobs.clear();
         let id = machine.id;
         self.twins.remove(&id);
-        self.observe(&Fact::Twins { node: id, are_two: false });
+        self.observe(&Fact::Forgot { node: id });
+    }
+
+    /// A machine is about to speak: the memory behind its name is not that of its twin, which spoke before.
+    pub(crate) fn note_speaker(&mut self, node: usize) {
+        let id = self.machines[node].id;
+        if self.twins.contains_key(&id) && self.speakers.insert(id, node) != Some(node) {
+            self.observe(&Fact::Forgot { node: id });
+        }
     }
 
     /// Waits until no identity has two nodes any more.
@@ -70,7 +77,8 @@ impl World {
             self.run_for(LOOK_AGAIN);
         }
         if let Some((id, twin)) = self.twins.first_key_value() {
-            let what = format!("n{twin}, the twin of {id:?}, knows something that nobody took over in {LEAVE_MAX:?}");
+            let what = self.only_here(*twin).unwrap_or_else(|| "nothing that others lack, but does not run".into());
+            let what = format!("n{twin}, the twin of {id:?}, knows after {LEAVE_MAX:?}: {what}");
             self.break_with("twins_are_heard", what);
         }
     }

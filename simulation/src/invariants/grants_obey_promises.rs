@@ -2,9 +2,8 @@
 //! once, to one node, and no task runs twice at one time under one lease.
 //!
 //! A node whose disk was lost, or is that of an earlier day, has promised nothing: that is why nobody relies on one node.
-//! Two machines with one identity have two memories, so nothing is asked of what such a node promised.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use swarm_protocol::message::Grant;
 use swarm_protocol::{Epoch, LeaseId, Message, NodeId, ShardId};
@@ -18,18 +17,16 @@ pub(super) struct Judge {
     highest: BTreeMap<(NodeId, ShardId), Epoch>,
     arbiters: BTreeMap<(ShardId, Epoch), NodeId>,
     grants: BTreeMap<LeaseId, (NodeId, Grant)>,
-    /// Nodes that are two machines.
-    twins: BTreeSet<NodeId>,
 }
 
 impl Judge {
     /// The node obeys this epoch from now on.
     fn obey(&mut self, node: NodeId, shard: ShardId, epoch: Epoch, by: &str) -> Result<(), String> {
         let highest = self.highest.entry((node, shard)).or_default();
-        if epoch < *highest && !self.twins.contains(&node) {
+        if epoch < *highest {
             return Err(format!("{node:?} {by} in {epoch:?} of {shard:?} after it obeyed {highest:?}"));
         }
-        *highest = epoch.max(*highest);
+        *highest = epoch;
         Ok(())
     }
 
@@ -48,10 +45,6 @@ impl Judge {
             Message::Grant(grant) => self.on_grant(node, to, grant),
             _ => Ok(()),
         }
-    }
-
-    fn forget(&mut self, node: NodeId) {
-        self.highest.retain(|(other, _), _| *other != node);
     }
 
     fn on_grant(&mut self, node: NodeId, to: NodeId, grant: &Grant) -> Result<(), String> {
@@ -82,16 +75,7 @@ impl Invariant for Judge {
                 Err(format!("{node:?} starts task {task} twice under {lease:?}"))
             }
             Fact::Forgot { node } => {
-                self.forget(*node);
-                Ok(())
-            }
-            Fact::Twins { node, are_two: true } => {
-                self.twins.insert(*node);
-                Ok(())
-            }
-            Fact::Twins { node, are_two: false } => {
-                self.twins.remove(node);
-                self.forget(*node);
+                self.highest.retain(|(other, _), _| other != node);
                 Ok(())
             }
             _ => Ok(()),
