@@ -1,7 +1,7 @@
 //! Two nodes with one identity: somebody copies a node's disk and starts the copy beside it.
 //!
 //! Always true: peers are linked to one of the two at most, as the network layer has one link a peer; the two never hear
-//! each other; and the copy is stopped, for good, only once all that it knows is on other nodes.
+//! each other; and one of them, mostly the copy, is stopped for good, only once all that it knows is on other nodes.
 
 use std::time::Duration;
 
@@ -10,9 +10,11 @@ use swarm_protocol::{Event, NodeId};
 use crate::dice;
 use crate::faults::Fault;
 use crate::history::Fact;
-use crate::machine::{Copy, Machine};
+use crate::machine::Copy;
 use crate::world::{Happening, World};
 
+/// Nobody has this one's identity besides: who knows no other node dials it.
+const BOOTSTRAP: usize = 0;
 /// How long a twin runs at least, in milliseconds.
 const TWIN_MS: std::ops::RangeInclusive<u64> = 500..=10_000;
 /// How often it is tried to stop a twin that may not be stopped yet.
@@ -28,7 +30,8 @@ impl World {
         if self.scenario.nodes < NODES_MIN || !self.twins.is_empty() {
             return;
         }
-        let Some(first) = self.some_node(Fault::Twin, Machine::is_up) else { return };
+        let up: Vec<_> = (BOOTSTRAP + 1..self.scenario.nodes).filter(|node| self.machines[*node].is_up()).collect();
+        let Some(first) = dice::pick(self.dice(Fault::Twin), &up) else { return };
         let dice = self.dice(Fault::Twin);
         let (old, wait) = (dice.bool(), dice::millis(dice, TWIN_MS));
         let twin = self.machines.len();
@@ -43,14 +46,23 @@ impl World {
         self.census.hit(Fault::Twin);
         self.observe(&Fact::Disturbed);
         self.after(Duration::ZERO, Happening::Restart { node: twin });
-        self.after(wait, Happening::EndTwin { node: twin });
+        self.after(wait, Happening::EndTwin { first, twin });
     }
 
-    /// Stops a twin as soon as it may be stopped.
-    pub(crate) fn on_end_twin(&mut self, node: usize) {
-        if !self.is_spare(node) {
-            return self.after(LOOK_AGAIN, Happening::EndTwin { node });
+    /// Stops one of the two as soon as it may be stopped. The second is often not linked to anybody as long as the first is
+    /// there, so that others cannot have what it knows.
+    pub(crate) fn on_end_twin(&mut self, first: usize, twin: usize) {
+        if self.is_spare(twin) {
+            self.retire(twin);
+        } else if self.is_spare(first) && self.machines[twin].is_up() {
+            self.by_id.insert(self.machines[first].id, twin);
+            self.retire(first);
+        } else {
+            self.after(LOOK_AGAIN, Happening::EndTwin { first, twin });
         }
+    }
+
+    fn retire(&mut self, node: usize) {
         let survivors = self.machines[node].disk.unsynced();
         self.crash(node, survivors);
         self.note_at(node, format_args!("is gone for good"));

@@ -79,8 +79,8 @@ pub(crate) enum Happening {
     Restart { node: usize },
     /// A full disk has room again.
     Room { node: usize },
-    /// A twin is stopped, if it may be.
-    EndTwin { node: usize },
+    /// One of two machines with one identity is stopped, if it may be.
+    EndTwin { first: usize, twin: usize },
     /// All nodes are linked since some time, or not yet: then it is looked again until this moment.
     Ambush { until: Time },
     /// A node that has just acknowledged something loses its disk.
@@ -236,7 +236,7 @@ impl World {
             Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
-            Happening::EndTwin { node } => self.on_end_twin(node),
+            Happening::EndTwin { first, twin } => self.on_end_twin(first, twin),
             Happening::Ambush { until } => self.on_ambush(until),
             Happening::LoseDisk { node } => self.on_lose_disk(node),
             Happening::Room { node } => self.make_room(node),
