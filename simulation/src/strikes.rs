@@ -61,7 +61,9 @@ impl World {
             Fault::Wipe => self.strike_wipe(),
             Fault::OldDisk => self.strike_old_disk(),
             Fault::FullDisk => self.strike_full_disk(),
-            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
+            Fault::Drain => self.strike_drain(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts, clocks and tasks all the time.
+            Fault::GuestTraps | Fault::GuestHangs | Fault::GuestKills | Fault::GuestLies => {}
             Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
             Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
         }

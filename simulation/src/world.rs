@@ -14,7 +14,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
-#[cfg(feature = "planted-bugs")]
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
@@ -78,6 +77,8 @@ pub(crate) enum Happening {
     Restart { node: usize },
     /// A full disk has room again.
     Room { node: usize },
+    /// A drained process ends.
+    Leave { node: usize, boot: u64 },
 }
 
 /// The swarm.
@@ -212,6 +213,8 @@ impl World {
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
             Happening::Room { node } => self.make_room(node),
+            Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
+            Happening::Leave { .. } => {}
         }
     }
 
@@ -233,7 +236,7 @@ impl World {
 
     /// Starts a node that is down, on its disk as it is.
     pub(crate) fn start(&mut self, node: usize) {
-        if self.machines[node].is_up() {
+        if self.machines[node].is_up() || self.machines[node].gone {
             return;
         }
         self.meet_unreadable_disk(node);

@@ -99,7 +99,10 @@ impl Invariant for Judge {
             Fact::Told { node, asked, answer: Answer::Job { job, status }, .. } => {
                 let confirmed = self.confirmed.get(&(*node, job.id())).is_some_and(|at| asked >= at);
                 if confirmed && status.state() == JobState::Running {
-                    return Err(format!("{node:?} tells that {:?} is running, and told that it is cancelled", job.id()));
+                    return Err(format!(
+                        "{node:?} tells that {:?} is running, and told that it is cancelled",
+                        job.id()
+                    ));
                 }
                 Ok(())
             }

@@ -36,7 +36,12 @@ impl Judge {
         }
     }
 
-    fn on_copies(&mut self, history: &History, shard: ShardId, copies: &[(NodeId, Option<Hash>)]) -> Result<(), String> {
+    fn on_copies(
+        &mut self,
+        history: &History,
+        shard: ShardId,
+        copies: &[(NodeId, Option<Hash>)],
+    ) -> Result<(), String> {
         let Some(healed) = history.healed else { return Ok(()) };
         let odd = copies.first().and_then(|(_, first)| copies.iter().find(|(_, other)| other != first));
         if odd.is_none() && !copies.is_empty() {

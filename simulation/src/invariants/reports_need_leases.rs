@@ -31,9 +31,9 @@ impl Judge {
     }
 
     fn is_granted(&self, arbiter: NodeId, executor: NodeId, id: LeaseId, task: u32) -> bool {
-        self.leases.get(&id).is_some_and(|lease| {
-            (lease.arbiter, lease.executor) == (arbiter, executor) && lease.tasks.contains(&task)
-        })
+        self.leases
+            .get(&id)
+            .is_some_and(|lease| (lease.arbiter, lease.executor) == (arbiter, executor) && lease.tasks.contains(&task))
     }
 
     fn on_report(&mut self, arbiter: NodeId, from: NodeId, id: LeaseId, outcomes: &[(Range, Outcome)]) {
