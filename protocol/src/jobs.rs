@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a job's record is synced before anybody is told that it is here;
-//! - `stop` only grows (`None` < `Failures` < `Cancelled`);
+//! - `stop` only grows (`None` < `Cancelled` < `Failures`);
 //! - a submit is acknowledged when its record and blobs are on two nodes besides the submitter, or on all other
 //!   custodians where there are fewer (decision 0003).
 //!
@@ -381,7 +381,7 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) || job.status().state().is_over() {
+        if job.stop >= Some(cause) {
             return;
         }
         job.stop = Some(cause);
@@ -477,9 +477,8 @@ impl Node {
             self.even_out_stops(from, job, stop);
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know. A stop that came too late
-                // is known here, too.
-                let stop = known.stop.max(stop);
+                // It tells me because I am a custodian, and goes on until it knows that I know.
+                let stop = known.stop;
                 self.send(from, Message::Announce { job, stop });
             }
         }
@@ -503,7 +502,7 @@ impl Node {
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
-            if (counts.ended(), counts.done, counts.cancelled) > (known.ended(), known.done, known.cancelled) {
+            if (counts.ended(), counts.done, counts.failed) > (known.ended(), known.done, known.failed) {
                 *known = counts;
             }
         }

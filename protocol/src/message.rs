@@ -69,13 +69,13 @@ pub enum Gossip {
     },
 }
 
-/// Why a job was stopped before it was done.
+/// Why a job was stopped before it was done. The greater stands: what was found out by running outranks a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopCause {
-    /// More tasks failed than `max_failures` allows.
-    Failures,
     /// A user cancelled it.
     Cancelled,
+    /// More tasks failed than `max_failures` allows.
+    Failures,
 }
 
 /// The state of one shard in a digest.
@@ -392,7 +392,7 @@ impl JobStatus {
 
     /// Takes in what another node knows of the same job: of each stage the count that is further, and the stronger stop.
     pub fn join(&mut self, other: &Self) {
-        let further = |counts: &Counts| (counts.ended(), counts.done, counts.cancelled);
+        let further = |counts: &Counts| (counts.ended(), counts.done, counts.failed);
         for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
             if further(theirs) > further(mine) {
                 *mine = *theirs;

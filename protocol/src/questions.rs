@@ -119,7 +119,11 @@ impl Node {
             };
             return self.put(number, next);
         }
-        if let Some(question) = self.questions.open.remove(&number) {
+        if let Some(mut question) = self.questions.open.remove(&number) {
+            if let Query::Job(job) = question.query {
+                // What I know belongs to it: a stop that I confirmed to my user, for one.
+                question.answers.extend(Some(self.answer_job(job)).filter(|answer| *answer != Answer::Unknown));
+            }
             let answer = merge(question.answers);
             self.out.notify.push(Notice::Answered { token: question.token, answer });
         }

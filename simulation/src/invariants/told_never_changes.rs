@@ -17,8 +17,8 @@ use crate::history::{Fact, History, tasks_of};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
-    Exhausted(Outcome),
     Cancelled,
+    Exhausted(Outcome),
     Done(Outcome),
 }
 
