@@ -1,6 +1,6 @@
 //! Nodes that leave as they should: told to drain, drained, gone; some for good with their disk, some come back later.
 //!
-//! Always true: two nodes or more stay, and one leaves at a time.
+//! Always true: two nodes or more stay, among them the one that all others dial when they start, and one leaves at a time.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,8 @@ use crate::world::{Happening, World};
 const LEAVES_MS: std::ops::RangeInclusive<u64> = 0..=1000;
 /// After so many milliseconds a node that left comes back, unless it left for good.
 const COMES_BACK_MS: std::ops::RangeInclusive<u64> = 200..=10_000;
+/// Whoever starts dials this node: an address that everybody is given must exist.
+const BOOTSTRAP: usize = 0;
 /// A node leaves only when so many others stay.
 const STAY_MIN: usize = 2;
 
@@ -59,7 +61,7 @@ impl World {
         self.crash(node, survivors);
         let dice = self.dice(Fault::Drain);
         let (for_good, wait) = (dice.bool(), dice::millis(dice, COMES_BACK_MS));
-        if for_good {
+        if for_good && node != BOOTSTRAP {
             self.lose_for_good(node);
         } else {
             self.after(wait, Happening::Restart { node });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use swarm_protocol::lattice::Run;
-use swarm_protocol::{Message, NodeId, ShardId, Time};
+use swarm_protocol::{Hash, Message, NodeId, ShardId, Time};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
@@ -43,8 +43,26 @@ impl Judge {
         }
     }
 
-    fn on_said(&mut self, node: NodeId, message: &Message) -> Result<(), String> {
+    /// Their copies of these shards are equal: what one knows the other knows, and neither owes anything of it.
+    fn on_equal(&mut self, node: NodeId, other: NodeId, shards: &[(ShardId, Hash)]) {
+        for (shard, _) in shards {
+            let (first, last) = ((*shard, 0), (*shard, u32::MAX));
+            for known in self.known.range_mut(first..=last).map(|(_, known)| known) {
+                if known.contains(&node) || known.contains(&other) {
+                    known.extend([node, other]);
+                }
+            }
+            for node in [node, other] {
+                if let Some(owed) = self.owed.get_mut(&node) {
+                    owed.retain(|(of, _)| of != shard);
+                }
+            }
+        }
+    }
+
+    fn on_said(&mut self, node: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
         match message {
+            Message::DigestsCompared { same, .. } => self.on_equal(node, to, same),
             Message::Grant(grant) if !grant.tasks.is_empty() && self.drained.contains(&node) => {
                 return Err(format!("{node:?} grants {:?} after it was drained", grant.lease));
             }
@@ -107,7 +125,7 @@ impl Invariant for Judge {
             Fact::Dropped { node, lease, tasks } => {
                 self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
             }
-            Fact::Said { node, message, .. } => return self.on_said(*node, message),
+            Fact::Said { node, to, message } => return self.on_said(*node, *to, message),
             Fact::Heard { node, message, .. } => self.on_heard(*node, message),
             Fact::Draining { node } => drop(self.draining.insert(*node, history.now)),
             Fact::Drained { node } => return self.on_drained(*node),
@@ -150,6 +168,15 @@ mod tests {
         ran(&job).tells(1, 3, &ack).fact(&drained()).is_fine();
         let dropped = Fact::Dropped { node: id(3), lease: job.lease(1, 1), tasks: &[one(0)] };
         ran(&job).fact(&dropped).fact(&drained()).is_fine();
+    }
+
+    #[test]
+    fn what_another_copy_has_is_not_owed() {
+        let job = Job::of(1);
+        let equal = Message::DigestsCompared { same: vec![(job.shard(), Hash::of(b"copy"))], pull: Vec::new() };
+        let said = || ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
+        said().says(3, 2, &equal).fact(&drained()).is_fine();
+        ran(&job).says(2, 3, &equal).fact(&drained()).is_fine();
     }
 
     #[test]

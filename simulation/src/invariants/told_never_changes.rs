@@ -1,8 +1,9 @@
 //! What a user was once told of how a task or job ended is never told differently later.
 //!
 //! One exception: a stop races with the results that are under way, perhaps on the far side of a partition, so a task of
-//! a stopped job may rise to a stronger end, and with it the job. But while no node was lost or cut off, a job that was
-//! over before anybody cancelled it stays what it was.
+//! a stopped job may rise to a stronger end, and with it the job: from cancelled to failed to done. In the end nothing is
+//! weaker than it was ever told. And while no node was lost or cut off, a job that was over before anybody cancelled it
+//! stays what it was.
 //!
 //! Another: where a machine lies, two results of one task may both be recorded before anybody sees both. Then the least is
 //! told by everybody in the end, and that there is a dispute.
@@ -37,7 +38,7 @@ pub(super) struct Judge {
     tasks: BTreeMap<(ShardId, u32), (NodeId, Told)>,
     /// Tasks of which two results were told.
     disputed: BTreeSet<(ShardId, u32)>,
-    /// Jobs that nobody had cancelled by then, and who told it first.
+    /// The strongest state of each job that was told, and by whom first.
     jobs: BTreeMap<JobId, (NodeId, JobState)>,
     /// The same, as each node told it, while none was lost or cut off.
     by_node: BTreeMap<(JobId, NodeId), JobState>,
@@ -64,22 +65,35 @@ impl Judge {
         Ok(())
     }
 
-    fn on_job(&mut self, node: NodeId, job: JobId, now: JobState, cancelling: bool) -> Result<(), String> {
-        if !cancelling {
-            let (first, before) = *self.jobs.entry(job).or_insert((node, now));
-            if !self.disturbed {
-                self.by_node.insert((job, node), now);
-            }
-            if before != now {
-                return Err(format!("job {job:?}: {first:?} told {before:?}, then {node:?} told {now:?}"));
-            }
+    fn on_job(&mut self, history: &History, node: NodeId, id: JobId, now: JobState) -> Result<(), String> {
+        let Some(job) = history.jobs.get(&id) else { return Ok(()) };
+        let (first, before) = *self.jobs.entry(id).or_insert((node, now));
+        if !self.disturbed && !job.cancelling {
+            self.by_node.insert((id, node), now);
         }
-        match self.by_node.get(&(job, node)) {
+        let may_change = job.cancelling || job.may_be_lost();
+        let sinks = history.settled && rank(now) < rank(before);
+        if before != now && !may_change || sinks {
+            return Err(format!("job {id:?}: {first:?} told {before:?}, then {node:?} told {now:?}"));
+        }
+        if rank(now) > rank(before) {
+            self.jobs.insert(id, (node, now));
+        }
+        match self.by_node.get(&(id, node)) {
             Some(before) if *before != now => {
-                Err(format!("job {job:?}: {node:?} told {before:?}, and after a cancel {now:?}"))
+                Err(format!("job {id:?}: {node:?} told {before:?}, and after a cancel {now:?}"))
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// As tasks rise, so do jobs.
+const fn rank(state: JobState) -> u8 {
+    match state {
+        JobState::Done => 2,
+        JobState::Failed => 1,
+        JobState::Cancelled | JobState::Running | JobState::Stopping => 0,
     }
 }
 
@@ -100,8 +114,7 @@ impl Invariant for Judge {
                 Ok(())
             }
             Fact::Told { node, answer: Answer::Job { job, status }, .. } if status.state().is_over() => {
-                let cancelling = history.jobs.get(&job.id()).is_some_and(|it| it.cancelling);
-                self.on_job(*node, job.id(), status.state(), cancelling)
+                self.on_job(history, *node, job.id(), status.state())
             }
             Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 let ended = segment.iter().filter_map(|run| Some((run.range, run.state.end.as_ref()?)));
@@ -179,9 +192,21 @@ mod tests {
 
     #[test]
     fn another_end_of_a_job_is_judged() {
-        let job = Job::of(1);
+        let job = Job::patient(1);
         let told = tale(&job).reports(1, &job, counts(1, 0, 0), None);
         told.reports(2, &job, counts(0, 1, 0), None).is_judged("told Done, then");
+    }
+
+    #[test]
+    fn a_job_that_failed_is_not_cancelled_in_the_end() {
+        let job = Job::of(2);
+        let cancelling = || tale(&job).fact(&Fact::Disturbed).fact(&Fact::Cancelling { job: job.id });
+        let told = |first, last: Counts| {
+            let told = cancelling().reports(1, &job, first, None).fact(&Fact::Settled);
+            told.reports(2, &job, last, Some(StopCause::Cancelled))
+        };
+        told(counts(1, 1, 0), counts(1, 0, 1)).is_judged("told Failed, then");
+        told(counts(1, 1, 0), counts(2, 0, 0)).is_fine();
     }
 
     #[test]
