@@ -12,6 +12,7 @@ pub mod cluster;
 mod dice;
 mod disk;
 mod disks;
+mod drains;
 mod driver;
 mod faults;
 mod guests;

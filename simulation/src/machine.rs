@@ -27,6 +27,8 @@ pub(crate) struct Machine {
     pub(crate) boot: u64,
     /// How far its wall clock is off, in milliseconds: the core is never told of it.
     pub(crate) wall_off_ms: i64,
+    /// Left for good, with its disk.
+    pub(crate) gone: bool,
     /// What runs, unless the node is down.
     pub(crate) running: Option<Running>,
 }
@@ -54,6 +56,7 @@ impl Machine {
             retired: false,
             boot: 0,
             wall_off_ms: 0,
+            gone: false,
             running: None,
         }
     }
@@ -137,6 +140,8 @@ pub(crate) struct Running {
     pub(crate) paused: bool,
     /// Takes no events, but its network layer lives.
     pub(crate) stalled: bool,
+    /// Was told to drain.
+    pub(crate) draining: bool,
     /// Takes events one by one.
     pub(crate) crawl: Option<Crawl>,
     /// Events that the core has not taken yet: it takes none while a sync is under way.
@@ -194,6 +199,7 @@ impl Running {
             clock,
             paused: false,
             stalled: false,
+            draining: false,
             crawl: None,
             inbox: VecDeque::new(),
             syncing: None,
