@@ -42,7 +42,7 @@ enum Command {
         #[arg(long)]
         keep_going: bool,
     },
-    Cluster(ClusterOptions),
+    Cluster(Box<ClusterOptions>),
     /// Runs one seed and prints what happens.
     Replay {
         /// The seed.
@@ -85,9 +85,16 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(run_all(&scenarios, threads.unwrap_or(1), keep_going))
         }
         Command::Cluster(options) => {
-            let report = cluster::run(options)?;
-            println!("{report}");
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            let is_good = if options.is_steady() {
+                let report = cluster::steady(&options)?;
+                print_report(&report, options.json)?;
+                report.is_good()
+            } else {
+                let (json, report) = (options.json, cluster::run(*options)?);
+                print_report(&report, json)?;
+                report.is_good()
+            };
+            Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Replay { seed, nodes, tasks, bug } => {
             ensure!(nodes > 0, "a swarm has at least one node");
@@ -97,6 +104,14 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(judge(&report))
         }
     }
+}
+
+fn print_report(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string(report)?),
+        false => println!("{report}"),
+    }
+    Ok(())
 }
 
 fn run_all(scenarios: &[Scenario], threads: usize, keep_going: bool) -> ExitCode {

@@ -45,15 +45,13 @@ fn the_command_plays_the_same_story_and_reports_it() {
     fs::write(&expect, work.expected()).unwrap();
     let options = ClusterOptions {
         nodes: 4,
-        job: work.job(),
+        job: Some(work.job()),
         kill: 2,
         kill_submitter: true,
-        slots: 1,
-        swarm_bin: None,
         seed: Some(1),
         timeout: JOB_DEADLINE,
         expect: Some(expect),
-        keep: false,
+        ..ClusterOptions::default()
     };
     let report = run(options).unwrap();
     println!("{report}");

@@ -1,0 +1,198 @@
+//! A steady load on real nodes, faults meanwhile, and the audit of everything that was told.
+//!
+//! The course: nodes, load, faults; then calm: no new jobs, every node runs, every job ends; then a power cut, all disks
+//! are compared; then all nodes start again, and each is asked for everything.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::audit::audit;
+use super::chaos::Chaos;
+use super::disks::Disks;
+use super::journal::Journal;
+use super::load::Load;
+use super::recipe::Recipe;
+use super::stage::Stage;
+use super::steady_report::{Spread, SteadyReport, Told, Used};
+use super::wait::watch_interrupts;
+use super::{Cluster, ClusterError, ClusterOptions, DEADLINE, Kind, Node, find_swarm, stories};
+
+/// After the last fault and the last submission, jobs under way end within this: attempts that were lost are tried again
+/// with a back-off of up to a minute.
+const JOBS_END_WITHIN: Duration = Duration::from_secs(180);
+/// Custodians agree so long after the swarm is whole again: the promise.
+const AGREE_WITHIN: Duration = Duration::from_secs(30);
+/// Kills so near to the end of the load say nothing of when the pace was back.
+const PACE_LOOK: Duration = Duration::from_secs(5);
+
+/// Plays, audits and reports. That the swarm lost something is no error: see [`SteadyReport::is_good`].
+pub fn steady(options: &ClusterOptions) -> Result<SteadyReport, ClusterError> {
+    options.check()?;
+    watch_interrupts();
+    let program = find_swarm(options.swarm_bin.as_deref())?;
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("starting {} nodes of {} (seed {seed})", options.nodes, program.display());
+    let start = if options.needs_cuts() { Cluster::start_apart } else { Cluster::start };
+    let mut cluster = start(&program, options.nodes, options.slots)?;
+    if options.keep {
+        eprintln!("everything is kept in {}", cluster.keep().display());
+    }
+    cluster.wait_members(options.nodes, DEADLINE)?;
+    Steady::begin(cluster, options, seed)?.play()
+}
+
+struct Steady<'a> {
+    options: &'a ClusterOptions,
+    seed: u64,
+    random: fastrand::Rng,
+    // Dropped in this order: the nodes end, and clients that wait for them with them.
+    stage: Stage,
+    load: Load,
+    began: Instant,
+}
+
+impl<'a> Steady<'a> {
+    fn begin(cluster: Cluster, options: &'a ClusterOptions, seed: u64) -> Result<Self, ClusterError> {
+        let recipe = match &options.job {
+            Some(file) => Recipe::file(file, cluster.node(0).client())?,
+            None => Recipe::built_in(&cluster.root().join("load"), options.task_time)?,
+        };
+        let load = Load::begin(&cluster, recipe, options.tasks_per_second, seed);
+        let stage = Stage::new(cluster, load.shared().clone());
+        Ok(Self { options, seed, random: fastrand::Rng::with_seed(seed), stage, load, began: Instant::now() })
+    }
+
+    fn play(mut self) -> Result<SteadyReport, ClusterError> {
+        self.strike()?;
+        let (lasted, stopped) = (self.began.elapsed(), SystemTime::now());
+        let under_load = self.over();
+        self.load.stop_submitting();
+        let whole = self.calm()?;
+        let memory: Vec<u64> = self.each_left(Node::peak_memory_bytes);
+        let disks = self.compare_disks(whole)?;
+        self.start_again()?;
+        audit(&self.nodes_left(), self.load.shared())?;
+        self.report(lasted, stopped, under_load, memory, disks)
+    }
+
+    fn strike(&mut self) -> Result<(), ClusterError> {
+        let options = self.options;
+        match (options.rolling, options.lose, options.split) {
+            (Some(rounds), ..) => stories::rolling(&mut self.stage, rounds),
+            (_, Some(count), _) => stories::lose(&mut self.stage, count, &mut self.random),
+            (.., Some(lasts)) => stories::split(&mut self.stage, lasts, &mut self.random),
+            _ => {
+                let (kinds, every) = (options.chaos.clone(), options.chaos_every.0.clone());
+                let mut chaos = Chaos { kinds, every, random: self.random.fork() };
+                chaos.play(&mut self.stage, options.duration.unwrap_or_default())
+            }
+        }
+    }
+
+    /// Everything runs again and every job ends. Returns since when the swarm was whole.
+    fn calm(&mut self) -> Result<Instant, ClusterError> {
+        self.stage.calm()?;
+        self.stage.pump(DEADLINE * 2, |stage| stage.all_up())?;
+        let whole = Instant::now();
+        let shared = self.load.shared().clone();
+        let ended = self.stage.pump(JOBS_END_WITHIN, |_| shared.ledger().open_tasks() == 0)?;
+        eprintln!(
+            "calm for {:.1} s, {}",
+            whole.elapsed().as_secs_f32(),
+            if ended { "all jobs over" } else { "jobs open" }
+        );
+        self.load.end();
+        Ok(whole)
+    }
+
+    /// The power fails when custodians should agree, and what is on the disks then is compared.
+    fn compare_disks(&mut self, whole: Instant) -> Result<Disks, ClusterError> {
+        self.stage.pump(AGREE_WITHIN.saturating_sub(whole.elapsed()), |_| false)?;
+        self.stage.power_cut();
+        eprintln!("power cut; comparing the disks of all custodians");
+        let ids: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
+        Disks::compare(&self.nodes_left(), ids.iter().map(String::as_str))
+    }
+
+    fn start_again(&mut self) -> Result<(), ClusterError> {
+        self.stage.calm()?;
+        self.stage.pump(DEADLINE * 2, |stage| stage.is_whole()).map(drop)
+    }
+
+    fn nodes_left(&self) -> Vec<&Node> {
+        self.stage.left_nodes().into_iter().map(|node| self.stage.cluster.node(node)).collect()
+    }
+
+    fn each_left<T>(&mut self, look: impl Fn(&mut Node) -> T) -> Vec<T> {
+        let left = self.stage.left_nodes();
+        left.into_iter().map(|node| look(self.stage.cluster.node_mut(node))).collect()
+    }
+
+    /// Tasks of jobs that are known to be over.
+    fn over(&self) -> u64 {
+        let ledger = self.load.shared().ledger();
+        ledger.jobs.iter().filter(|job| job.over.is_some()).map(|job| u64::from(job.tasks)).sum()
+    }
+
+    fn report(
+        mut self,
+        lasted: Duration,
+        stopped: SystemTime,
+        under_load: u64,
+        memory: Vec<u64>,
+        disks: Disks,
+    ) -> Result<SteadyReport, ClusterError> {
+        let mut journal = Journal::default();
+        for node in self.stage.cluster.nodes() {
+            journal.read(node.number(), &node.log())?;
+        }
+        journal.sort();
+        let disk = self.each_left(|node| node.disk_bytes());
+        let faults = &self.stage.faults;
+        let regrants = journal.regrants(faults);
+        let of_kills = |kind: Kind| kind != Kind::Stop && kind != Kind::Restart;
+        let killed: Vec<_> = regrants.iter().filter(|it| of_kills(faults[it.fault].kind)).collect();
+        let mut last_of_kill = std::collections::BTreeMap::new();
+        for regrant in &killed {
+            let last: &mut Duration = last_of_kill.entry(regrant.fault).or_default();
+            *last = regrant.after.max(*last);
+        }
+        let stopped_nodes = regrants.iter().filter(|it| faults[it.fault].kind == Kind::Stop);
+        let counted = |fault: &&super::stage::Fault| {
+            of_kills(fault.kind) && fault.kind != Kind::Partition && fault.at + PACE_LOOK < stopped
+        };
+        let resumed = faults.iter().filter(counted);
+        let resumed: Vec<Option<Duration>> =
+            resumed.map(|fault| journal.resumed(fault.at, stopped, self.options.tasks_per_second)).collect();
+        let (left, shared) = (self.stage.left_nodes(), self.load.shared());
+        let ledger = shared.ledger();
+        let used = left.iter().zip(memory).zip(disk);
+        Ok(SteadyReport {
+            nodes: self.options.nodes,
+            seed: self.seed,
+            seconds: lasted.as_secs_f64(),
+            faults: SteadyReport::count(self.stage.faults.iter().map(|fault| fault.kind)),
+            jobs: ledger.jobs.len(),
+            tasks: ledger.jobs.iter().map(|job| u64::from(job.tasks)).sum(),
+            tasks_per_second: under_load as f64 / lasted.as_secs_f64(),
+            refused: ledger.refused,
+            late: shared.late(),
+            told: Told { answers: ledger.answers, unanswered: ledger.unanswered },
+            bad: ledger.bad(),
+            attempts: journal.attempts(),
+            panics: self.stage.cluster.panics(),
+            failures: self.stage.failures.clone(),
+            disks,
+            regrant: Spread::of(killed.iter().map(|it| it.after).collect()),
+            regrant_of_kill: Spread::of(last_of_kill.into_values().collect()),
+            regrant_of_stopped: Spread::of(stopped_nodes.map(|it| it.after).collect()),
+            resumed: Spread::of(resumed.iter().flatten().copied().collect()),
+            not_resumed: resumed.iter().filter(|it| it.is_none()).count(),
+            jobs_took: Spread::of(ledger.times()),
+            starts: Spread::of(self.stage.starts.clone()),
+            used: used
+                .map(|((node, memory), disk)| Used { node: *node, memory_bytes: memory, disk_bytes: disk })
+                .collect(),
+            examples: ledger.examples().to_vec(),
+        })
+    }
+}
