@@ -110,8 +110,14 @@ pub enum Message {
     Publish(SignedJob),
     /// The job and its blobs are synced here.
     Published(JobId),
-    /// "You may be concerned by this job; ask me for it."
-    Announce(JobId),
+    /// "I know this job, stopped or not as said here; you may be concerned by it." Whoever lacks it asks for it; whoever
+    /// knows of a stop that the sender does not know tells it.
+    Announce {
+        /// The job.
+        job: JobId,
+        /// The stop that the sender knows of.
+        stop: Option<StopCause>,
+    },
     /// "Send me this job."
     JobPull(JobId),
     /// The job, and whether it was stopped.
@@ -382,6 +388,17 @@ impl JobStatus {
             all.add(*counts);
         }
         all
+    }
+
+    /// Takes in what another node knows of the same job: of each stage the count that is further, and the stronger stop.
+    pub fn join(&mut self, other: &Self) {
+        let further = |counts: &Counts| (counts.ended(), counts.done, counts.cancelled);
+        for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
+            if further(theirs) > further(mine) {
+                *mine = *theirs;
+            }
+        }
+        self.stop = self.stop.max(other.stop);
     }
 
     /// The state in one word. Only the terminal three are final.

@@ -19,9 +19,10 @@ const PACE: Duration = Duration::from_secs(1);
 /// The share of the load that counts as being back at its pace: jobs come in lumps, so all of it would be luck.
 const PACE_SHARE: f64 = 0.8;
 
-/// What was logged of the tasks of all jobs.
+/// What was logged of the tasks of some jobs.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
+    /// Their ids, and the numbers by which they are known here.
     jobs: BTreeMap<String, u32>,
     /// Job, stage and index → when, on which node, and what.
     tasks: BTreeMap<(u32, u16, u32), Vec<Line>>,
@@ -58,6 +59,11 @@ pub struct Attempts {
 }
 
 impl Journal {
+    /// Nothing is known of these jobs yet. Of others nothing is kept: a submission that was not acknowledged may run or not.
+    pub(super) fn of(jobs: impl Iterator<Item = String>) -> Self {
+        Self { jobs: jobs.zip(0..).collect(), ..Self::default() }
+    }
+
     /// Adds the log of a node.
     pub(super) fn read(&mut self, node: usize, log: &Path) -> Result<(), ClusterError> {
         let file = File::open(log).map_err(ClusterError::io("read", log))?;
@@ -79,8 +85,7 @@ impl Journal {
         };
         let (job, fields) = fields.strip_prefix("job=")?.split_once(" stage=")?;
         let (stage, tasks) = fields.split_once(" tasks=")?;
-        let next = self.jobs.len() as u32;
-        let job = *self.jobs.entry(job.into()).or_insert(next);
+        let job = *self.jobs.get(job)?;
         let stage = stage.parse().ok()?;
         let mut sum = 0;
         for (first, count) in ranges(tasks) {
@@ -230,12 +235,15 @@ mod tests {
 
     #[test]
     fn other_lines_and_broken_ones_are_passed_over() {
-        let journal = journal(&[(0, "01.000000", "granted job=ab stage=0"), (0, "01.000000", "granted job=ab")]);
+        let journal = journal(&[
+            (0, "01.000000", "granted job=ab stage=0"),
+            (0, "01.000000", "granted job=cd stage=0 tasks=[[0+1]]"),
+        ]);
         assert_eq!(journal.attempts(), Attempts::default());
     }
 
     fn journal(lines: &[(usize, &str, &str)]) -> Journal {
-        let mut journal = Journal::default();
+        let mut journal = Journal::of(["ab".into()].into_iter());
         for (node, second, said) in lines {
             journal.add(*node, &format!("1970-01-01T00:00:{second}Z DEBUG swarm_node::tasks: {said}"));
         }

@@ -141,7 +141,8 @@ impl<'a> Steady<'a> {
         memory: Vec<u64>,
         disks: Disks,
     ) -> Result<SteadyReport, ClusterError> {
-        let mut journal = Journal::default();
+        let jobs: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
+        let mut journal = Journal::of(jobs.into_iter());
         for node in self.stage.cluster.nodes() {
             journal.read(node.number(), &node.log())?;
         }
