@@ -49,6 +49,13 @@ pub enum Kind {
     Loss,
 }
 
+impl Kind {
+    /// Whether the process dies of it without warning.
+    pub(super) const fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::Wipe | Self::Loss)
+    }
+}
+
 /// Strikes until its time is over.
 pub(super) struct Chaos {
     pub(super) kinds: Vec<Kind>,

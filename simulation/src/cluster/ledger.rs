@@ -36,11 +36,19 @@ pub(super) struct Entry {
     /// 64 hexadecimal digits.
     pub(super) id: String,
     pub(super) tasks: u32,
-    pub(super) acknowledged: Instant,
-    /// What was told first of all its tasks, and when.
-    pub(super) over: Option<(Hash, Instant)>,
+    /// By which node and when.
+    pub(super) acknowledged: (usize, Instant),
+    pub(super) over: Option<Over>,
     asked: Instant,
     bad: Bad,
+}
+
+/// The first answer that told the outcome of every task.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Over {
+    digest: Hash,
+    /// By which node and when.
+    pub(super) told: (usize, Instant),
 }
 
 /// What is wrong with a job, by the worst answer.
@@ -71,9 +79,9 @@ impl Bad {
 
 impl Ledger {
     /// A node acknowledged a job.
-    pub(super) fn acknowledged(&mut self, number: u64, id: String, tasks: u32) {
+    pub(super) fn acknowledged(&mut self, number: u64, id: String, tasks: u32, node: usize) {
         let (now, bad) = (Instant::now(), Bad::default());
-        self.jobs.push(Entry { number, id, tasks, acknowledged: now, over: None, asked: now, bad });
+        self.jobs.push(Entry { number, id, tasks, acknowledged: (node, now), over: None, asked: now, bad });
     }
 
     /// Tasks of jobs that are not known to be over.
@@ -106,7 +114,7 @@ impl Ledger {
 
     /// How long jobs took, from their acknowledgement until a client knew of their end.
     pub(super) fn times(&self) -> Vec<Duration> {
-        self.jobs.iter().filter_map(|job| Some(job.over?.1 - job.acknowledged)).collect()
+        self.jobs.iter().filter_map(|job| Some(job.over?.told.1 - job.acknowledged.1)).collect()
     }
 
     /// A node told this of a job. `is_over`: it said that the job is, so every task must be in it.
@@ -124,12 +132,12 @@ impl Ledger {
         if is_over {
             bad.lost = u64::from(entry.tasks).saturating_sub(reading.outcomes.len() as u64);
             let digest = reading.digest();
-            let first = entry.over.map(|(first, _)| first);
+            let first = entry.over.map(|over| over.digest);
             bad.changed = u64::from([first, self.pattern].into_iter().flatten().any(|first| first != digest));
             if recipe.stdout(entry.number, 0).is_none() {
                 self.pattern.get_or_insert(digest);
             }
-            self.jobs[position].over.get_or_insert((digest, Instant::now()));
+            self.jobs[position].over.get_or_insert(Over { digest, told: (node, Instant::now()) });
         }
         self.note(position, node, bad, examples);
     }
@@ -200,7 +208,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let recipe = Recipe::built_in(dir.path(), Duration::from_millis(1)).unwrap();
         let mut ledger = Ledger::default();
-        ledger.acknowledged(0, "ab".into(), 3);
+        ledger.acknowledged(0, "ab".into(), 3, 0);
         let right = reading(&recipe, 0..3);
         ledger.told(0, 1, &right, true, &recipe);
         ledger.told(0, 2, &right, true, &recipe);
@@ -221,7 +229,7 @@ mod tests {
     #[test]
     fn a_job_that_nobody_knows_is_lost_with_all_its_tasks() {
         let mut ledger = Ledger::default();
-        ledger.acknowledged(0, "ab".into(), 3);
+        ledger.acknowledged(0, "ab".into(), 3, 0);
         ledger.vanished(0, 1, "not found");
         assert_eq!(ledger.bad(), Bad { lost: 3, ..Bad::default() });
     }

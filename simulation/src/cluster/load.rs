@@ -186,13 +186,13 @@ impl Shared {
     fn submit(&self, number: u64, random: &mut fastrand::Rng) -> Result<(), ClusterError> {
         let dish = self.recipe.dish(number)?;
         while self.phase() == SUBMITTING {
-            let Some((_, client)) = self.any_node(random) else {
+            let Some((node, client)) = self.any_node(random) else {
                 thread::sleep(LOOK_EVERY);
                 continue;
             };
             match client.submit(&dish.file, SUBMIT_WAIT) {
                 Ok(id) => {
-                    self.ledger().acknowledged(number, id, dish.tasks);
+                    self.ledger().acknowledged(number, id, dish.tasks, node);
                     return Ok(());
                 }
                 Err(ClusterError::Interrupted) => return Ok(()),

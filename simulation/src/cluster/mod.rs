@@ -46,6 +46,6 @@ pub use options::{ClusterOptions, Interval, find_swarm};
 pub use report::{ClusterReport, Kill};
 pub use scenario::run;
 pub use steady::steady;
-pub use steady_report::{Spread, SteadyReport, Told, Used};
+pub use steady_report::{Apart, Spread, SteadyReport, Told, Used};
 pub use swarm::Cluster;
 pub use wait::{DEADLINE, wait_until};

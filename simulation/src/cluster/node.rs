@@ -202,12 +202,21 @@ impl Node {
         self.peak_memory_bytes
     }
 
+    /// The memory that its process has now (VmRSS).
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
     fn note_memory(&mut self) {
-        let Some(child) = &self.child else { return };
+        self.peak_memory_bytes = self.peak_memory_bytes.max(self.memory("VmHWM:"));
+    }
+
+    /// A line of the system's account of its process; 0 when there is none.
+    fn memory(&self, name: &str) -> u64 {
+        let Some(child) = &self.child else { return 0 };
         let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        let peak: u64 = peak.and_then(|kib| kib.parse().ok()).unwrap_or_default();
-        self.peak_memory_bytes = self.peak_memory_bytes.max(peak * 1024);
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        line.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
     }
 
     /// The size of everything in its data directory.

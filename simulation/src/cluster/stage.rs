@@ -5,6 +5,7 @@
 //!
 //! Elsewhere: who is struck when and how is `chaos` and `stories`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,7 +28,9 @@ pub(super) struct Stage {
     pub(super) cluster: Cluster,
     clients: Arc<Shared>,
     machines: Vec<Machine>,
-    cut: Option<(Vec<usize>, Instant)>,
+    /// The cut of now, and when it is to end.
+    cut: Option<(Cut, Instant)>,
+    pub(super) cuts: Vec<Cut>,
     /// Everything that was done, in order.
     pub(super) faults: Vec<Fault>,
     /// Nodes that ended by themselves, did not start, or did not leave as they should: in words.
@@ -70,6 +73,14 @@ pub(super) struct Fault {
     pub(super) at: SystemTime,
 }
 
+/// A cut that is over.
+#[derive(Clone, Debug)]
+pub(super) struct Cut {
+    /// The nodes that were cut off from the others.
+    pub(super) side: Vec<usize>,
+    pub(super) lasted: Range<Instant>,
+}
+
 impl Stage {
     /// The machines of a cluster, all of which run.
     pub(super) fn new(cluster: Cluster, clients: Arc<Shared>) -> Self {
@@ -80,6 +91,7 @@ impl Stage {
             clients,
             machines,
             cut: None,
+            cuts: Vec::new(),
             faults: Vec::new(),
             failures: Vec::new(),
             starts: Vec::new(),
@@ -180,15 +192,18 @@ impl Stage {
     pub(super) fn cut(&mut self, side: Vec<usize>, lasts: Duration) -> Result<(), ClusterError> {
         self.cluster.cut(&side)?;
         self.note(Kind::Partition, side.clone());
-        self.cut = Some((side, Instant::now() + lasts));
+        let now = Instant::now();
+        self.cut = Some((Cut { side, lasted: now..now }, now + lasts));
         Ok(())
     }
 
     /// Ends a cut.
     pub(super) fn heal(&mut self) -> Result<(), ClusterError> {
-        if self.cut.take().is_some() {
+        if let Some((mut cut, _)) = self.cut.take() {
             self.cluster.heal()?;
-            self.thin_since = Some(Instant::now());
+            cut.lasted.end = Instant::now();
+            self.thin_since = Some(cut.lasted.end);
+            self.cuts.push(cut);
             eprintln!("{:7.1} s  healed", self.began.elapsed().as_secs_f32());
         }
         Ok(())
@@ -324,9 +339,10 @@ impl Stage {
         let (jobs, open, bad) = (ledger.jobs.len(), ledger.open().count(), ledger.bad());
         let wrong = if bad.is_none() { String::new() } else { format!(", {bad:?}") };
         let strikes = self.faults.len();
+        let memory = self.cluster.nodes().iter().map(Node::memory_bytes).max().unwrap_or_default() >> 20;
         eprintln!(
             "{seconds:7.1} s  {jobs} jobs acknowledged, {open} open, {over} tasks over, {strikes} faults, \
-             {up} of {left} nodes up{wrong}"
+             {up} of {left} nodes up, the largest with {memory} MB{wrong}"
         );
     }
 }

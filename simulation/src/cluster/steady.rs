@@ -3,16 +3,18 @@
 //! The course: nodes, load, faults; then calm: no new jobs, every node runs, every job ends; then a power cut, all disks
 //! are compared; then all nodes start again, and each is asked for everything.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::audit::audit;
 use super::chaos::Chaos;
 use super::disks::Disks;
-use super::journal::Journal;
+use super::journal::{Journal, Regrant};
+use super::ledger::Ledger;
 use super::load::Load;
 use super::recipe::Recipe;
-use super::stage::Stage;
-use super::steady_report::{Spread, SteadyReport, Told, Used};
+use super::stage::{Cut, Stage};
+use super::steady_report::{Apart, Spread, SteadyReport, Told, Used};
 use super::wait::watch_interrupts;
 use super::{Cluster, ClusterError, ClusterOptions, DEADLINE, Kind, Node, find_swarm, stories};
 
@@ -21,6 +23,8 @@ use super::{Cluster, ClusterError, ClusterOptions, DEADLINE, Kind, Node, find_sw
 const JOBS_END_WITHIN: Duration = Duration::from_secs(180);
 /// Custodians agree so long after the swarm is whole again: the promise.
 const AGREE_WITHIN: Duration = Duration::from_secs(30);
+/// What was recorded last has at least this long: two rounds of comparing digests.
+const AGREE_AFTER_LAST: Duration = Duration::from_secs(10);
 /// Kills so near to the end of the load say nothing of when the pace was back.
 const PACE_LOOK: Duration = Duration::from_secs(5);
 
@@ -63,15 +67,14 @@ impl<'a> Steady<'a> {
 
     fn play(mut self) -> Result<SteadyReport, ClusterError> {
         self.strike()?;
-        let (lasted, stopped) = (self.began.elapsed(), SystemTime::now());
-        let under_load = self.over();
+        let end = End { lasted: self.began.elapsed(), at: SystemTime::now(), over: self.over() };
         self.load.stop_submitting();
-        let whole = self.calm()?;
+        let agree = self.calm()?;
         let memory: Vec<u64> = self.each_left(Node::peak_memory_bytes);
-        let disks = self.compare_disks(whole)?;
+        let disks = self.compare_disks(agree)?;
         self.start_again()?;
         audit(&self.nodes_left(), self.load.shared())?;
-        self.report(lasted, stopped, under_load, memory, disks)
+        self.report(end, memory, disks)
     }
 
     fn strike(&mut self) -> Result<(), ClusterError> {
@@ -88,7 +91,7 @@ impl<'a> Steady<'a> {
         }
     }
 
-    /// Everything runs again and every job ends. Returns since when the swarm was whole.
+    /// Everything runs again and every job ends. Returns when custodians should agree on everything.
     fn calm(&mut self) -> Result<Instant, ClusterError> {
         self.stage.calm()?;
         self.stage.pump(DEADLINE * 2, |stage| stage.all_up())?;
@@ -101,12 +104,12 @@ impl<'a> Steady<'a> {
             if ended { "all jobs over" } else { "jobs open" }
         );
         self.load.end();
-        Ok(whole)
+        Ok((whole + AGREE_WITHIN).max(Instant::now() + AGREE_AFTER_LAST))
     }
 
     /// The power fails when custodians should agree, and what is on the disks then is compared.
-    fn compare_disks(&mut self, whole: Instant) -> Result<Disks, ClusterError> {
-        self.stage.pump(AGREE_WITHIN.saturating_sub(whole.elapsed()), |_| false)?;
+    fn compare_disks(&mut self, agree: Instant) -> Result<Disks, ClusterError> {
+        self.stage.pump(agree.saturating_duration_since(Instant::now()), |_| false)?;
         self.stage.power_cut();
         eprintln!("power cut; comparing the disks of all custodians");
         let ids: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
@@ -133,67 +136,99 @@ impl<'a> Steady<'a> {
         ledger.jobs.iter().filter(|job| job.over.is_some()).map(|job| u64::from(job.tasks)).sum()
     }
 
-    fn report(
-        mut self,
-        lasted: Duration,
-        stopped: SystemTime,
-        under_load: u64,
-        memory: Vec<u64>,
-        disks: Disks,
-    ) -> Result<SteadyReport, ClusterError> {
-        let jobs: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
-        let mut journal = Journal::of(jobs.into_iter());
-        for node in self.stage.cluster.nodes() {
-            journal.read(node.number(), &node.log())?;
-        }
-        journal.sort();
+    fn report(mut self, end: End, memory: Vec<u64>, disks: Disks) -> Result<SteadyReport, ClusterError> {
         let disk = self.each_left(|node| node.disk_bytes());
-        let faults = &self.stage.faults;
+        let journal = self.journal()?;
+        let (left, faults, shared) = (self.stage.left_nodes(), &self.stage.faults, self.load.shared());
         let regrants = journal.regrants(faults);
-        let of_kills = |kind: Kind| kind != Kind::Stop && kind != Kind::Restart;
-        let killed: Vec<_> = regrants.iter().filter(|it| of_kills(faults[it.fault].kind)).collect();
-        let mut last_of_kill = std::collections::BTreeMap::new();
-        for regrant in &killed {
-            let last: &mut Duration = last_of_kill.entry(regrant.fault).or_default();
-            *last = regrant.after.max(*last);
-        }
-        let stopped_nodes = regrants.iter().filter(|it| faults[it.fault].kind == Kind::Stop);
-        let counted = |fault: &&super::stage::Fault| {
-            of_kills(fault.kind) && fault.kind != Kind::Partition && fault.at + PACE_LOOK < stopped
+        let of = |chosen: fn(Kind) -> bool| {
+            let chosen = regrants.iter().filter(move |regrant| chosen(faults[regrant.fault].kind));
+            chosen.copied().collect::<Vec<_>>()
         };
-        let resumed = faults.iter().filter(counted);
-        let resumed: Vec<Option<Duration>> =
-            resumed.map(|fault| journal.resumed(fault.at, stopped, self.options.tasks_per_second)).collect();
-        let (left, shared) = (self.stage.left_nodes(), self.load.shared());
-        let ledger = shared.ledger();
-        let used = left.iter().zip(memory).zip(disk);
+        let (killed, stopped) = (of(Kind::kills), of(|kind| kind == Kind::Stop));
+        let resumed = self.resumed(&journal, end.at);
+        let (ledger, used) = (shared.ledger(), left.iter().zip(memory).zip(disk));
+        let used = used.map(|((node, memory_bytes), disk_bytes)| Used { node: *node, memory_bytes, disk_bytes });
         Ok(SteadyReport {
             nodes: self.options.nodes,
             seed: self.seed,
-            seconds: lasted.as_secs_f64(),
-            faults: SteadyReport::count(self.stage.faults.iter().map(|fault| fault.kind)),
+            seconds: end.lasted.as_secs_f64(),
+            faults: SteadyReport::count(faults.iter().map(|fault| fault.kind)),
             jobs: ledger.jobs.len(),
             tasks: ledger.jobs.iter().map(|job| u64::from(job.tasks)).sum(),
-            tasks_per_second: under_load as f64 / lasted.as_secs_f64(),
+            tasks_per_second: end.over as f64 / end.lasted.as_secs_f64(),
             refused: ledger.refused,
             late: shared.late(),
             told: Told { answers: ledger.answers, unanswered: ledger.unanswered },
+            apart: apart(&self.stage.cuts, &ledger),
             bad: ledger.bad(),
             attempts: journal.attempts(),
             panics: self.stage.cluster.panics(),
             failures: self.stage.failures.clone(),
             disks,
             regrant: Spread::of(killed.iter().map(|it| it.after).collect()),
-            regrant_of_kill: Spread::of(last_of_kill.into_values().collect()),
-            regrant_of_stopped: Spread::of(stopped_nodes.map(|it| it.after).collect()),
+            regrant_of_kill: Spread::of(last_of_each(&killed)),
+            regrant_of_stopped: Spread::of(stopped.iter().map(|it| it.after).collect()),
             resumed: Spread::of(resumed.iter().flatten().copied().collect()),
             not_resumed: resumed.iter().filter(|it| it.is_none()).count(),
             jobs_took: Spread::of(ledger.times()),
             starts: Spread::of(self.stage.starts.clone()),
-            used: used
-                .map(|((node, memory), disk)| Used { node: *node, memory_bytes: memory, disk_bytes: disk })
-                .collect(),
+            used: used.collect(),
             examples: ledger.examples().to_vec(),
         })
     }
+
+    /// What the nodes logged of the acknowledged jobs.
+    fn journal(&self) -> Result<Journal, ClusterError> {
+        let jobs: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
+        let mut journal = Journal::of(jobs.into_iter());
+        for node in self.stage.cluster.nodes() {
+            journal.read(node.number(), &node.log())?;
+        }
+        journal.sort();
+        Ok(journal)
+    }
+
+    /// For each kill but the last ones: when the swarm was back at its pace.
+    fn resumed(&self, journal: &Journal, end: SystemTime) -> Vec<Option<Duration>> {
+        let kills = self.stage.faults.iter().filter(|fault| fault.kind.kills() && fault.at + PACE_LOOK < end);
+        kills.map(|fault| journal.resumed(fault.at, end, self.options.tasks_per_second)).collect()
+    }
+}
+
+/// How the load ended.
+struct End {
+    lasted: Duration,
+    at: SystemTime,
+    /// Tasks of jobs that were known to be over then.
+    over: u64,
+}
+
+/// The last grant after each fault.
+fn last_of_each(regrants: &[Regrant]) -> Vec<Duration> {
+    let mut last: BTreeMap<usize, Duration> = BTreeMap::new();
+    for Regrant { fault, after } in regrants {
+        let known = last.entry(*fault).or_default();
+        *known = (*known).max(*after);
+    }
+    last.into_values().collect()
+}
+
+/// What both sides of cuts did meanwhile.
+fn apart(cuts: &[Cut], ledger: &Ledger) -> Apart {
+    let mut apart = Apart { cuts: cuts.len(), ..Apart::default() };
+    for Cut { side, lasted } in cuts {
+        let mut count = |(node, at): (usize, Instant), what: fn(&mut Apart, bool)| {
+            if lasted.contains(&at) {
+                what(&mut apart, side.contains(&node));
+            }
+        };
+        for job in &ledger.jobs {
+            count(job.acknowledged, |apart, cut_off| apart.acknowledged[usize::from(!cut_off)] += 1);
+            if let Some(over) = job.over {
+                count(over.told, |apart, cut_off| apart.over[usize::from(!cut_off)] += 1);
+            }
+        }
+    }
+    apart
 }

@@ -34,7 +34,9 @@ pub struct SteadyReport {
     pub late: u64,
     /// Answers of nodes.
     pub told: Told,
-    /// What was wrong in them: must be nothing.
+    /// What was done during cuts.
+    pub apart: Apart,
+    /// What was wrong in the answers: must be nothing.
     pub bad: Bad,
     /// How often tasks were granted and ran.
     pub attempts: Attempts,
@@ -71,6 +73,17 @@ pub struct Told {
     pub answers: u64,
     /// Questions without an answer, during the faults.
     pub unanswered: u64,
+}
+
+/// What was done while some nodes were cut off: by those, and by the others.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Apart {
+    /// Cuts.
+    pub cuts: usize,
+    /// Jobs that were acknowledged by a node of each side.
+    pub acknowledged: [u64; 2],
+    /// Jobs of whose end a node of each side told first.
+    pub over: [u64; 2],
 }
 
 /// What a node used.
@@ -158,6 +171,14 @@ impl fmt::Display for SteadyReport {
         writeln!(f, "tasks      {}, {:.1} a second", self.tasks, self.tasks_per_second)?;
         writeln!(f, "attempts   {} granted again, {} run again", attempts.granted_again, attempts.run_again)?;
         writeln!(f, "answers    {} checked, {} questions unanswered during the faults", told.answers, told.unanswered)?;
+        if self.apart.cuts > 0 {
+            let Apart { cuts, acknowledged: [one, other], over: [one_over, other_over] } = self.apart;
+            writeln!(
+                f,
+                "apart      {cuts} cuts; {one} jobs acknowledged by the nodes cut off, {other} by the others,"
+            )?;
+            writeln!(f, "           {one_over} and {other_over} known to be over before the cut ended")?;
+        }
         writeln!(f, "regranted  {} tasks of killed nodes", self.regrant)?;
         writeln!(f, "           {} kills, until all of the node's tasks were", self.regrant_of_kill)?;
         writeln!(f, "           {} tasks of stopped nodes", self.regrant_of_stopped)?;
