@@ -568,8 +568,7 @@ impl Node {
             return;
         }
         self.custody.next_claimable_hint = self.now + HINT_EVERY;
-        let peers: Vec<_> = self.membership.links.keys().copied().collect();
-        for peer in peers {
+        for peer in self.linked() {
             self.send_heartbeat(peer);
         }
         self.worker.wants_changed = true;

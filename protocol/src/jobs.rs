@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a job's record is synced before anybody is told that it is here;
-//! - `stop` only grows (`None` < `Failures` < `Cancelled`);
+//! - `stop` only grows (`None` < `Cancelled` < `Failures`);
 //! - a submit is acknowledged when its record and blobs are on two nodes besides the submitter, or on all other
 //!   custodians where there are fewer (decision 0003).
 //!
@@ -204,8 +204,7 @@ impl Node {
             let stop = job.stop;
             let me = self.me();
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Announce { job: id, stop });
             }
         }
@@ -381,8 +380,7 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        // A job that failed stays failed. Of any other that is over, a stop keeps nodes that are behind from running more.
-        if job.stop >= Some(cause) || (job.stop.is_some() && job.status().state().is_over()) {
+        if job.stop >= Some(cause) {
             return;
         }
         job.stop = Some(cause);
@@ -390,8 +388,7 @@ impl Node {
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
         if passes_on {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Stop { job: id, cause });
             }
         }
@@ -478,9 +475,8 @@ impl Node {
             self.even_out_stops(from, job, stop);
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know. A stop that came too late
-                // is known here, too.
-                let stop = known.stop.max(stop);
+                // It tells me because I am a custodian, and goes on until it knows that I know.
+                let stop = known.stop;
                 self.send(from, Message::Announce { job, stop });
             }
         }
@@ -504,7 +500,7 @@ impl Node {
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
-            if (counts.ended(), counts.done, counts.cancelled) > (known.ended(), known.done, known.cancelled) {
+            if (counts.ended(), counts.done, counts.failed) > (known.ended(), known.done, known.failed) {
                 *known = counts;
             }
         }
@@ -541,8 +537,7 @@ impl Node {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let waits = |stage: &crate::StageSpec| stage.needs.iter().any(|need| stages.contains(need));
         if job.spec.stages.iter().any(waits) {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
             }
         }

@@ -69,8 +69,7 @@ impl Node {
     }
 
     fn linked_and_me(&self) -> Vec<NodeId> {
-        let links = self.membership.links.keys().copied().filter(|node| self.reaches(*node));
-        links.chain([self.me()]).collect()
+        self.linked().into_iter().filter(|node| self.reaches(*node)).chain([self.me()]).collect()
     }
 
     /// Puts a question to some nodes.

@@ -131,13 +131,14 @@ impl World {
 
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
-        let Effects { persist: _, send, gossip, dial, fetch, start, stop, notify } = effects;
+        let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
         for (to, message) in send {
             self.send(node, to, message);
         }
         gossip.into_iter().for_each(|it| self.gossip(node, it));
         dial.into_iter().for_each(|(to, addresses)| self.dial(node, to, &addresses));
+        hang_up.into_iter().for_each(|peer| self.hang_up(node, peer));
         fetch.into_iter().for_each(|it| self.fetch(node, it));
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
@@ -163,6 +164,9 @@ impl World {
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
         self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
         let Some(&to) = self.by_id.get(&to) else { return };
+        if let Some(meter) = &mut self.meter {
+            meter.said(from, &message);
+        }
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);
         let fate = if arrivals.is_empty() { " ✗" } else { "" };
@@ -193,7 +197,11 @@ impl World {
     fn gossip(&mut self, node: usize, gossip: Gossip) {
         self.note_at(node, format_args!("⇒ {}", BriefGossip(&gossip)));
         let from = self.machines[node].id;
-        for to in self.network.gossip_reaches(node, &mut self.census) {
+        let reached = self.network.gossip_reaches(node, &mut self.census);
+        if let Some(meter) = &mut self.meter {
+            meter.gossiped(node, &gossip, &reached, &self.network);
+        }
+        for to in reached {
             let wait = self.network.delay() * 2;
             let boot = self.machines[to].boot;
             self.after(wait, Happening::Heard { to, boot, from, gossip: gossip.clone() });
@@ -343,7 +351,10 @@ impl World {
             Notice::Submitted { token, result } => self.on_submitted(node, token, result),
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
-            Notice::Members(members) => self.remember_addresses(node, &members),
+            Notice::Members(changed) => {
+                self.remember_addresses(node, &changed);
+                self.note_deaths(node, &changed);
+            }
             Notice::Drained => {
                 self.note_at(node, format_args!("is drained"));
                 self.observe(&Fact::Drained { node: self.machines[node].id });

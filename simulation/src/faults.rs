@@ -209,6 +209,11 @@ impl Faults {
         Self { on, rates }
     }
 
+    /// Nothing but messages that vanish, so many of a thousand.
+    pub(crate) fn only_loss(loss: u32) -> Self {
+        Self { on: FaultSet::from_iter([Fault::Loss]), rates: Rates { loss, ..Rates::default() } }
+    }
+
     /// The kinds that are switched on.
     pub const fn on(&self) -> &FaultSet {
         &self.on

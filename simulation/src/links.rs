@@ -18,6 +18,8 @@ const DIAL_WAIT_MIN: Duration = Duration::from_millis(250);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(2);
 /// The longest wait between two dials of a peer that the disk knows.
 const KNOWN_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Peers of those that the disk knows that are dialled: enough to find the swarm again.
+const KNOWN_DIALLED_MAX: usize = 32;
 
 impl World {
     /// Dials a node at these addresses.
@@ -74,17 +76,24 @@ impl World {
     pub(crate) fn keep_dialling(&mut self, node: usize) {
         let boot = self.machines[node].boot;
         let Some(running) = &self.machines[node].running else { return };
-        let known = running.peers.keys().filter_map(|peer| self.by_id.get(peer).copied());
-        let peers: BTreeSet<_> = known.chain([0]).filter(|peer| *peer != node).collect();
+        let mut known: Vec<_> = running.peers.keys().filter_map(|peer| self.by_id.get(peer).copied()).collect();
+        if known.len() > KNOWN_DIALLED_MAX {
+            self.timing.shuffle(&mut known);
+            known.truncate(KNOWN_DIALLED_MAX);
+        }
+        let peers: BTreeSet<_> = known.into_iter().chain([0]).filter(|peer| *peer != node).collect();
         for peer in peers {
             self.after(Duration::ZERO, Happening::KeepLinked { node, boot, peer, wait: DIAL_WAIT_MIN });
         }
     }
 
-    /// It does so for ever, with back-off.
+    /// It does so for ever, with back-off, while the core has too few links.
     pub(crate) fn on_keep_linked(&mut self, node: usize, boot: u64, peer: usize, wait: Duration) {
         if !self.is_boot(node, boot) {
             return;
+        }
+        if self.machines[node].running.as_ref().is_some_and(|running| running.core.has_enough_links()) {
+            return self.after(KNOWN_WAIT_MAX, Happening::KeepLinked { node, boot, peer, wait: DIAL_WAIT_MIN });
         }
         let linked = self.network.end(node, peer).is_some();
         if !linked {
@@ -93,6 +102,15 @@ impl World {
         let wait_max = if peer == 0 { BOOTSTRAP_WAIT_MAX } else { KNOWN_WAIT_MAX };
         let next = if linked { DIAL_WAIT_MIN } else { (wait * 2).min(wait_max) };
         self.after(wait, Happening::KeepLinked { node, boot, peer, wait: next });
+    }
+
+    /// A core needs its link to this peer no more.
+    pub(crate) fn hang_up(&mut self, node: usize, peer: NodeId) {
+        let peer = self.by_id.get(&peer).copied();
+        if let Some((peer, link)) = peer.and_then(|peer| Some((peer, self.network.end(node, peer)?))) {
+            self.census.count("link given up");
+            self.after(Duration::from_millis(1), Happening::LinkLost { node, peer, link });
+        }
     }
 
     /// Closes a node's end of a link and tells it.

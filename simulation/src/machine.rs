@@ -138,6 +138,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// When it started.
+    pub(crate) const fn started(&self) -> Time {
+        self.clock.origin
+    }
+
     /// The process's own clock.
     pub(crate) fn local(&self, now: Time) -> Time {
         self.clock.at(now)

@@ -37,6 +37,8 @@ pub(crate) struct Network {
     latency_us: (u64, u64),
     pub(crate) rates: Rates,
     links: BTreeMap<(usize, usize), Link>,
+    /// The same from each end: the peers to which it is open, and the link's number.
+    ends: BTreeMap<usize, BTreeMap<usize, u64>>,
     numbers: u64,
     /// What keeps packets from passing, by its cause.
     walls: BTreeMap<Fault, Wall>,
@@ -73,7 +75,15 @@ impl Network {
     pub(crate) fn new(mut rng: Rng, rates: Rates) -> Self {
         // A rack, a building, or a continent.
         let latency_us = [(100, 500), (500, 3000), (10_000, 60_000)][[0, 0, 1, 1, 1, 2][rng.usize(0..6)]];
-        Self { rng, latency_us, rates, links: BTreeMap::new(), numbers: 0, walls: BTreeMap::new() }
+        Self {
+            rng,
+            latency_us,
+            rates,
+            links: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            numbers: 0,
+            walls: BTreeMap::new(),
+        }
     }
 
     /// Whether packets pass this way.
@@ -109,9 +119,7 @@ impl Network {
 
     /// The open ends of `node`'s links: peer and link number.
     pub(crate) fn ends_of(&self, node: usize) -> Vec<(usize, u64)> {
-        let mine = self.links.iter().filter(|((a, b), _)| *a == node || *b == node);
-        let open = mine.filter(|((a, _), link)| link.open[usize::from(*a != node)]);
-        open.map(|((a, b), link)| (if *a == node { *b } else { *a }, link.number)).collect()
+        self.ends.get(&node).into_iter().flatten().map(|(peer, number)| (*peer, *number)).collect()
     }
 
     /// Every link: its nodes and number.
@@ -121,8 +129,7 @@ impl Network {
 
     /// The link that `node` has open to `peer`.
     pub(crate) fn end(&self, node: usize, peer: usize) -> Option<u64> {
-        let link = self.links.get(&pair(node, peer))?;
-        link.open[usize::from(node > peer)].then_some(link.number)
+        self.ends.get(&node)?.get(&peer).copied()
     }
 
     /// Opens a link at both ends, in place of any before.
@@ -130,6 +137,9 @@ impl Network {
         self.numbers += 1;
         let link = Link { number: self.numbers, open: [true; 2], last: [Time::ZERO; 2] };
         self.links.insert(pair(a, b), link);
+        for (node, peer) in [(a, b), (b, a)] {
+            self.ends.entry(node).or_default().insert(peer, self.numbers);
+        }
         self.numbers
     }
 
@@ -140,6 +150,9 @@ impl Network {
         let was_open = std::mem::replace(&mut link.open[usize::from(node > peer)], false);
         if link.open == [false; 2] {
             self.links.remove(&key);
+        }
+        if was_open && let Some(ends) = self.ends.get_mut(&node) {
+            ends.remove(&peer);
         }
         was_open
     }
@@ -177,26 +190,26 @@ impl Network {
         arrivals
     }
 
-    /// Nodes that gossip from `author` reaches, hop by hop over links.
-    pub(crate) fn gossip_reaches(&mut self, author: usize, census: &mut Census) -> BTreeSet<usize> {
-        let mut reached = BTreeSet::from([author]);
+    /// Nodes that gossip from `author` reaches, hop by hop over links, in their order.
+    pub(crate) fn gossip_reaches(&mut self, author: usize, census: &mut Census) -> Vec<usize> {
+        let mut seen = BTreeSet::from([author]);
         let mut next = vec![author];
         while let Some(node) = next.pop() {
-            for (peer, _) in self.ends_of(node) {
-                if self.passes(node, peer) && reached.insert(peer) {
-                    next.push(peer);
+            for peer in self.ends.get(&node).into_iter().flat_map(BTreeMap::keys) {
+                if self.passes(node, *peer) && seen.insert(*peer) {
+                    next.push(*peer);
                 }
             }
         }
-        reached.remove(&author);
+        seen.remove(&author);
         let loss = self.rates.loss;
-        reached.retain(|_| {
+        seen.retain(|_| {
             let lost = dice::chance(&mut self.rng, loss);
             if lost {
                 census.hit(Fault::Loss);
             }
             !lost
         });
-        reached
+        seen.into_iter().collect()
     }
 }

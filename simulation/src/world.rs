@@ -25,6 +25,7 @@ use crate::guests::Script;
 use crate::history::Fact;
 use crate::invariants::{Auditor, Violation};
 use crate::machine::{LocalClock, Machine, Running};
+use crate::membership::Meter;
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::scenario::Scenario;
@@ -105,12 +106,16 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     pub(crate) timing: Rng,
     pub(crate) faults: Faults,
+    /// Counts bytes and deaths, when somebody wants to know.
+    pub(crate) meter: Option<Meter>,
     /// The dice of each kind of fault.
     striking: BTreeMap<Fault, Rng>,
 }
 
 /// More events than any honest run has: beyond this the cores keep each other busy.
 const STEPS_MAX: u64 = 5_000_000;
+/// In large swarms and long runs: more than so many for each node and second.
+const STEPS_A_NODE_SECOND: u64 = 400;
 /// Starts of the nodes are spread over this many milliseconds.
 const START_SPREAD_MS: u64 = 500;
 
@@ -142,6 +147,7 @@ impl World {
             steps: 0,
             timing: dice::fork(seed, "timing"),
             faults,
+            meter: None,
             striking: BTreeMap::new(),
             scenario,
         };
@@ -172,8 +178,10 @@ impl World {
         while self.broken.is_none() {
             let Some(what) = self.queue.take(until) else { return };
             self.steps += 1;
-            if self.steps > STEPS_MAX {
-                self.break_with("nodes_come_to_rest", format!("more than {STEPS_MAX} events in one run"));
+            let most =
+                STEPS_MAX.max(self.now().as_micros() / 1_000_000 * STEPS_A_NODE_SECOND * self.machines.len() as u64);
+            if self.steps > most {
+                self.break_with("nodes_come_to_rest", format!("more than {most} events in one run"));
             }
             self.happen(what);
         }

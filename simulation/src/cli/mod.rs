@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
-use swarm_simulation::{FaultSet, Report, Trace, run, shrink};
+use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, run, shrink};
 
 use bugs::Hunt;
 use options::{Many, Shape};
@@ -66,6 +66,7 @@ enum Command {
     },
     /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
     Bugs(Hunt),
+    Membership(MembershipOptions),
     Cluster(Box<ClusterOptions>),
 }
 
@@ -87,6 +88,11 @@ impl Cli {
             Command::Replay { seed, shape, json: true } => Ok(replay_as_json(seed, &shape)),
             Command::Shrink { seed, shape } => Ok(shrink_seed(seed, &shape)),
             Command::Bugs(hunt) => Ok(hunt.run()),
+            Command::Membership(options) => {
+                let report = membership(&options);
+                println!("{report}");
+                Ok(exit(report.is_good()))
+            }
             Command::Cluster(options) => run_cluster(*options),
         }
     }

@@ -19,6 +19,9 @@ const PACE: Duration = Duration::from_secs(1);
 /// The share of the load that counts as being back at its pace: jobs come in lumps, so all of it would be luck.
 const PACE_SHARE: f64 = 0.8;
 
+/// An outcome that is older is recorded, so a node that is struck does not hold its task any more.
+const RECORDED_WITHIN: Duration = Duration::from_secs(1);
+
 /// What was logged of the tasks of some jobs.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
@@ -117,19 +120,18 @@ impl Journal {
         attempts
     }
 
-    /// Every task that was granted to a node before that was struck and granted once more after it, whoever got it then.
+    /// Every task that a node held when it was struck and that was granted once more after it, whoever got it then.
     pub(super) fn regrants(&self, faults: &[Fault]) -> Vec<Regrant> {
         let struck: Vec<(u64, &Fault)> = faults.iter().map(|fault| (unix_micros(fault.at), fault)).collect();
         let mut regrants = Vec::new();
         for lines in self.tasks.values() {
             let grants: Vec<&Line> = lines.iter().filter(|line| !line.ended).collect();
             for pair in grants.windows(2) {
-                let holder = |(at, fault): &(u64, &Fault)| {
-                    fault.kind != Kind::Partition
-                        && fault.nodes.contains(&pair[0].node)
-                        && (pair[0].at..pair[1].at).contains(at)
+                let (node, held) = (pair[0].node, pair[0].at..pair[1].at.min(released(lines, pair[0])));
+                let strikes = |(at, fault): &(u64, &Fault)| {
+                    fault.kind != Kind::Partition && fault.nodes.contains(&node) && held.contains(at)
                 };
-                if let Some(fault) = struck.iter().position(holder) {
+                if let Some(fault) = struck.iter().position(strikes) {
                     let after = Duration::from_micros(pair[1].at - struck[fault].0);
                     regrants.push(Regrant { fault, after });
                 }
@@ -160,6 +162,12 @@ impl Journal {
         }
         None
     }
+}
+
+/// When a node no longer holds a task that was granted to it, if it ended there.
+fn released(lines: &[Line], grant: &Line) -> u64 {
+    let ended = lines.iter().find(|line| line.ended && line.node == grant.node && line.at >= grant.at);
+    ended.map_or(u64::MAX, |line| line.at + RECORDED_WITHIN.as_micros() as u64)
 }
 
 /// `[[0+5], [9+1]]`.
@@ -215,7 +223,7 @@ mod tests {
             [fault(Kind::Kill, 1, 1_000_000), fault(Kind::Kill, 0, 2_000_000), fault(Kind::Kill, 0, 2_500_000)];
         let mut after: Vec<_> = journal.regrants(&faults).iter().map(|it| (it.fault, it.after.as_millis())).collect();
         after.sort_unstable();
-        // What the killed node had reported was not granted again; the last grant followed no death of its holder.
+        // The last grant followed a death of the node that had run the task before, but not while it held it.
         assert_eq!(after, [(1, 200), (1, 900)]);
         assert_eq!(journal.attempts(), Attempts { tasks: 3, granted_again: 3, run_again: 1 });
     }
