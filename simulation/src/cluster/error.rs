@@ -30,6 +30,8 @@ pub enum ClusterError {
         node: usize,
         /// How.
         status: String,
+        /// Its exit code; `None` when a signal ended it.
+        code: Option<i32>,
         /// The last lines of its standard error.
         said: String,
     },

@@ -3,6 +3,7 @@
 //! Always true: at most one process at a time; it is killed by its own id and waited for, at the latest when this is
 //! dropped. Its address, once it has one, is the same in every life.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub struct Node {
     root: PathBuf,
     slots: usize,
     bootstrap: Vec<String>,
+    environment: BTreeMap<String, String>,
     greeting: Option<Greeting>,
     child: Option<Child>,
     /// Numbers the files that commands write to.
@@ -54,7 +56,8 @@ impl Node {
     pub(super) fn new(number: usize, program: &Path, root: &Path, slots: usize) -> Self {
         let (program, root) = (program.into(), root.into());
         let commands = AtomicU64::new(0);
-        Self { number, program, root, slots, bootstrap: Vec::new(), greeting: None, child: None, commands }
+        let (bootstrap, environment) = (Vec::new(), BTreeMap::new());
+        Self { number, program, root, slots, bootstrap, environment, greeting: None, child: None, commands }
     }
 
     /// Its position in the cluster, from 0.
@@ -93,6 +96,14 @@ impl Node {
         self.bootstrap = addresses;
     }
 
+    /// A variable in the environment of its processes from its next start on; an empty value takes it away.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<String>) {
+        match value.into() {
+            value if value.is_empty() => self.environment.remove(name),
+            value => self.environment.insert(name.into(), value),
+        };
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<(), ClusterError> {
         self.launch()?;
@@ -100,20 +111,21 @@ impl Node {
     }
 
     /// Starts it, without waiting.
-    pub(super) fn launch(&mut self) -> Result<(), ClusterError> {
+    pub fn launch(&mut self) -> Result<(), ClusterError> {
         self.kill();
         let listen = self.greeting.as_ref().and_then(|greeting| greeting.address.split("/p2p/").next());
         let mut command = Command::new(&self.program);
         command.arg("start").arg("--data").arg(self.dir());
         command.args(["--listen", listen.unwrap_or("/ip4/127.0.0.1/tcp/0"), "--slots", &self.slots.to_string()]);
         command.args(self.bootstrap.iter().flat_map(|address| ["--bootstrap", address]));
+        command.envs(&self.environment);
         command.stdin(Stdio::null()).stdout(create(&self.file("out"))?).stderr(append(&self.file("err"))?);
         self.child = Some(command.spawn().map_err(ClusterError::io("start", &self.program))?);
         Ok(())
     }
 
     /// Waits until it has greeted.
-    pub(super) fn wait_ready(&mut self) -> Result<(), ClusterError> {
+    pub fn wait_ready(&mut self) -> Result<(), ClusterError> {
         let what = format!("the start of node {}", self.number);
         let greeting = wait_until(&what, DEADLINE, || {
             self.check_alive()?;
@@ -200,7 +212,7 @@ impl Node {
     }
 
     /// Fails when it should run and has ended by itself.
-    pub(super) fn check_alive(&mut self) -> Result<(), ClusterError> {
+    pub fn check_alive(&mut self) -> Result<(), ClusterError> {
         match self.ended()? {
             Some(status) => Err(self.ended_badly(status)),
             None => Ok(()),
@@ -227,7 +239,7 @@ impl Node {
     }
 
     fn ended_badly(&self, status: ExitStatus) -> ClusterError {
-        ClusterError::Ended { node: self.number, status: status.to_string(), said: self.said() }
+        ClusterError::Ended { node: self.number, status: status.to_string(), code: status.code(), said: self.said() }
     }
 
     fn greeted(&self) -> &Greeting {
