@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
+use swarm_simulation::damage::{self, DamageOptions};
 use swarm_simulation::{Bug, Census, NODES, Report, Scenario, TASKS, Trace, run, sweep};
 
 /// Simulates whole swarms. Everything in a run follows from its seed.
@@ -43,6 +44,7 @@ enum Command {
         keep_going: bool,
     },
     Cluster(ClusterOptions),
+    Damage(DamageOptions),
     /// Runs one seed and prints what happens.
     Replay {
         /// The seed.
@@ -86,6 +88,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Cluster(options) => {
             let report = cluster::run(options)?;
+            println!("{report}");
+            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Damage(options) => {
+            let report = damage::run(&options)?;
             println!("{report}");
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

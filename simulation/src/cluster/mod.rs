@@ -22,4 +22,5 @@ pub use options::{ClusterOptions, find_swarm};
 pub use report::{ClusterReport, Kill};
 pub use scenario::run;
 pub use swarm::Cluster;
+pub(crate) use wait::watch_interrupts;
 pub use wait::{DEADLINE, wait_until};
