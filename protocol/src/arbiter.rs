@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a grant carries the epoch that this node promised itself and every reachable custodian promised;
-//! - an outcome is acknowledged to its executor only when `min(2, live custodians)` nodes have synced it;
+//! - an outcome is acknowledged to its executor only when `min(2, live nodes)` nodes have synced it;
 //! - a report under a lease that is not held here changes nothing.
 //!
 //! Leases are soft state: an arbiter that restarts asks the executors. The wait for their answers is the grace.
@@ -18,6 +18,9 @@ use crate::custody::Shard;
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, ShardPromise};
 use crate::node::Node;
+use crate::placement::Key;
+use crate::planted::PlantedBug;
+use crate::stragglers::{Copies, Pace};
 use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
 /// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
@@ -37,8 +40,16 @@ const BATCH_MS: u64 = 20;
 const BATCH_TASKS_MAX: u64 = 4096;
 /// A task that failed on a node is kept from it this long, while others may take it.
 const AVOID: Duration = Duration::from_secs(2);
+/// Leases and records are numbered from a random number below this: no two terms of one node meet.
+const NUMBERS_MAX: u64 = 1 << 48;
 /// Executors that may wait here.
 const WANTS_MAX: usize = 4096;
+/// The first wait after being deposed; a random one, so that two that argue do not meet again.
+const QUIET_FIRST_MS: core::ops::Range<u64> = 50..400;
+/// The longest such wait: whoever deposed me and then died is not waited for longer.
+const QUIET_MAX: Duration = Duration::from_secs(8);
+/// Deposed again within this time after the wait: the argument goes on.
+const QUIET_MEMORY: Duration = Duration::from_secs(10);
 /// Not more often than this are executors told that there is work again.
 const HINT_EVERY: Duration = Duration::from_millis(20);
 
@@ -50,7 +61,7 @@ pub(crate) struct Want {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Waiting for promises.
     Preparing {
         waiting: BTreeSet<NodeId>,
@@ -65,11 +76,20 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Lease {
-    executor: NodeId,
+pub(crate) struct Lease {
+    pub(crate) executor: NodeId,
     /// Granted and not reported.
-    tasks: RangeSet<u32>,
+    pub(crate) tasks: RangeSet<u32>,
+    /// The grant, or the last report.
+    pub(crate) since: Time,
     expires: Time,
+}
+
+impl Lease {
+    /// The tasks of `ranges` that are leased by it.
+    pub(crate) fn common(&self, ranges: &[Range]) -> RangeSet<u32> {
+        common(&self.tasks, ranges)
+    }
 }
 
 /// Facts on their way to the other custodians.
@@ -102,14 +122,19 @@ pub(crate) struct Arbiter {
     delayed: BTreeSet<(Time, u32)>,
     /// Who should not get a task, and until when.
     avoid: BTreeMap<u32, (NodeId, Time)>,
-    leases: BTreeMap<u64, Lease>,
+    pub(crate) leases: BTreeMap<u64, Lease>,
+    pub(crate) pace: Pace,
+    pub(crate) copies: Copies,
+    /// Since when tasks wait and none was granted.
+    waiting_since: Option<Time>,
     recordings: BTreeMap<u64, Recording>,
     last_lease: u64,
     last_recording: u64,
 }
 
 impl Arbiter {
-    fn new(epoch: Epoch, waiting: BTreeSet<NodeId>, repeat: Time, seen_before: bool) -> Self {
+    /// `numbers` is random: an arbiter that forgot (a restored disk) may come to an epoch in which it granted before.
+    fn new(epoch: Epoch, waiting: BTreeSet<NodeId>, repeat: Time, seen_before: bool, numbers: u64) -> Self {
         Self {
             epoch,
             phase: Phase::Preparing { waiting, repeat, seen_before },
@@ -117,9 +142,12 @@ impl Arbiter {
             delayed: BTreeSet::new(),
             avoid: BTreeMap::new(),
             leases: BTreeMap::new(),
+            pace: Pace::default(),
+            copies: Copies::default(),
+            waiting_since: None,
             recordings: BTreeMap::new(),
-            last_lease: 0,
-            last_recording: 0,
+            last_lease: numbers,
+            last_recording: numbers,
         }
     }
 
@@ -136,6 +164,7 @@ impl Arbiter {
     pub(crate) fn forget_ended(&mut self, segment: &[Run]) {
         for run in segment.iter().filter(|run| run.state.end.is_some() && run.range.count > 0) {
             self.pending.remove(run.range.indexes());
+            self.copies.forget(run.range);
             if !self.delayed.is_empty() {
                 self.delayed.retain(|(_, task)| !run.range.indexes().contains(task));
             }
@@ -146,6 +175,38 @@ impl Arbiter {
     pub(crate) fn leased(&self) -> Vec<(Range, NodeId)> {
         let leases = self.leases.values();
         leases.flat_map(|lease| ranges_of(&lease.tasks).into_iter().map(|range| (range, lease.executor))).collect()
+    }
+
+    /// Who runs this task now: two nodes, when it is a straggler.
+    pub(crate) fn leases_of(&self, task: u32) -> impl Iterator<Item = NodeId> + '_ {
+        self.leases.values().filter(move |lease| lease.tasks.contains(&task)).map(|lease| lease.executor)
+    }
+
+    /// Whether any task was granted a second time.
+    fn has_two_runs(&self) -> bool {
+        self.copies.were_granted()
+    }
+
+    /// Whether everything that is left is leased.
+    pub(crate) fn nothing_waits(&self) -> bool {
+        self.phase == Phase::Granting && self.pending.is_empty() && self.delayed.is_empty()
+    }
+
+    /// Tasks that could be granted.
+    fn claimable(&self) -> u32 {
+        count_of(&self.pending) + self.copies.offered()
+    }
+
+    /// These are leased no more: they may be granted again, unless another node runs them too.
+    fn free(&mut self, tasks: &RangeSet<u32>) {
+        for range in tasks.iter() {
+            self.pending.insert(range.clone());
+        }
+        if self.copies.were_granted() {
+            for lease in self.leases.values() {
+                lease.tasks.iter().for_each(|range| self.pending.remove(range.clone()));
+            }
+        }
     }
 
     /// Takes up to `count` tasks that `executor` may run.
@@ -173,6 +234,9 @@ impl Arbiter {
         for range in taken.iter() {
             self.pending.remove(range.clone());
         }
+        if left > 0 && self.copies.offered() > 0 {
+            taken.extend(self.take_copies(executor, left));
+        }
         taken
     }
 
@@ -181,7 +245,7 @@ impl Arbiter {
         if tasks.is_empty() {
             return self.last_lease; // an answer to `Resume` that leaves nothing
         }
-        self.leases.insert(self.last_lease, Lease { executor, tasks, expires: now + LEASE_TTL });
+        self.leases.insert(self.last_lease, Lease { executor, tasks, since: now, expires: now + LEASE_TTL });
         self.last_lease
     }
 }
@@ -220,6 +284,21 @@ impl Node {
     fn other_custodians(&self, shard: &Shard) -> BTreeSet<NodeId> {
         let me = self.me();
         shard.custodians.iter().copied().filter(|node| *node != me && self.reaches(*node)).collect()
+    }
+
+    /// Who besides me is to have the facts of this shard: its other custodians. For those that do not answer the
+    /// nearest others stand in, and hand over what they were given when digests are compared (hinted handoff: DeCandia
+    /// et al., "Dynamo", 2007 §4.6).
+    fn keepers(&self, id: ShardId, shard: &Shard) -> BTreeSet<NodeId> {
+        let mut keepers = self.other_custodians(shard);
+        let others = shard.custodians.iter().filter(|node| **node != self.me()).count();
+        if keepers.len() < others {
+            let me = self.me();
+            let stands_in = |node: &NodeId| *node != me && !shard.custodians.contains(node) && self.reaches(*node);
+            let nearest = self.membership.view.nearest(Key::of_shard(id)).filter(stands_in);
+            keepers.extend(nearest.take(others - keepers.len()));
+        }
+        keepers
     }
 
     // ---- taking up and giving up
@@ -268,7 +347,8 @@ impl Node {
         let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
         let waiting = self.other_custodians(shard);
         let asked = waiting.iter().map(|other| (*other, epoch)).collect();
-        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE);
+        let numbers = self.rng.u64(..NUMBERS_MAX);
+        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE, numbers);
         if let Some(shard) = self.custody.shards.get_mut(&id) {
             shard.arbiter = Some(arbiter);
         }
@@ -290,9 +370,11 @@ impl Node {
     pub(crate) fn on_deposed(&mut self, id: ShardId, epoch: Epoch) {
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.epoch < epoch) {
             self.promise(id, epoch);
-            let quiet = Duration::from_millis(self.rng.u64(50..400));
+            let (now, first) = (self.now, Duration::from_millis(self.rng.u64(QUIET_FIRST_MS)));
             if let Some(shard) = self.custody.shards.get_mut(&id) {
-                shard.quiet_until = self.now + quiet;
+                let goes_on = now.since(shard.quiet_until) < QUIET_MEMORY;
+                shard.quiet = if goes_on { (shard.quiet * 2 + first / 2).clamp(first, QUIET_MAX) } else { first };
+                shard.quiet_until = now + shard.quiet;
             }
         }
     }
@@ -344,6 +426,8 @@ impl Node {
             self.advance(id);
             self.end_back_off(id);
             self.end_leases(id);
+            self.find_stragglers(id);
+            self.end_queue(id);
         }
         self.keep_recordings();
         self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
@@ -379,8 +463,33 @@ impl Node {
         self.custody.grants_changed |= any || self.custody.claimable > 0;
     }
 
+    /// Fails tasks that waited longer than their job allows while no node took one, and every custodian could be asked.
+    fn end_queue(&mut self, id: ShardId) {
+        let now = self.now;
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(queue_ms_max) = shard.spec.stages.get(usize::from(id.stage)).and_then(|stage| stage.queue_ms_max)
+        else {
+            return;
+        };
+        let complete = self.other_custodians(shard).len() + 1 == shard.custodians.len();
+        let waits = complete && self.grantable(id).is_some_and(|arbiter| !arbiter.pending.is_empty());
+        let Some(arbiter) = self.arbiter_mut(id) else { return };
+        if !waits {
+            arbiter.waiting_since = None;
+        } else if now.since(*arbiter.waiting_since.get_or_insert(now)) >= Duration::from_millis(queue_ms_max) {
+            let outcome = Outcome::bare(Ending::Rejected("no node took it within its queue timeout".into()));
+            let state = TaskState::ended(End::Exhausted(Results::one(outcome, [])));
+            let failed = |range| Run { range, state: state.clone() };
+            let segment = ranges_of(&arbiter.pending).into_iter().map(failed).collect();
+            self.record(id, segment, None);
+        }
+    }
+
     fn end_leases(&mut self, id: ShardId) {
         let now = self.now;
+        if self.plants(PlantedBug::KeepsDeadLeases) {
+            return;
+        }
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         let over: Vec<_> =
             arbiter.leases.iter().filter(|(_, lease)| now >= lease.expires).map(|(number, _)| *number).collect();
@@ -411,13 +520,15 @@ impl Node {
     fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
         let arbiter = self.custody.shards.get(&id)?.arbiter.as_ref()?;
         let job = self.jobs.get(id.job)?;
-        let ready = arbiter.phase == Phase::Granting && job.stop.is_none() && job.is_ready(id.stage);
+        let stopped = job.stop.is_some() && !self.plants(PlantedBug::GrantsStopped);
+        let waits = !job.is_ready(id.stage) && !self.plants(PlantedBug::IgnoresNeeds);
+        let ready = arbiter.phase == Phase::Granting && !stopped && !waits;
         ready.then_some(arbiter)
     }
 
     fn grantable_shards(&self) -> Vec<(ShardId, u32)> {
         let open = self.custody.open.iter();
-        let counted = open.filter_map(|(_, id)| Some((*id, count_of(&self.grantable(*id)?.pending))));
+        let counted = open.filter_map(|(_, id)| Some((*id, self.grantable(*id)?.claimable())));
         counted.filter(|(_, pending)| *pending > 0).collect()
     }
 
@@ -435,7 +546,10 @@ impl Node {
             let slots = u64::from(want.slots.max(1));
             let fast = u64::from(want.rate) * BATCH_MS / 1000;
             let share = (remaining / (2 * claimants)).max(slots);
-            let count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
+            let mut count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
+            if self.plants(PlantedBug::GrantsBeyondWants) {
+                count = BATCH_TASKS_MAX;
+            }
             let granted = self.grant_some(executor, count, &mut shards);
             remaining = remaining.saturating_sub(granted);
             if granted > 0 {
@@ -487,6 +601,7 @@ impl Node {
         let Some(shard) = self.custody.shards.get_mut(&id) else { return };
         let with_attempts = attempts_of(shard, &tasks);
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        arbiter.waiting_since = None;
         let lease = LeaseId { shard: id, epoch: arbiter.epoch, number: arbiter.lease(executor, tasks, now) };
         let ttl_ms = LEASE_TTL.as_millis() as u32;
         self.send(executor, Message::Grant(Grant { lease, continues, tasks: with_attempts, ttl_ms }));
@@ -534,13 +649,12 @@ impl Node {
     pub(crate) fn on_release(&mut self, from: NodeId, id: LeaseId, tasks: Vec<Range>) {
         let Some(arbiter) = self.arbiter_of(id) else { return };
         let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else { return };
-        for range in common(&lease.tasks, &tasks).iter() {
-            lease.tasks.remove(range.clone());
-            arbiter.pending.insert(range.clone());
-        }
+        let released = lease.common(&tasks);
+        released.iter().for_each(|range| lease.tasks.remove(range.clone()));
         if lease.tasks.is_empty() {
             arbiter.leases.remove(&id.number);
         }
+        arbiter.free(&released);
         self.custody.grants_changed = true;
     }
 
@@ -559,7 +673,7 @@ impl Node {
             && lease.executor == from
         {
             let lease = arbiter.leases.remove(&old.number).expect("just seen");
-            arbiter.pending.extend(lease.tasks);
+            arbiter.free(&lease.tasks);
         }
         let continued = common(&arbiter.pending, &tasks);
         for range in continued.iter() {
@@ -572,6 +686,10 @@ impl Node {
     // ---- reports and records
 
     pub(crate) fn on_report(&mut self, from: NodeId, id: LeaseId, outcomes: Vec<(Range, Outcome)>) {
+        let now = self.now;
+        if self.plants(PlantedBug::TakesFencedReports) && self.arbiter_mut(id.shard).is_some() {
+            return self.record_outcomes(from, id, outcomes, true);
+        }
         let Some(arbiter) = self.arbiter_of(id) else {
             self.send(from, Message::Fenced(id));
             return;
@@ -590,12 +708,13 @@ impl Node {
                 accepted.push((piece, outcome.clone()));
             }
         }
+        arbiter.pace.note(now.since(core::mem::replace(&mut lease.since, now)));
         if lease.tasks.is_empty() {
             arbiter.leases.remove(&id.number);
         }
         let blobs: BTreeSet<Hash> = accepted.iter().flat_map(|(_, outcome)| outcome.blobs()).collect();
         if accepted.is_empty() {
-        } else if blobs.is_empty() || from == self.me() {
+        } else if blobs.is_empty() || from == self.me() || self.plants(PlantedBug::SkipsOutputs) {
             self.record_outcomes(from, id, accepted, true);
         } else {
             let fetch = self.fetch_blobs(blobs, BTreeSet::from([from]));
@@ -634,20 +753,26 @@ impl Node {
     fn judge_failure(&mut self, node: NodeId, id: LeaseId, task: u32, outcome: &Outcome) -> Option<Run> {
         let (now, me) = (self.now, self.me());
         let jitter = self.rng.u64(0..=250);
+        let lost_more = usize::from(self.plants(PlantedBug::RetriesLostOnceMore));
+        let failed_more = usize::from(self.plants(PlantedBug::RetriesOnceMore));
         let shard = self.custody.shards.get_mut(&id.shard)?;
         let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
         let failure = Failure { node, ending: outcome.ending.clone() };
         let mut state = TaskState::failed(AttemptId::from(id), failure);
         let (lost, failed) = shard.state.get(task).map_or((0, 0), |known| (known.lost(), known.failed_attempts()));
         let is_lost = outcome.ending == Ending::Lost;
-        let budget_left = if is_lost { lost < usize::from(retry.lost_max) } else { failed < usize::from(retry.max) };
+        let lost_max = usize::from(retry.lost_max) + lost_more;
+        let failed_max = usize::from(retry.max) + failed_more;
+        let budget_left = if is_lost { lost < lost_max } else { failed < failed_max };
         if retry.allows(&outcome.ending) && budget_left {
             let doublings = u32::try_from(failed.min(20)).unwrap_or(20);
             let wait = retry.backoff_ms.saturating_mul(1 << doublings).min(retry.backoff_ms_max);
             // Jitter of up to a quarter, so that many failures of one moment do not come back as one.
             let wait = if is_lost { 0 } else { wait + wait * jitter / 1000 };
             let arbiter = shard.arbiter.as_mut()?;
-            arbiter.delayed.insert((now + Duration::from_millis(wait), task));
+            if !arbiter.has_two_runs() || arbiter.leases_of(task).next().is_none() {
+                arbiter.delayed.insert((now + Duration::from_millis(wait), task));
+            }
             arbiter.avoid.insert(task, (node, now + Duration::from_millis(wait) + AVOID));
             self.wake(now + Duration::from_millis(wait), "back-off");
         } else {
@@ -661,10 +786,13 @@ impl Node {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
         self.learn(id, segment.clone());
+        if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
+            self.recall_ended(id, &segment);
+        }
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();
-        let others = self.other_custodians(shard);
+        let others = self.keepers(id, shard);
         let ended = Counts {
             done: after.done.saturating_sub(before.done),
             failed: after.failed.saturating_sub(before.failed),
@@ -690,12 +818,12 @@ impl Node {
         }
     }
 
-    /// Acknowledges what `min(2, live custodians)` nodes, this one included, have synced.
+    /// Acknowledges what `min(2, live nodes)` nodes, this one included, have synced.
     fn finish_recordings(&mut self, id: ShardId) {
         let Some(shard) = self.custody.shards.get(&id) else { return };
-        let others = self.other_custodians(shard);
+        let others = self.keepers(id, shard);
+        let need = others.len().min(usize::from(!self.plants(PlantedBug::RecordsAlone)));
         let Some(arbiter) = self.arbiter_mut(id) else { return };
-        let need = others.len().min(1);
         let is_safe = |recording: &Recording| recording.confirmed.len() >= need;
         let safe: Vec<_> = arbiter.recordings.iter().filter(|(_, it)| is_safe(it)).map(|(number, _)| *number).collect();
         let safe: Vec<_> = safe.into_iter().filter_map(|number| arbiter.recordings.remove(&number)).collect();
@@ -712,7 +840,7 @@ impl Node {
         let now = self.now;
         let shards = self.custody.shards.iter();
         let busy = shards.filter(|(_, shard)| shard.arbiter.as_ref().is_some_and(|it| !it.recordings.is_empty()));
-        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.other_custodians(shard))).collect();
+        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.keepers(*id, shard))).collect();
         for (id, others) in busy {
             self.finish_recordings(id);
             let Some(arbiter) = self.arbiter_mut(id) else { continue };
@@ -746,6 +874,9 @@ impl Node {
 
     /// Ends what is open of the job's shards, and takes back what was granted.
     pub(crate) fn on_job_stopped(&mut self, job: JobId) {
+        if self.plants(PlantedBug::GrantsStopped) {
+            return;
+        }
         self.drop_leases_of(job);
         let arbitrated: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).filter(|id| id.job == job).collect();
         for id in arbitrated {

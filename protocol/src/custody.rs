@@ -17,6 +17,7 @@ use crate::lattice::{Counts, End, Run, Segment, ShardState};
 use crate::message::{CHUNK_BYTES, Message, ShardDigest, ShardPromise};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::planted::PlantedBug;
 use crate::{Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Range, ShardId, Table, Time, Wanted, Write};
 
 /// Anti-entropy between custodians.
@@ -44,8 +45,10 @@ pub(crate) struct Shard {
     /// Nodes that were given all that I knew: enough for a node that leaves, though the copies of a busy shard differ.
     given: BTreeSet<NodeId>,
     pub(crate) arbiter: Option<Arbiter>,
-    /// After losing an argument about the epoch, wait this long.
+    /// After losing an argument about the epoch, wait until then.
     pub(crate) quiet_until: Time,
+    /// How long the last such wait was: it doubles while two nodes that do not see each other depose one another in turn.
+    pub(crate) quiet: Duration,
 }
 
 impl Shard {
@@ -157,6 +160,7 @@ impl Node {
                 given: BTreeSet::new(),
                 arbiter: None,
                 quiet_until: Time::ZERO,
+                quiet: Duration::ZERO,
             };
             self.custody.open.insert((job.arrival, id));
             self.custody.shards.insert(id, shard);
@@ -192,9 +196,10 @@ impl Node {
         let id = shard_of_key(key)?;
         let segment: Segment = codec::decode(value, SEGMENT_BYTES_MAX)?;
         let number = key.last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail));
+        let next = u64::from(!self.plants(PlantedBug::OverwritesSegments));
         let Some(shard) = self.ensure_shard(id) else { return Ok(()) };
         shard.state.join(&segment);
-        shard.next_segment = shard.next_segment.max(number + 1);
+        shard.next_segment = shard.next_segment.max(number + next);
         self.close_if_over(id);
         Ok(())
     }
@@ -227,7 +232,11 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_merge(&mut self, shard: ShardId, segment: Segment) {
+    pub(crate) fn on_merge(&mut self, shard: ShardId, mut segment: Segment) {
+        if self.plants(PlantedBug::MergesFailuresOnly) {
+            segment.iter_mut().for_each(|run| run.state.end = None);
+        }
+        self.recall_ended(shard, &segment);
         self.learn(shard, segment);
     }
 
@@ -245,7 +254,7 @@ impl Node {
             self.promise(id, epoch);
         }
         let wanted: BTreeSet<Hash> = segment.iter().flat_map(blobs_on_one_node).collect();
-        if wanted.is_empty() {
+        if wanted.is_empty() || self.plants(PlantedBug::SkipsOutputs) {
             self.learn(id, segment);
             self.send(from, Message::Recorded { shard: id, epoch, number });
         } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
@@ -289,9 +298,11 @@ impl Node {
     /// Obeys `epoch` from now on. An arbiter of a lower one stops.
     pub(crate) fn promise(&mut self, shard: ShardId, epoch: Epoch) {
         self.custody.promises.insert(shard, epoch);
-        self.out.persist.push(Write::put(Table::Promises, shard_key(shard), codec::encode(&epoch)));
+        if !self.plants(PlantedBug::ForgetsPromises) {
+            self.out.persist.push(Write::put(Table::Promises, shard_key(shard), codec::encode(&epoch)));
+        }
         let arbitrates = self.custody.shards.get(&shard).and_then(|kept| kept.arbiter.as_ref());
-        if arbitrates.is_some_and(|arbiter| arbiter.epoch < epoch) {
+        if arbitrates.is_some_and(|arbiter| arbiter.epoch < epoch) && !self.plants(PlantedBug::IgnoresEpochs) {
             self.step_down(shard);
         }
     }
@@ -348,10 +359,14 @@ impl Node {
         let jitter = Duration::from_millis(self.rng.u64(0..1000));
         self.custody.next_digest = self.now + DIGEST_EVERY + jitter;
         let me = self.me();
+        let drops = self.plants(PlantedBug::DropsHandOver);
         let mut digests: BTreeMap<NodeId, Vec<ShardDigest>> = BTreeMap::new();
         for (&id, shard) in &mut self.custody.shards {
             // Who keeps the shard compares until the copies are equal; who kept it, until others were given what it knows.
             let former = !shard.custodians.contains(&me);
+            if former && drops {
+                continue;
+            }
             let knows = |node: &NodeId| shard.confirmed.contains(node) || (former && shard.given.contains(node));
             let others: Vec<_> = shard.custodians.iter().copied().filter(|node| *node != me && !knows(node)).collect();
             if others.is_empty() {
@@ -371,13 +386,14 @@ impl Node {
 
     pub(crate) fn on_digests(&mut self, from: NodeId, digests: Vec<ShardDigest>) {
         let (mut same, mut pull) = (Vec::new(), Vec::new());
+        let skips = self.plants(PlantedBug::SkipsRepair);
         for theirs in digests.into_iter().take(SHARDS_PER_MESSAGE) {
             let id = theirs.shard;
             let Some(shard) = self.ensure_shard(id) else {
                 self.pull_job(id.job, from);
                 continue;
             };
-            if shard.digest() == theirs.digest {
+            if shard.digest() == theirs.digest || skips {
                 shard.confirmed.insert(from);
                 same.push((id, theirs.digest));
             } else {
@@ -424,7 +440,9 @@ impl Node {
         let me = self.me();
         let has = |shard: &Shard, node: &NodeId| shard.confirmed.contains(node) || shard.given.contains(node);
         let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && has(shard, node));
-        self.membership.view.is_empty() || self.custody.shards.values().all(safe)
+        self.plants(PlantedBug::LeavesInDebt)
+            || self.membership.view.is_empty()
+            || self.custody.shards.values().all(safe)
     }
 
     // ---- progress

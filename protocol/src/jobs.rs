@@ -19,6 +19,7 @@ use crate::lattice::Counts;
 use crate::message::{Gossip, JobStatus, JobSummary, Message, StopCause};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::planted::PlantedBug;
 use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, Table, Time, Wanted, Write};
 
 /// How long a submit may take: its blobs have to travel.
@@ -150,7 +151,8 @@ impl Node {
 
     fn persist_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
-        let stored = StoredJob { job: job.signed.clone(), stop: job.stop, blobs_held: job.blobs == Blobs::Held };
+        let stop = job.stop.filter(|_| !self.plants(PlantedBug::ForgetsStops));
+        let stored = StoredJob { job: job.signed.clone(), stop, blobs_held: job.blobs == Blobs::Held };
         self.out.persist.push(Write::put(Table::Jobs, id.as_bytes(), codec::encode(&stored)));
     }
 
@@ -191,11 +193,12 @@ impl Node {
     fn announce_as_custodian(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         if job.custodians.contains(&self.me()) {
+            let stop = job.stop;
             let me = self.me();
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
             let peers: Vec<_> = self.membership.links.keys().copied().collect();
             for peer in peers {
-                self.send(peer, Message::Announce(id));
+                self.send(peer, Message::Announce { job: id, stop });
             }
         }
     }
@@ -262,28 +265,42 @@ impl Node {
         self.want_job_blobs(id, vec![from]);
     }
 
-    fn note_known_by(&mut self, job: JobId, node: NodeId) {
-        if let Some(job) = self.jobs.jobs.get_mut(&job) {
+    /// `node` knows the job and this stop: enough, unless I know of a stronger one.
+    fn note_known_by(&mut self, job: JobId, node: NodeId, stop: Option<StopCause>) {
+        if let Some(job) = self.jobs.jobs.get_mut(&job)
+            && job.stop <= stop
+        {
             job.known_by.insert(node);
         }
     }
 
     pub(crate) fn on_published(&mut self, from: NodeId, job: JobId) {
-        self.note_known_by(job, from);
+        self.note_known_by(job, from, None);
         confirm(&mut self.jobs.submits, from, job);
         self.keep_submits();
     }
 
-    /// Copies needed besides mine, and those who could give them.
+    /// Copies needed besides mine, and those who could give them: the custodians that answer, and for those that do not
+    /// the nearest other nodes.
     fn copies_wanted(&self, job: JobId) -> (usize, Vec<NodeId>) {
-        let custodians = self.membership.view.custodians(Key::of_job(job));
-        let others: Vec<_> = custodians.into_iter().filter(|node| *node != self.me() && self.reaches(*node)).collect();
+        let (key, me) = (Key::of_job(job), self.me());
+        let custodians = self.membership.view.custodians(key);
+        let wanted = custodians.iter().filter(|node| **node != me).count();
+        let mut others: Vec<_> = custodians.into_iter().filter(|node| *node != me && self.reaches(*node)).collect();
+        if others.len() < wanted {
+            let mut stand_ins: Vec<_> = self.membership.view.nearest(key).collect();
+            stand_ins.retain(|node| *node != me && !others.contains(node) && self.reaches(*node));
+            others.extend(stand_ins.into_iter().take(wanted - others.len()));
+        }
         (others.len().min(2), others)
     }
 
     fn keep_submits(&mut self) {
         for mut waiting in core::mem::take(&mut self.jobs.submits) {
-            let (need, others) = self.copies_wanted(waiting.job);
+            let (mut need, others) = self.copies_wanted(waiting.job);
+            if self.plants(PlantedBug::AcknowledgesAlone) {
+                need = 0;
+            }
             let (token, job) = (waiting.token, waiting.job);
             let have = waiting.confirmed.len();
             if have >= need {
@@ -360,6 +377,7 @@ impl Node {
             return;
         }
         job.stop = Some(cause);
+        job.known_by.clear();
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
         if passes_on {
@@ -379,11 +397,23 @@ impl Node {
         }
     }
 
-    /// A custodian of the job wonders about its shards here.
-    pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId) {
+    /// A custodian of the job wonders about its shards here, or says that it knows the job.
+    pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId, stop: Option<StopCause>) {
         self.on_announced(job, from);
-        self.note_known_by(job, from);
+        self.note_known_by(job, from, stop);
+        self.even_out_stops(from, job, stop);
         self.send_progress(from, job);
+    }
+
+    /// Whoever knows of the stronger stop tells the other.
+    fn even_out_stops(&mut self, with: NodeId, id: JobId, theirs: Option<StopCause>) {
+        let Some(job) = self.jobs.jobs.get(&id) else { return };
+        if job.stop > theirs {
+            let push = Message::JobPush { job: job.signed.clone(), stop: job.stop };
+            self.send(with, push);
+        } else if let Some(cause) = theirs {
+            self.apply_stop(id, cause);
+        }
     }
 
     pub(crate) fn pull_job(&mut self, job: JobId, from: NodeId) {
@@ -431,21 +461,18 @@ impl Node {
 
     pub(crate) fn on_job_digests(&mut self, from: NodeId, digests: Vec<(JobId, Option<StopCause>)>) {
         for (job, stop) in digests.into_iter().take(DIGEST_JOBS_MAX) {
-            self.note_known_by(job, from);
-            let Some(known) = self.jobs.jobs.get(&job) else {
+            self.note_known_by(job, from, stop);
+            if !self.jobs.jobs.contains_key(&job) {
                 self.pull_job(job, from);
                 continue;
-            };
-            if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know.
-                self.send(from, Message::Announce(job));
             }
+            self.even_out_stops(from, job, stop);
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
-            if known.stop > stop {
-                let push = Message::JobPush { job: known.signed.clone(), stop: known.stop };
-                self.send(from, push);
-            } else if let Some(cause) = stop {
-                self.apply_stop(job, cause);
+            if !known.custodians.contains(&from) {
+                // It tells me because I am a custodian, and goes on until it knows that I know. A stop that came too late
+                // is known here, too.
+                let stop = known.stop.max(stop);
+                self.send(from, Message::Announce { job, stop });
             }
         }
     }
@@ -453,6 +480,7 @@ impl Node {
     // ---- progress
 
     pub(crate) fn on_progress(&mut self, from: NodeId, id: JobId, shards: Vec<(u16, u32, Counts)>) {
+        let counts_twice = self.plants(PlantedBug::CountsTwice);
         let Some(job) = self.jobs.jobs.get_mut(&id) else {
             self.pull_job(id, from);
             return;
@@ -460,6 +488,10 @@ impl Node {
         for (stage, number, counts) in shards {
             let Some(spec) = job.spec.stages.get(usize::from(stage)) else { continue };
             if number >= spec.shards() || counts.ended() > spec.shard_range(number).count {
+                continue;
+            }
+            if counts_twice {
+                job.progress.entry((stage, number)).or_default().add(counts);
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
@@ -576,7 +608,8 @@ impl Node {
             }
         }
         for (node, id) in nudges {
-            self.send(node, Message::Announce(id));
+            let stop = self.jobs.jobs.get(&id).and_then(|job| job.stop);
+            self.send(node, Message::Announce { job: id, stop });
         }
     }
 
@@ -605,7 +638,7 @@ impl Node {
         for (&id, job) in &self.jobs.jobs {
             let keeps = job.custodians.contains(&me);
             for other in job.custodians.iter().filter(|other| **other != me) {
-                if keeps || !job.known_by.contains(other) {
+                if keeps || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian)) {
                     digests.entry(*other).or_default().push((id, job.stop));
                 }
             }

@@ -16,8 +16,10 @@ pub mod message;
 mod node;
 mod outcome;
 pub mod placement;
+mod planted;
 mod questions;
 mod spec;
+mod stragglers;
 mod time;
 mod worker;
 mod write;
@@ -28,6 +30,8 @@ pub use membership::{HEARTBEAT, LINK_SILENCE_MAX};
 pub use message::{Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, StopCause};
 pub use node::{Config, Node, RestoreError};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
+#[cfg(feature = "planted-bugs")]
+pub use planted::PlantedBug;
 pub use spec::{
     Axis, Elements, Input, InputSource, InvalidSpec, Item, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, Limits,
     Retry, RetryOn, SHARD_TASKS, STAGE_TASKS_MAX, STAGES_MAX, SignedJob, StageSpec, Stdin, TreeFile, VerifyError,

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use crate::message::{Gossip, Message, NodeRecord};
 use crate::node::Node;
 use crate::placement::View;
+use crate::planted::PlantedBug;
 use crate::{MemberState, MemberView, NodeId, Notice, Table, Time, Write, codec};
 
 /// How often linked peers hear from each other. Bounds how late a silent death is noticed.
@@ -354,8 +355,9 @@ impl Node {
         let interval = self.membership.gossip_interval();
         let jitter = self.rng.u64(0..=interval.as_micros() as u64 / 5);
         self.membership.next_gossip = self.now + interval + Duration::from_micros(jitter);
+        let by_clock = self.plants(PlantedBug::TrustsTheClock);
         let me = &mut self.membership.me;
-        me.sequence += 1;
+        me.sequence = if by_clock { self.now.as_micros() } else { me.sequence + 1 };
         me.slots_free = slots_free;
         self.out.gossip.push(Gossip::Alive(me.clone()));
         self.membership.members_changed = true;

@@ -110,8 +110,14 @@ pub enum Message {
     Publish(SignedJob),
     /// The job and its blobs are synced here.
     Published(JobId),
-    /// "You may be concerned by this job; ask me for it."
-    Announce(JobId),
+    /// "I know this job, stopped or not as said here; you may be concerned by it." Whoever lacks it asks for it; whoever
+    /// knows of a stop that the sender does not know tells it.
+    Announce {
+        /// The job.
+        job: JobId,
+        /// The stop that the sender knows of.
+        stop: Option<StopCause>,
+    },
     /// "Send me this job."
     JobPull(JobId),
     /// The job, and whether it was stopped.

@@ -13,6 +13,7 @@ use crate::custody::Custody;
 use crate::jobs::Jobs;
 use crate::membership::{HEARTBEAT, INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
+use crate::planted::PlantedBug;
 use crate::questions::Questions;
 use crate::worker::Worker;
 use crate::{Effects, Event, NodeId, Table, Time};
@@ -29,6 +30,9 @@ pub struct Config {
     pub record: NodeRecord,
     /// Seeds the node's only generator of randomness.
     pub seed: u64,
+    /// What the node does wrong on purpose.
+    #[cfg(feature = "planted-bugs")]
+    pub bug: Option<crate::PlantedBug>,
 }
 
 /// Why the stored records cannot be used.
@@ -60,6 +64,8 @@ pub struct Node {
     /// Before this I do not arbitrate: others who know more may be about to appear.
     pub(crate) alone_until: Time,
     next_fetch: u64,
+    #[cfg(feature = "planted-bugs")]
+    bug: Option<crate::PlantedBug>,
 }
 
 impl Node {
@@ -83,6 +89,8 @@ impl Node {
             wakes: BTreeMap::new(),
             alone_until: now,
             next_fetch: 0,
+            #[cfg(feature = "planted-bugs")]
+            bug: config.bug,
         };
         let mut segments = Vec::new();
         let mut incarnation = 0;
@@ -99,7 +107,7 @@ impl Node {
                 Table::Meta | Table::Kad => {}
             }
         }
-        node.membership.me.incarnation = incarnation + 1;
+        node.membership.me.incarnation = incarnation + u64::from(!node.plants(PlantedBug::TrustsTheClock));
         node.persist_incarnation();
         node.refresh_custodians();
         for (key, value) in segments {
@@ -148,7 +156,7 @@ impl Node {
 
             Message::Publish(job) => self.on_publish(from, job),
             Message::Published(job) => self.on_published(from, job),
-            Message::Announce(job) => self.on_nudged(from, job),
+            Message::Announce { job, stop } => self.on_nudged(from, job, stop),
             Message::JobPull(job) => self.on_job_pull(from, job),
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),
@@ -217,6 +225,19 @@ impl Node {
         }
         self.notify_members();
         core::mem::take(&mut self.out)
+    }
+
+    /// Whether this node does this wrong on purpose.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn plants(&self, bug: PlantedBug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// A release does nothing wrong on purpose.
+    #[cfg(not(feature = "planted-bugs"))]
+    #[expect(clippy::unused_self, reason = "the same call as with the feature")]
+    pub(crate) const fn plants(&self, _: PlantedBug) -> bool {
+        false
     }
 
     /// To a linked peer, or to myself.

@@ -59,12 +59,17 @@ impl View {
         self.0.is_empty()
     }
 
-    /// The [`CUSTODIANS`] members nearest to `key`, the first arbiter first.
-    pub fn custodians(&self, key: Key) -> Vec<NodeId> {
+    /// Every member, the nearest to `key` first.
+    pub fn nearest(&self, key: Key) -> impl Iterator<Item = NodeId> + use<> {
         let mut nearest: Vec<_> = self.0.iter().map(|(node, at)| (at.distance(&key), *node)).collect();
         nearest.sort_unstable();
-        nearest.truncate(CUSTODIANS);
-        let mut ranked: Vec<_> = nearest.into_iter().map(|(_, node)| (rendezvous(node, key), node)).collect();
+        nearest.into_iter().map(|(_, node)| node)
+    }
+
+    /// The [`CUSTODIANS`] members nearest to `key`, the first arbiter first.
+    pub fn custodians(&self, key: Key) -> Vec<NodeId> {
+        let nearest = self.nearest(key).take(CUSTODIANS);
+        let mut ranked: Vec<_> = nearest.map(|node| (rendezvous(node, key), node)).collect();
         ranked.sort_unstable();
         ranked.into_iter().map(|(_, node)| node).collect()
     }

@@ -81,6 +81,8 @@ pub struct StageSpec {
     pub retry: Retry,
     /// `timeout.run` in milliseconds.
     pub run_ms_max: u64,
+    /// `timeout.queue` in milliseconds: tasks of a shard of which no node took any for so long fail. `None` waits for ever.
+    pub queue_ms_max: Option<u64>,
     /// What one attempt may use.
     pub limits: Limits,
 }

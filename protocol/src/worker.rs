@@ -15,6 +15,7 @@ use crate::arbiter::{count_of, ranges_of};
 use crate::message::{CHUNK_BYTES, Gossip, Grant, Message};
 use crate::node::Node;
 use crate::placement::Key;
+use crate::planted::PlantedBug;
 use crate::{Batch, Ending, JobId, LeaseId, NodeId, Notice, Outcome, Range, Time};
 
 /// An unanswered want is repeated after this, before the arbiter forgets it.
@@ -183,7 +184,8 @@ impl Node {
         }
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
-        if self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease) {
+        let known = self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease);
+        if known && !self.plants(PlantedBug::StartsTwice) {
             // said twice
         } else if refuses {
             self.send(from, Message::Release { lease: grant.lease, tasks });

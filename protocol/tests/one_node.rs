@@ -150,6 +150,7 @@ fn stage(name: &str, count: u32, needs: Vec<u16>) -> StageSpec {
         needs,
         retry: Retry { max: 2, lost_max: 2, backoff_ms: 10, backoff_ms_max: 100, on: vec![RetryOn::Exit(75)] },
         run_ms_max: 1000,
+        queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
     }
 }
@@ -167,6 +168,19 @@ fn a_failure_that_is_not_to_be_retried_stops_the_job() {
     let job = lone.submit(vec![stage("first", 10, vec![]), stage("second", 3, vec![0])]);
     let ending = |task, _| Ending::Exited(if task == 4 { 7 } else { 0 });
     assert_eq!(lone.run_until_over(job, ending), JobState::Failed);
+}
+
+#[test]
+fn tasks_that_no_node_takes_in_time_fail() {
+    let mut lone = Lone::new();
+    let long = lone.submit(vec![stage("long", 2, vec![])]);
+    let waiting = StageSpec { queue_ms_max: Some(5000), ..stage("waiting", 3, vec![]) };
+    let job = lone.submit(vec![waiting]);
+    lone.pass(Duration::from_secs(4));
+    assert_eq!(lone.state(job), JobState::Running);
+    lone.pass(Duration::from_secs(2));
+    assert_eq!(lone.state(job), JobState::Failed);
+    assert_eq!(lone.run_until_over(long, |_, _| Ending::Exited(0)), JobState::Done);
 }
 
 #[test]

@@ -304,6 +304,7 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
         needs: plan.needs.clone(),
         retry: plan.retry.clone(),
         run_ms_max: 60_000,
+        queue_ms_max: None,
         limits: Limits {
             memory_bytes_max: 1 << 24,
             fuel_max: 1 << 40,

@@ -37,7 +37,7 @@ pub(super) const TASK: Keys = Keys {
 /// What belongs to one task and cannot be a default.
 const OWN_TO_A_TASK: &[&str] = &["array", "each", "matrix", "needs"];
 pub(super) const RETRY: Keys = Keys { read: &["max", "lost_max", "backoff", "max_backoff", "on"], later: &[] };
-pub(super) const TIMEOUT: Keys = Keys { read: &["run"], later: &["queue", "total"] };
+pub(super) const TIMEOUT: Keys = Keys { read: &["run", "queue"], later: &["total"] };
 pub(super) const RESOURCES: Keys = Keys { read: &["memory", "slots"], later: &[] };
 pub(super) const LIMITS: Keys = Keys { read: &["fuel", "stdout", "outputs"], later: &[] };
 pub(super) const EACH: Keys = Keys { read: &["lines", "files"], later: &["json"] };

@@ -25,6 +25,8 @@ const OUTPUTS_BYTES: std::ops::RangeInclusive<u64> = 1..=4 << 30;
 const OUTPUTS_BYTES_DEFAULT: u64 = 64 << 20;
 /// A task that runs for a week should be cut into smaller ones: all of it is lost with its node.
 const RUN: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
+/// Below a second a busy swarm would fail what it is about to run.
+const QUEUE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
 /// Long enough for work that is worth a task, short enough that a hang is seen the same day.
 const RUN_MS_DEFAULT: u64 = 10 * 60 * 1000;
 /// Attempts are kept in the record of the task; a thousand of them say no more than a hundred.
@@ -35,6 +37,7 @@ const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::f
 pub(super) struct Settings {
     pub(super) retry: Retry,
     pub(super) run_ms_max: u64,
+    pub(super) queue_ms_max: Option<u64>,
     pub(super) limits: Limits,
 }
 
@@ -43,6 +46,7 @@ impl Default for Settings {
         Self {
             retry: Retry { max: 3, lost_max: 5, backoff_ms: 1000, backoff_ms_max: 60_000, on: Vec::new() },
             run_ms_max: RUN_MS_DEFAULT,
+            queue_ms_max: None,
             limits: Limits {
                 memory_bytes_max: MEMORY_BYTES_DEFAULT,
                 fuel_max: FUEL_DEFAULT,
@@ -99,6 +103,9 @@ impl Settings {
         keys::TIMEOUT.check(table)?;
         if let Some(run) = table.get("run") {
             self.run_ms_max = run.duration_ms(RUN)?;
+        }
+        if let Some(queue) = table.get("queue") {
+            self.queue_ms_max = Some(queue.duration_ms(QUEUE)?);
         }
         Ok(())
     }

@@ -106,6 +106,7 @@ fn stage(draft: Draft, earlier: &[Built], nodes: usize) -> Result<Built, Fault> 
         needs,
         retry: draft.settings.retry.clone(),
         run_ms_max: draft.settings.run_ms_max,
+        queue_ms_max: draft.settings.queue_ms_max,
         limits: draft.settings.limits.clone(),
     };
     let built = Built { spec, items: draft.elements.items.clone() };

@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn messages_survive_any_cutting_into_pieces() {
-        let messages: Vec<_> = (0..20).map(|byte| Message::Announce(JobId::from_bytes([byte; 32]))).collect();
+        let messages: Vec<_> = (0..20).map(|byte| Message::Published(JobId::from_bytes([byte; 32]))).collect();
         let mut bytes: Vec<u8> = messages.iter().flat_map(framed).collect();
         bytes.extend([0; HEADER_BYTES]);
         for size in 1..100 {

@@ -636,6 +636,7 @@ pub(super) fn job(nonce: u64) -> (JobId, SignedJob) {
         needs: Vec::new(),
         retry: Retry { max: 0, lost_max: 1, backoff_ms: 1, backoff_ms_max: 1, on: Vec::new() },
         run_ms_max: 1000,
+        queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
     };
     let spec = JobSpec {
@@ -674,7 +675,7 @@ fn record(node: NodeId) -> NodeRecord {
 fn numbered(number: u32) -> Message {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
-    Message::Announce(JobId::from_bytes(bytes))
+    Message::Published(JobId::from_bytes(bytes))
 }
 
 fn is_gossip_of(event: &NetworkEvent, author: NodeId) -> bool {

@@ -211,6 +211,7 @@ fn spec(module: Hash, list: Hash, count: u32) -> JobSpec {
         needs: Vec::new(),
         retry: Retry { max: 0, lost_max: 5, backoff_ms: 10, backoff_ms_max: 100, on: Vec::new() },
         run_ms_max: 10_000,
+        queue_ms_max: None,
         limits: Limits {
             memory_bytes_max: 16 << 20,
             fuel_max: 1_000_000_000,

@@ -319,6 +319,7 @@ impl TestNode {
             needs: Vec::new(),
             retry: Retry { max: 0, lost_max: 0, backoff_ms: 0, backoff_ms_max: 0, on: Vec::new() },
             run_ms_max: 600_000,
+            queue_ms_max: None,
             limits: Limits {
                 memory_bytes_max: 16 << 20,
                 fuel_max: u64::MAX / 2,

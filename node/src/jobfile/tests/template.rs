@@ -20,6 +20,7 @@ fn stage(elements: Elements) -> StageSpec {
         needs: Vec::new(),
         retry: Retry { max: 0, lost_max: 0, backoff_ms: 0, backoff_ms_max: 0, on: Vec::new() },
         run_ms_max: 1,
+        queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
     }
 }
