@@ -122,6 +122,11 @@ impl Blobs {
         let _first_stays = self.0.on_failure.set(Box::new(tell));
     }
 
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.0.root
+    }
+
     /// Whether the disk has failed.
     pub fn has_failed(&self) -> bool {
         self.0.failed.load(Ordering::Relaxed)
@@ -131,7 +136,6 @@ impl Blobs {
     pub fn note(&self, step: &str, path: &Path, error: &io::Error) {
         if is_failure(error) && !self.0.failed.swap(true, Ordering::Relaxed) {
             let sentence = format!("{step} `{}`: {error}", path.display());
-            tracing::error!("the disk failed: {sentence}");
             if let Some(tell) = self.0.on_failure.get() {
                 tell(sentence);
             }
@@ -377,7 +381,9 @@ impl Sender {
         let wanted = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let piece = &mut piece[..wanted];
         match self.file.read_exact(piece) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(self.blobs.damaged(self.hash, &self.file)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(self.blobs.damaged(self.hash, &self.file));
+            }
             Err(error) => return Err(self.blobs.failed("read", &self.blobs.path(self.hash), error)),
             Ok(()) => {}
         }

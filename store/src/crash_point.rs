@@ -7,7 +7,7 @@
 
 use std::process;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// `NAME:COUNT`, both required.
 pub const CRASH_POINT_VARIABLE: &str = "SWARM_CRASH_POINT";
@@ -154,6 +154,8 @@ mod tests {
             let (armed, count) = parse(&format!("{}:3", point.name())).unwrap();
             assert_eq!((armed, count.into_inner()), (point, 3));
         }
-        assert!(["", "batch-synced", "batch-synced:0", "batch-synced:x", "nothing:1"].iter().all(|it| parse(it).is_none()));
+        assert!(
+            ["", "batch-synced", "batch-synced:0", "batch-synced:x", "nothing:1"].iter().all(|it| parse(it).is_none())
+        );
     }
 }

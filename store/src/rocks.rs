@@ -146,7 +146,8 @@ impl Store for Rocks {
         self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })?;
         CrashPoint::BatchSynced.pass();
         let marked = self.mark.set(self.db.latest_sequence_number());
-        marked.map_err(|error| StoreError::Commit { source: EngineError(format!("mark it as acknowledged: {error}")) })?;
+        marked
+            .map_err(|error| StoreError::Commit { source: EngineError(format!("mark it as acknowledged: {error}")) })?;
         CrashPoint::BatchMarked.pass();
         Ok(())
     }

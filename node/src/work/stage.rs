@@ -4,6 +4,7 @@
 //! tried again by the next lease.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -115,9 +116,15 @@ impl Stages {
     /// The stage of a batch, ready, and with the items of the batch's own tasks. The error is for people.
     pub(super) async fn prepare(&self, batch: &Batch) -> Result<Arc<Stage>, String> {
         let cell = self.cell((batch.lease.shard.job, batch.lease.shard.stage));
-        let stage = cell.get_or_try_init(|| self.make_ready(batch)).await.map_err(|error| reason(&error))?;
+        let ready = cell.get_or_try_init(|| self.make_ready(batch)).await;
+        let stage = ready.inspect_err(|error| note_disk(&self.blobs, error)).map_err(|error| reason(&error))?;
         self.fetch_items(stage, batch).await;
         Ok(Arc::clone(stage))
+    }
+
+    /// Whether this node's disk has failed: then nothing that goes wrong here may be held against a task.
+    pub(super) fn disk_failed(&self) -> bool {
+        self.blobs.has_failed()
     }
 
     fn cell(&self, key: StageKey) -> Ready {
@@ -252,8 +259,9 @@ impl Stages {
         let Some(items) = stage.items.as_ref().filter(|_| uses_file) else { return };
         let indexes = batch.tasks.iter().flat_map(|(range, _)| range.indexes());
         let files = indexes.filter_map(|index| items.get(index as usize)?.file);
-        let hashes: Vec<_> = files.map(|(hash, _)| hash).collect();
-        if let Err(error) = (self.sources.fetch)((hashes, batch.sources.clone())).await {
+        let mut wanted = Wanted::default();
+        files.for_each(|(hash, _)| wanted.add(hash, &[]));
+        if let Err(error) = self.hold(wanted, &batch.sources).await {
             tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
         }
     }
@@ -326,14 +334,28 @@ impl Wanted {
     }
 }
 
+/// Notes when what went wrong is this node's disk.
+fn note_disk(blobs: &Blobs, error: &(dyn Error + 'static)) {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    for cause in causes.filter_map(|cause| cause.downcast_ref()) {
+        blobs.note("prepare a task with the blobs in", blobs.root(), cause);
+    }
+}
+
 impl Stage {
     fn spec(&self) -> &StageSpec {
         &self.spec.stages[usize::from(self.position)] // was there when the stage was made ready
     }
 
-    /// Runs one task to its end, on the calling thread.
+    /// Runs one task to its end, on the calling thread. Once this node's disk has failed nothing is said of a task that
+    /// could not be run: the process is about to stop, and the task runs elsewhere or after the next start.
     pub(super) fn run(&self, task: Taken, stop: &StopFlag) -> Outcome {
-        self.try_run(task, stop).unwrap_or_else(|error| Outcome::bare(Ending::Rejected(reason(&error))))
+        let run = self.try_run(task, stop).inspect_err(|error| note_disk(&self.blobs, error));
+        match run {
+            Ok(outcome) => outcome,
+            Err(_) if self.blobs.has_failed() => Outcome::bare(Ending::Cancelled),
+            Err(error) => Outcome::bare(Ending::Rejected(reason(&error))),
+        }
     }
 
     fn try_run(&self, task: Taken, stop: &StopFlag) -> Result<Outcome, Unstarted> {

@@ -102,7 +102,13 @@ pub(crate) struct Verdict {
 }
 
 /// Plays the case of this number: everything in it follows from the number and the seed.
-pub(crate) fn play(program: &Path, originals: &Originals, seed: u64, case: u64, keep: bool) -> Result<Verdict, ClusterError> {
+pub(crate) fn play(
+    program: &Path,
+    originals: &Originals,
+    seed: u64,
+    case: u64,
+    keep: bool,
+) -> Result<Verdict, ClusterError> {
     let mut random = Rng::with_seed(seed ^ case.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let pair = random.u32(..10) < PAIRS_OF_TEN;
     let original = &if pair { &originals.pairs } else { &originals.alone }[random.usize(..2)];
@@ -119,7 +125,8 @@ pub(crate) fn play(program: &Path, originals: &Originals, seed: u64, case: u64, 
         Ok(found) => found,
         Err(error) => ended(&mut cluster, error),
     };
-    let (outcome, why) = if cluster.panics() > 0 { (Outcome::Panicked, cluster.node(0).said()) } else { (outcome, why) };
+    let (outcome, why) =
+        if cluster.panics() > 0 { (Outcome::Panicked, cluster.node(0).said()) } else { (outcome, why) };
     if keep {
         eprintln!("the stores are in {}", cluster.keep().display());
     }
