@@ -6,6 +6,7 @@
 
 mod clients;
 pub mod cluster;
+pub mod crash_points;
 pub mod damage;
 mod dice;
 mod disk;

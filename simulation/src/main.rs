@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
+use swarm_simulation::crash_points::{self, CrashOptions};
 use swarm_simulation::damage::{self, DamageOptions};
 use swarm_simulation::{Bug, Census, NODES, Report, Scenario, TASKS, Trace, run, sweep};
 
@@ -44,6 +45,7 @@ enum Command {
         keep_going: bool,
     },
     Cluster(ClusterOptions),
+    CrashPoints(CrashOptions),
     Damage(DamageOptions),
     /// Runs one seed and prints what happens.
     Replay {
@@ -88,6 +90,11 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Cluster(options) => {
             let report = cluster::run(options)?;
+            println!("{report}");
+            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::CrashPoints(options) => {
+            let report = crash_points::run(&options)?;
             println!("{report}");
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }

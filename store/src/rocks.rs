@@ -229,6 +229,10 @@ fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
     let dir = dir.into();
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { dir, source: engine(error) },
+        // RocksDB looks only for files that it wrote, and tells this kind of I/O error in prose alone.
+        ErrorKind::IOError if error.as_ref().contains("No such file") => {
+            OpenError::Damaged { dir, source: engine(error) }
+        }
         _ => OpenError::Engine { dir, source: engine(error) },
     }
 }

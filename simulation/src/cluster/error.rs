@@ -75,6 +75,9 @@ pub enum ClusterError {
         /// How it was at the last look.
         last: String,
     },
+    /// A node did what it must not.
+    #[error("{0}")]
+    Unexpected(String),
     /// Ctrl-C or SIGTERM.
     #[error("interrupted")]
     Interrupted,

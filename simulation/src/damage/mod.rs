@@ -4,24 +4,25 @@
 //! never panics, never hangs and never serves a byte that was not stored.
 //!
 //! The way through: `work` knows jobs whose bytes are known, `originals` makes the directories, `harm` damages a copy,
-//! `case` starts a node on it and judges, `table` tells of all cases.
+//! `case` starts a node on it and judges with `served`, `table` tells of all cases.
 
 mod case;
 mod harm;
 mod originals;
+pub(crate) mod parallel;
+pub(crate) mod served;
 mod table;
 pub(crate) mod work;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread;
 
 use clap::Args;
 
 use crate::cluster::{ClusterError, find_swarm, watch_interrupts};
-use case::{Verdict, play};
+use case::play;
+pub(crate) use harm::files;
 use originals::Originals;
+use parallel::play_all;
 pub use table::DamageReport;
 
 /// Damages the stores of real nodes, starts nodes on them, and judges what they do.
@@ -52,28 +53,9 @@ pub fn run(options: &DamageOptions) -> Result<DamageReport, ClusterError> {
     eprintln!("seed {seed}");
     let originals = Originals::make(&program)?;
     let cases = options.only.map_or(0..options.stores, |only| only..only + 1);
-    let (next, end) = (AtomicU64::new(cases.start), cases.end);
-    let (verdicts, judged) = mpsc::channel();
     let mut report = DamageReport::new(seed);
-    thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
-            let verdicts = verdicts.clone();
-            scope.spawn(|| {
-                let verdicts = verdicts;
-                let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
-                for case in numbers.take_while(|case| *case < end) {
-                    let verdict = play(&program, &originals, seed, case, options.only.is_some());
-                    let stop = verdict.is_err();
-                    // The other end is there until all threads are done.
-                    let _unheard = verdicts.send(verdict);
-                    if stop {
-                        next.store(end, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-        drop(verdicts);
-        judged.iter().try_for_each(|verdict: Result<Verdict, ClusterError>| verdict.map(|it| report.add(it)))
-    })?;
+    let keep = options.only.is_some();
+    let play = |case| play(&program, &originals, seed, case, keep);
+    play_all(cases, options.threads, play, |verdict| report.add(verdict))?;
     Ok(report)
 }

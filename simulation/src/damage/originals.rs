@@ -15,10 +15,10 @@ use crate::cluster::{Cluster, ClusterError, DEADLINE, wait_until};
 
 /// Jobs finished before the first kill, after it, and after the second start; and one that was not finished.
 const SHAPES: [Shape; 4] = [
-    Shape { name: "plain", tasks: 20, rounds: 1, blobs: false },
-    Shape { name: "files", tasks: 4, rounds: 1, blobs: true },
-    Shape { name: "more", tasks: 4, rounds: 1, blobs: true },
-    Shape { name: "unfinished", tasks: 40, rounds: 10_000_000, blobs: true },
+    Shape { name: "plain", tasks: 20, rounds: 1, sign: '\n', blobs: false },
+    Shape { name: "files", tasks: 4, rounds: 1, sign: '\n', blobs: true },
+    Shape { name: "more", tasks: 4, rounds: 1, sign: ';', blobs: true },
+    Shape { name: "unfinished", tasks: 40, rounds: 10_000_000, sign: '/', blobs: true },
 ];
 /// The jobs are over within seconds; this is for machines that do other things beside.
 const JOB_DEADLINE: Duration = Duration::from_secs(120);

@@ -1,7 +1,8 @@
 //! Jobs for real nodes whose every byte is known beforehand.
 //!
 //! Each task burns a little time, reads its standard input, writes it with its index after it to standard output, and the
-//! other way round to the file `copy.bin`. A long input makes blobs of the input, of what is printed and of the outputs; an
+//! other way round to the file `copy.bin`. Modules differ in the sign that they write behind the index, so that one that
+//! runs in place of another is noticed. A long input makes blobs of the input, of what is printed and of the outputs; an
 //! empty one leaves everything inside the records.
 
 use std::fs;
@@ -18,6 +19,7 @@ const STDIN_BYTES: usize = 8 * INLINE_BYTES_MAX;
 pub(crate) struct Work {
     dir: PathBuf,
     tasks: u32,
+    sign: char,
     stdin: Vec<u8>,
 }
 
@@ -30,6 +32,8 @@ pub(crate) struct Shape {
     pub(crate) tasks: u32,
     /// Steps of a generator that each task takes first: 1,000,000 are about 1.3 ms.
     pub(crate) rounds: u32,
+    /// An ASCII character that its module writes behind the index.
+    pub(crate) sign: char,
     /// Whether it reads and writes blobs.
     pub(crate) blobs: bool,
 }
@@ -37,17 +41,17 @@ pub(crate) struct Shape {
 impl Work {
     /// Writes the job's files below `dir`.
     pub(crate) fn write(dir: &Path, shape: Shape, seed: u64) -> io::Result<Self> {
-        let Shape { name, tasks, rounds, blobs } = shape;
+        let Shape { name, tasks, rounds, sign, blobs } = shape;
         let dir = dir.join(name);
         let mut random = fastrand::Rng::with_seed(seed);
         let stdin = if blobs { (0..STDIN_BYTES).map(|_| random.alphanumeric() as u8).collect() } else { Vec::new() };
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("echo.wasm"), wat::parse_str(guest(rounds)).map_err(io::Error::other)?)?;
+        fs::write(dir.join("echo.wasm"), wat::parse_str(guest(rounds, sign)).map_err(io::Error::other)?)?;
         fs::write(dir.join("stdin.bin"), &stdin)?;
         let with_blobs = if blobs { "stdin = { file = \"stdin.bin\" }\noutputs = [\"copy.bin\"]\n" } else { "" };
         let task = format!("wasm = \"echo.wasm\"\nargs = [\"{{{{ index }}}}\"]\narray = \"0..{tasks}\"\n{with_blobs}");
         fs::write(dir.join("job.toml"), format!("name = \"{name}\"\n[task.echo]\n{task}"))?;
-        Ok(Self { dir, tasks, stdin })
+        Ok(Self { dir, tasks, sign, stdin })
     }
 
     /// The job file.
@@ -57,18 +61,23 @@ impl Work {
 
     /// What all tasks write to standard output, in their order.
     pub(crate) fn logs(&self) -> Vec<u8> {
-        (0..self.tasks).flat_map(|index| [&self.stdin[..], format!("{index}\n").as_bytes()].concat()).collect()
+        (0..self.tasks).flat_map(|index| [&self.stdin[..], self.line(index).as_bytes()].concat()).collect()
+    }
+
+    fn line(&self, index: u32) -> String {
+        format!("{index}{}", self.sign)
     }
 
     /// The files that `swarm get` makes, relative to where it puts them, with their bytes; none when the job has none.
     pub(crate) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let tasks = if self.stdin.is_empty() { 0 } else { self.tasks };
-        let bytes = |index: u32| [format!("{index}\n").as_bytes(), &self.stdin].concat();
+        let bytes = |index: u32| [self.line(index).as_bytes(), &self.stdin].concat();
         (0..tasks).map(|index| (PathBuf::from(format!("echo/{index}/copy.bin")), bytes(index))).collect()
     }
 }
 
-fn guest(rounds: u32) -> String {
+fn guest(rounds: u32, sign: char) -> String {
+    let sign = u32::from(sign);
     format!(
         r#"(module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes_get (param i32 i32) (result i32)))
@@ -95,7 +104,7 @@ fn guest(rounds: u32) -> String {
     (local.set $text
       (i32.load (i32.add (i32.const 1020) (i32.mul (i32.load (i32.const 0)) (i32.const 4)))))
     (local.set $end (i32.add (i32.const 2048) (i32.load (i32.const 4))))
-    (i32.store8 (i32.sub (local.get $end) (i32.const 1)) (i32.const 10))
+    (i32.store8 (i32.sub (local.get $end) (i32.const 1)) (i32.const {sign}))
     (block $read_all
       (loop $read
         (i32.store (i32.const 8) (i32.add (i32.const 65536) (local.get $len)))
