@@ -19,8 +19,7 @@ use tempfile::TempDir;
 
 use crate::cluster::{Cluster, ClusterError, DEADLINE, Node, find_swarm, wait_until, watch_interrupts};
 use crate::damage::parallel::play_all;
-use crate::damage::served::{Served, served};
-use crate::damage::work::{Shape, Work};
+use crate::damage::{Served, Shape, Work, files, served};
 
 /// What is handed over, again and again: small, with blobs of every kind.
 const SHAPE: Shape = Shape { name: "before", tasks: 4, rounds: 10_000, sign: '\n', blobs: true };
@@ -120,12 +119,15 @@ impl Stage {
     fn set(program: &Path, seed: u64, number: u64) -> Result<Self, ClusterError> {
         let mut random = Rng::with_seed(seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut cluster = Cluster::empty(program, 1)?;
-        let nodes = random.usize(1..=3);
+        let point = point_of(number);
+        // A blob that is damaged where it is alone cannot come back.
+        let alone = !matches!(point, CrashPoint::DamagedFound | CrashPoint::DamagedAside);
+        let nodes = random.usize(if alone { 1 } else { 2 }..=3);
         for _ in 0..nodes {
             cluster.add();
         }
         let files = tempfile::tempdir().map_err(ClusterError::io("create", std::env::temp_dir()))?;
-        let (point, victim) = (point_of(number), random.usize(..nodes));
+        let victim = random.usize(..nodes);
         Ok(Self { cluster, files, random, point, victim, acknowledged: Vec::new(), works: 0 })
     }
 
@@ -183,7 +185,7 @@ impl Stage {
     /// Damages what the first task printed, wherever it is on the victim's disk.
     fn damage_blobs(&mut self) -> Result<(), ClusterError> {
         let blobs = self.cluster.node(self.victim).dir().join("blobs");
-        let files = crate::damage::files(&blobs).map_err(ClusterError::io("list", &blobs))?;
+        let files = files(&blobs).map_err(ClusterError::io("list", &blobs))?;
         files.iter().try_for_each(|file| fs::write(file, "damaged").map_err(ClusterError::io("damage", file)))
     }
 

@@ -10,9 +10,9 @@ mod case;
 mod harm;
 mod originals;
 pub(crate) mod parallel;
-pub(crate) mod served;
+mod served;
 mod table;
-pub(crate) mod work;
+mod work;
 
 use std::path::PathBuf;
 
@@ -23,7 +23,9 @@ use case::play;
 pub(crate) use harm::files;
 use originals::Originals;
 use parallel::play_all;
+pub use served::{Served, served};
 pub use table::DamageReport;
+pub use work::{Shape, Work};
 
 /// Damages the stores of real nodes, starts nodes on them, and judges what they do.
 #[derive(Clone, Debug, Args)]

@@ -11,7 +11,8 @@ use crate::cluster::{ClusterError, Node};
 
 /// How what was served compares with what was stored.
 #[derive(Debug)]
-pub(crate) enum Served {
+pub enum Served {
+    /// Every byte is there and right.
     Right,
     /// Not all of it, and an error says so.
     Refused(String),
@@ -20,7 +21,7 @@ pub(crate) enum Served {
 }
 
 /// Compares everything that a node serves of a job whose tasks all succeeded.
-pub(crate) fn served(node: &Node, id: &str, work: &Work) -> Result<Served, ClusterError> {
+pub fn served(node: &Node, id: &str, work: &Work) -> Result<Served, ClusterError> {
     let logs = node.cli(&["logs", id])?;
     let expected = work.logs();
     if !expected.starts_with(&logs.stdout) || (logs.code == Some(0) && logs.stdout != expected) {

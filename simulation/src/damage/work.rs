@@ -16,7 +16,7 @@ const STDIN_BYTES: usize = 8 * INLINE_BYTES_MAX;
 
 /// A job in a directory of its own, and what it must leave behind.
 #[derive(Clone, Debug)]
-pub(crate) struct Work {
+pub struct Work {
     dir: PathBuf,
     tasks: u32,
     sign: char,
@@ -25,22 +25,22 @@ pub(crate) struct Work {
 
 /// What a job is like.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub struct Shape {
     /// Its name, and its directory's.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// How many.
-    pub(crate) tasks: u32,
+    pub tasks: u32,
     /// Steps of a generator that each task takes first: 1,000,000 are about 1.3 ms.
-    pub(crate) rounds: u32,
+    pub rounds: u32,
     /// An ASCII character that its module writes behind the index.
-    pub(crate) sign: char,
+    pub sign: char,
     /// Whether it reads and writes blobs.
-    pub(crate) blobs: bool,
+    pub blobs: bool,
 }
 
 impl Work {
     /// Writes the job's files below `dir`.
-    pub(crate) fn write(dir: &Path, shape: Shape, seed: u64) -> io::Result<Self> {
+    pub fn write(dir: &Path, shape: Shape, seed: u64) -> io::Result<Self> {
         let Shape { name, tasks, rounds, sign, blobs } = shape;
         let dir = dir.join(name);
         let mut random = fastrand::Rng::with_seed(seed);
@@ -55,12 +55,12 @@ impl Work {
     }
 
     /// The job file.
-    pub(crate) fn job(&self) -> PathBuf {
+    pub fn job(&self) -> PathBuf {
         self.dir.join("job.toml")
     }
 
     /// What all tasks write to standard output, in their order.
-    pub(crate) fn logs(&self) -> Vec<u8> {
+    pub fn logs(&self) -> Vec<u8> {
         (0..self.tasks).flat_map(|index| [&self.stdin[..], self.line(index).as_bytes()].concat()).collect()
     }
 
@@ -69,7 +69,7 @@ impl Work {
     }
 
     /// The files that `swarm get` makes, relative to where it puts them, with their bytes; none when the job has none.
-    pub(crate) fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+    pub fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let tasks = if self.stdin.is_empty() { 0 } else { self.tasks };
         let bytes = |index: u32| [self.line(index).as_bytes(), &self.stdin].concat();
         (0..tasks).map(|index| (PathBuf::from(format!("echo/{index}/copy.bin")), bytes(index))).collect()
