@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,6 +37,8 @@ const LIST_BYTES_MAX: usize = 256 * 1024 * 1024;
 const STDIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Files that an input may take from an earlier stage: each is a link on this node's disk.
 const FROM_FILES_MAX: u32 = 1 << 17;
+/// What a disk must still take after a task with outputs failed, or the disk may have been the cause.
+const PROBE_BYTES: usize = 64 * 1024;
 /// Questions for the shards of an earlier stage, and fetches from different holders, at once.
 const AT_ONCE: usize = 8;
 
@@ -384,6 +387,16 @@ impl Stage {
         self.outcome(finished, out_dir)
     }
 
+    /// Whether this node's disk has failed, found out by writing to it.
+    fn disk_failed(&self) -> bool {
+        let writes = !self.spec().outputs.is_empty();
+        let probe = || io::Write::write_all(&mut tempfile::tempfile_in(&self.scratch)?, &[0; PROBE_BYTES]);
+        if let Err(error) = if writes { probe() } else { Ok(()) } {
+            self.blobs.note("write below", &self.scratch, &error);
+        }
+        self.blobs.has_failed()
+    }
+
     fn item(&self, index: u32) -> Result<Option<&Item>, Unstarted> {
         match &self.items {
             None => Ok(None),
@@ -435,6 +448,10 @@ impl Stage {
 
     fn outcome(&self, finished: Finished, out_dir: Option<tempfile::TempDir>) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
+        // Of its own doing, perhaps; or it met a full disk where it wanted to leave its outputs, which are still there.
+        if !finished.ending.is_success() && self.disk_failed() {
+            return Ok(Outcome::bare(Ending::Cancelled));
+        }
         let left = match out_dir.filter(|_| finished.ending.is_success()) {
             Some(dir) => outputs::collect(dir.path(), &spec.outputs, spec.limits.outputs_bytes_max, &self.blobs)?,
             None => Ok(Vec::new()),
