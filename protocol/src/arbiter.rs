@@ -568,8 +568,7 @@ impl Node {
             return;
         }
         self.custody.next_claimable_hint = self.now + HINT_EVERY;
-        let peers: Vec<_> = self.membership.links.keys().copied().collect();
-        for peer in peers {
+        for peer in self.linked() {
             self.send_heartbeat(peer);
         }
         self.worker.wants_changed = true;
@@ -785,10 +784,10 @@ impl Node {
     fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
-        self.learn(id, segment.clone());
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
             self.recall_ended(id, &segment);
         }
+        self.learn(id, segment.clone());
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();

@@ -81,6 +81,8 @@ pub struct Effects {
     pub gossip: Vec<Gossip>,
     /// Peers to connect to, at these multiaddresses.
     pub dial: Vec<(NodeId, Vec<String>)>,
+    /// Peers whose link is not needed any more. The network may keep a connection that carries something else.
+    pub hang_up: Vec<NodeId>,
     /// Blobs to bring onto this node.
     pub fetch: Vec<Fetch>,
     /// Tasks to run.
@@ -98,6 +100,7 @@ impl Effects {
         self.send.append(&mut later.send);
         self.gossip.append(&mut later.gossip);
         self.dial.append(&mut later.dial);
+        self.hang_up.append(&mut later.hang_up);
         self.fetch.append(&mut later.fetch);
         self.start.append(&mut later.start);
         self.stop.append(&mut later.stop);
@@ -163,7 +166,7 @@ pub enum Notice {
         /// The answer.
         answer: Answer,
     },
-    /// The member list changed.
+    /// These members are new, or changed since they were last told of. The first notice of a core has its own node.
     Members(Vec<MemberView>),
     /// Everything owed is handed over.
     Drained,

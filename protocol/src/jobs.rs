@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a job's record is synced before anybody is told that it is here;
-//! - `stop` only grows (`None` < `Failures` < `Cancelled`);
+//! - `stop` only grows (`None` < `Cancelled` < `Failures`);
 //! - a submit is acknowledged when its record and blobs are on two nodes besides the submitter, or on all other
 //!   custodians where there are fewer (decision 0003).
 //!
@@ -137,6 +137,11 @@ struct StoredJob {
 }
 
 impl Node {
+    /// How far a job is, as far as this node heard; `None` when it does not know the job.
+    pub fn job_status(&self, job: JobId) -> Option<JobStatus> {
+        self.jobs.get(job).map(Job::status)
+    }
+
     // ---- remembering
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
@@ -182,6 +187,9 @@ impl Node {
             self.insert_job(signed, spec, stop, blobs_held);
             self.persist_job(id);
             self.adopt_shards(id);
+            if self.jobs.cancels.iter().any(|waiting| waiting.job == id) {
+                self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
+            }
             self.on_job_known(id);
             self.announce_as_custodian(id);
             self.want_job_blobs(id, Vec::new());
@@ -196,8 +204,7 @@ impl Node {
             let stop = job.stop;
             let me = self.me();
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Announce { job: id, stop });
             }
         }
@@ -373,7 +380,7 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) || job.status().state().is_over() {
+        if job.stop >= Some(cause) {
             return;
         }
         job.stop = Some(cause);
@@ -381,8 +388,7 @@ impl Node {
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
         if passes_on {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::Stop { job: id, cause });
             }
         }
@@ -469,9 +475,8 @@ impl Node {
             self.even_out_stops(from, job, stop);
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know. A stop that came too late
-                // is known here, too.
-                let stop = known.stop.max(stop);
+                // It tells me because I am a custodian, and goes on until it knows that I know.
+                let stop = known.stop;
                 self.send(from, Message::Announce { job, stop });
             }
         }
@@ -495,7 +500,7 @@ impl Node {
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
-            if (counts.ended(), counts.done, counts.cancelled) > (known.ended(), known.done, known.cancelled) {
+            if (counts.ended(), counts.done, counts.failed) > (known.ended(), known.done, known.failed) {
                 *known = counts;
             }
         }
@@ -532,8 +537,7 @@ impl Node {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let waits = |stage: &crate::StageSpec| stage.needs.iter().any(|need| stages.contains(need));
         if job.spec.stages.iter().any(waits) {
-            let peers: Vec<_> = self.membership.links.keys().copied().collect();
-            for peer in peers {
+            for peer in self.linked() {
                 self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
             }
         }
@@ -664,9 +668,17 @@ impl Node {
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 
+    /// The peer may have lost its disk: it is told again of the jobs of which it is custodian.
+    pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
+        self.jobs.jobs.values_mut().for_each(|job| {
+            job.known_by.remove(&peer);
+        });
+        self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
+    }
+
     /// Whether the job's tasks may not run any more.
     pub(crate) fn is_stopped(&self, job: JobId) -> bool {
-        self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
+        !self.plants(PlantedBug::GrantsStopped) && self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
     }
 
     /// The blob list of the job, for those who run its tasks.

@@ -11,6 +11,7 @@ mod effects;
 mod ids;
 mod jobs;
 pub mod lattice;
+mod links;
 mod membership;
 pub mod message;
 mod node;
@@ -26,7 +27,7 @@ mod write;
 
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
-pub use membership::{HEARTBEAT, LINK_SILENCE_MAX};
+pub use links::{HEARTBEAT, LINK_SILENCE_MAX, LINKS_FULL_MAX};
 pub use message::{Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, StopCause};
 pub use node::{Config, Node, RestoreError};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};

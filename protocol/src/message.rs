@@ -55,6 +55,13 @@ pub enum Gossip {
         /// The incarnation that is suspected.
         incarnation: u64,
     },
+    /// "`node` did not refute: it is down." Refuted by a higher incarnation.
+    Down {
+        /// The node.
+        node: NodeId,
+        /// The incarnation that is over.
+        incarnation: u64,
+    },
     /// "I leave."
     Left {
         /// The sender's incarnation.
@@ -69,13 +76,13 @@ pub enum Gossip {
     },
 }
 
-/// Why a job was stopped before it was done.
+/// Why a job was stopped before it was done. The greater stands: what was found out by running outranks a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopCause {
-    /// More tasks failed than `max_failures` allows.
-    Failures,
     /// A user cancelled it.
     Cancelled,
+    /// More tasks failed than `max_failures` allows.
+    Failures,
 }
 
 /// The state of one shard in a digest.
@@ -97,13 +104,32 @@ pub enum Message {
     Hello(NodeRecord),
     /// Members the sender knows, so that a newcomer can dial them. Hints, unauthenticated.
     Peers(Vec<NodeRecord>),
-    /// Every 250 ms on a link.
+    /// Every 250 ms on a link over which work is shared, every second on others.
     Heartbeat {
         /// Tasks that the sender arbitrates and could grant now.
         claimable: u32,
         /// The leases that the sender runs for the receiver: renews them.
         leases: Vec<LeaseId>,
+        /// The next one comes within this many milliseconds.
+        every_ms: u16,
+        /// Whether the sender wants to keep the link.
+        wanted: bool,
     },
+    /// What the sender knows of the members that live, slice by slice, each named by a number. Answered by `RollDiffers`
+    /// where the receiver knows something else.
+    Roll(Vec<u64>),
+    /// The members that live, as the sender knows, of the slices in which the two differ. Answered by `Peers` and
+    /// `AreDown` where the receiver knows more.
+    RollDiffers {
+        /// Numbers of slices.
+        slices: Vec<u8>,
+        /// All members in them. Hearsay.
+        records: Vec<NodeRecord>,
+    },
+    /// These nodes are down in these incarnations. Hearsay; each refutes with a higher one.
+    AreDown(Vec<(NodeId, u64)>),
+    /// "Somebody takes you for dead in this incarnation."
+    Suspected(u64),
 
     // ---- jobs
     /// "Remember this job, hold its blobs, and tell me." To the custodians of the job.
@@ -270,6 +296,17 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// Whether it is about work, and not about who is there and lives.
+    pub(crate) const fn is_about_work(&self) -> bool {
+        use Message::{AreDown, Heartbeat, Hello, Peers, Roll, RollDiffers, Suspected};
+        !matches!(
+            self,
+            Hello(_) | Peers(_) | Heartbeat { .. } | Roll(_) | RollDiffers { .. } | AreDown(_) | Suspected(_)
+        )
+    }
+}
+
 /// The right to run tasks of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -388,6 +425,17 @@ impl JobStatus {
             all.add(*counts);
         }
         all
+    }
+
+    /// Takes in what another node knows of the same job: of each stage the count that is further, and the stronger stop.
+    pub fn join(&mut self, other: &Self) {
+        let further = |counts: &Counts| (counts.ended(), counts.done, counts.failed);
+        for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
+            if further(theirs) > further(mine) {
+                *mine = *theirs;
+            }
+        }
+        self.stop = self.stop.max(other.stop);
     }
 
     /// The state in one word. Only the terminal three are final.

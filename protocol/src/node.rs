@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
 use crate::jobs::Jobs;
-use crate::membership::{HEARTBEAT, INCARNATION_KEY, Membership};
+use crate::links::HEARTBEAT;
+use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
 use crate::planted::PlantedBug;
 use crate::questions::Questions;
@@ -52,7 +53,7 @@ pub struct Node {
     pub(crate) rng: fastrand::Rng,
     pub(crate) out: Effects,
     /// Messages to myself, handled before the event is over.
-    inbox: VecDeque<Message>,
+    pub(crate) inbox: VecDeque<Message>,
     pub(crate) membership: Membership,
     pub(crate) jobs: Jobs,
     pub(crate) custody: Custody,
@@ -127,6 +128,7 @@ impl Node {
             Event::LinkDown(peer) => self.on_link_down(peer),
             Event::Gossip { from, gossip } => self.on_gossip(from, gossip),
             Event::Received { from, message } => {
+                self.on_link_heard(from, &message);
                 self.on_heard(from);
                 self.on_message(from, message);
             }
@@ -152,7 +154,14 @@ impl Node {
         match message {
             Message::Hello(record) => self.on_hello(from, record),
             Message::Peers(peers) => self.on_peers(peers),
-            Message::Heartbeat { claimable, leases } => self.on_heartbeat(from, claimable, leases),
+            Message::Heartbeat { claimable, leases, every_ms, wanted } => {
+                self.on_heartbeat(from, claimable, every_ms, wanted);
+                self.renew(from, leases);
+            }
+            Message::Roll(slices) => self.on_roll(from, &slices),
+            Message::RollDiffers { slices, records } => self.on_roll_differs(from, &slices, records),
+            Message::AreDown(nodes) => self.on_are_down(nodes),
+            Message::Suspected(incarnation) => self.refute(incarnation),
 
             Message::Publish(job) => self.on_publish(from, job),
             Message::Published(job) => self.on_published(from, job),
@@ -203,6 +212,7 @@ impl Node {
             self.send_heartbeats();
             self.custody.arbitration_changed = true;
         }
+        self.keep_dialling();
         self.keep_custody();
         self.keep_resumes();
         self.keep_questions();
@@ -240,15 +250,6 @@ impl Node {
         false
     }
 
-    /// To a linked peer, or to myself.
-    pub(crate) fn send(&mut self, to: NodeId, message: Message) {
-        if to == self.me() {
-            self.inbox.push_back(message);
-        } else if self.membership.links.contains_key(&to) {
-            self.out.send.push((to, message));
-        }
-    }
-
     /// Asks for a tick at `at`, however far the next heartbeat is.
     pub(crate) fn wake(&mut self, at: Time, part: &'static str) {
         self.wakes.insert(at, part);
@@ -263,27 +264,6 @@ impl Node {
         self.on_job_fetched(fetch, complete);
         self.on_report_fetched(fetch, complete);
         self.on_record_fetched(fetch, complete);
-    }
-
-    fn send_heartbeats(&mut self) {
-        let peers: Vec<_> = self.membership.links.keys().copied().chain([self.me()]).collect();
-        for peer in peers {
-            self.send_heartbeat(peer);
-        }
-    }
-
-    pub(crate) fn send_heartbeat(&mut self, peer: NodeId) {
-        let claimable = self.claimable();
-        let leases = self.worker.leases_of(peer);
-        self.send(peer, Message::Heartbeat { claimable, leases });
-    }
-
-    fn on_heartbeat(&mut self, from: NodeId, claimable: u32, leases: Vec<crate::LeaseId>) {
-        if let Some(link) = self.membership.links.get_mut(&from) {
-            link.claimable = claimable;
-        }
-        self.renew(from, leases);
-        self.worker.wants_changed = true;
     }
 
     /// A peer became reachable or unreachable.

@@ -106,6 +106,11 @@ impl Worker {
         held.map(|held| held.current).collect()
     }
 
+    /// Where work is held or asked for.
+    pub(crate) fn arbiters(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.held.values().map(|held| held.arbiter).chain(self.wanted.keys().copied())
+    }
+
     fn running(&self) -> u32 {
         self.held.values().map(|held| count_of(&held.running)).sum()
     }
@@ -169,19 +174,18 @@ impl Node {
 
     fn arbiters_with_work(&self) -> Vec<NodeId> {
         let own = (self.claimable() > 0).then_some(self.me());
-        let links = self.membership.links.iter().filter(|(_, link)| link.claimable > 0).map(|(node, _)| *node);
-        links.chain(own).filter(|node| self.reaches(*node)).collect()
+        self.membership.links.with_work().chain(own).filter(|node| self.reaches(*node)).collect()
     }
 
     // ---- leases
 
     pub(crate) fn on_grant(&mut self, from: NodeId, grant: Grant) {
-        self.worker.wanted.remove(&from);
         self.worker.wants_changed = true;
         if grant.continues.is_some() {
             self.continue_lease(from, grant);
             return;
         }
+        self.worker.wanted.remove(&from);
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
         let known = self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease);
@@ -408,7 +412,7 @@ impl Node {
     /// Half of the last heartbeat's rate, half of what was before. An idle node forgets.
     fn keep_rate(&mut self) {
         let ended = core::mem::take(&mut self.worker.ended_since_heartbeat);
-        let per_second = ended.saturating_mul(1000 / crate::membership::HEARTBEAT.as_millis() as u32);
+        let per_second = ended.saturating_mul(1000 / crate::links::HEARTBEAT.as_millis() as u32);
         self.worker.rate = self.worker.rate / 2 + per_second / 2;
     }
 
@@ -416,13 +420,16 @@ impl Node {
 
     pub(crate) fn gossip_drain(&mut self) {
         let me = self.membership.me.clone();
-        let peers: Vec<_> = self.membership.links.keys().copied().collect();
         self.keep_membership();
-        for peer in peers {
+        for peer in self.linked() {
             self.send(peer, Message::Hello(me.clone()));
         }
         self.hurry_digests();
         self.finish_drain();
+    }
+
+    pub(crate) const fn has_left(&self) -> bool {
+        self.worker.drained
     }
 
     fn finish_drain(&mut self) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{
     Answer, Elements, Event, Hash, JobId, JobSpec, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId, SignedJob,
-    StageSpec, Stdin, codec,
+    StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -19,7 +19,7 @@ use crate::world::{Happening, World};
 enum Asked {
     Submit(JobId),
     Cancel(JobId),
-    Question(Query),
+    Question(Query, Time),
 }
 
 /// All users together.
@@ -167,7 +167,8 @@ impl World {
         let list = Hash::of(&codec::encode(&listed));
         let machine = &mut self.machines[node];
         machine.blobs.extend([list, module]);
-        let spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        let mut spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        spec.submitted_unix_ms = machine.wall_ms(self.queue.now());
         let signed = SignedJob::sign(&spec, &machine.key).expect("the users keep every limit of a job");
         let (job, spec) = (signed.id(), Arc::new(spec));
         let scripts: Vec<_> = plans.into_iter().map(|plan| plan.script).collect();
@@ -176,7 +177,7 @@ impl World {
         self.clients.submitted.push(job);
         self.census.count("job submitted");
         let stages: Vec<_> = spec.stages.iter().map(|stage| stage.count).collect();
-        self.note(format_args!("a user submits {job:?} to n{node}: stages of {stages:?}"));
+        self.note_at(node, format_args!("is handed {job:?} by a user: stages of {stages:?}"));
         self.observe(&Fact::Submitted { job, spec, scripts });
         let token = self.clients.ask(node, Asked::Submit(job));
         self.give(node, self.machines[node].boot, Event::Submit { token, job: signed });
@@ -192,7 +193,7 @@ impl World {
     /// Asks a node to cancel a job.
     pub(crate) fn cancel(&mut self, node: usize, job: JobId) {
         self.census.count("job cancelled");
-        self.note(format_args!("a user cancels {job:?} at n{node}"));
+        self.note_at(node, format_args!("is told by a user to cancel {job:?}"));
         self.observe(&Fact::Cancelling { job });
         let token = self.clients.ask(node, Asked::Cancel(job));
         self.give(node, self.machines[node].boot, Event::Cancel { token, job });
@@ -201,18 +202,18 @@ impl World {
     /// Asks a node something.
     pub(crate) fn question(&mut self, node: usize, query: Query) {
         self.census.count("question");
-        let token = self.clients.ask(node, Asked::Question(query.clone()));
+        let token = self.clients.ask(node, Asked::Question(query.clone(), self.queue.now()));
         self.give(node, self.machines[node].boot, Event::Ask { token, query });
     }
 
     pub(crate) fn on_submitted(&mut self, node: usize, token: u64, result: Result<JobId, Refusal>) {
         let Some((_, Asked::Submit(job))) = self.clients.asked.remove(&token) else { return };
-        self.note(format_args!("n{node} tells the user of {job:?}: {result:?}"));
+        self.note_at(node, format_args!("tells the user of {job:?}: {result:?}"));
         match result {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
-                self.observe(&Fact::Acknowledged { job });
+                self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
             Err(Refusal::Invalid(why)) => {
@@ -224,14 +225,18 @@ impl World {
 
     pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
         let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
-        self.note(format_args!("n{node} tells the user of the end of {job:?}: {result:?}"));
+        self.note_at(node, format_args!("tells the user of the end of {job:?}: {result:?}"));
+        if result.is_ok() {
+            self.census.count("cancel confirmed");
+            self.observe(&Fact::Cancelled { node: self.machines[node].id, job });
+        }
     }
 
     pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
-        let Some((_, Asked::Question(query))) = self.clients.asked.remove(&token) else { return };
+        let Some((_, Asked::Question(query, asked))) = self.clients.asked.remove(&token) else { return };
         self.note_answer(node, &query, answer);
         let id = self.machines[node].id;
-        self.observe(&Fact::Told { node: id, query: &query, answer });
+        self.observe(&Fact::Told { node: id, asked, query: &query, answer });
         match answer {
             Answer::Job { job, status } if status.state().is_over() => {
                 self.clients.over.insert(job.id());
@@ -248,23 +253,21 @@ impl World {
     }
 
     fn note_answer(&mut self, node: usize, query: &Query, answer: &Answer) {
-        let at = self.now();
-        let tracer = &mut self.tracer;
         match answer {
             Answer::Job { status, .. } => {
-                tracer.note(at, format_args!("n{node} answers {query:?}: {:?} {:?}", status.state(), status.stages));
+                self.note_at(node, format_args!("answers {query:?}: {:?} {:?}", status.state(), status.stages));
             }
             Answer::Shard { segment, next, leased } => {
                 let facts = crate::trace::Facts(segment);
-                tracer.note(at, format_args!("n{node} answers {query:?}:{facts} next={next:?} leased={leased:?}"));
+                self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
-            Answer::Jobs(jobs) => tracer.note(at, format_args!("n{node} lists {} jobs", jobs.len())),
-            Answer::Unknown => tracer.note(at, format_args!("n{node} answers {query:?}: unknown")),
+            Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }
     }
 }
 
-fn spec_of(
+pub(crate) fn spec_of(
     submitter: NodeId,
     nonce: u64,
     blobs: Hash,

@@ -8,12 +8,12 @@ use swarm_protocol::{
     Wanted, Write, codec,
 };
 
+use crate::bug::Bug;
 use crate::dice;
 use crate::disk::Record;
 use crate::guests::Attempt;
-use crate::history::Fact;
-use crate::scenario::Bug;
-use crate::trace::{Brief, BriefGossip};
+use crate::history::{Fact, Queues};
+use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
 /// Events that the driver takes before it carries out what they led to.
@@ -25,21 +25,30 @@ impl World {
     /// Lets a node take its events, unless it is busy syncing or stands still.
     pub(crate) fn turn(&mut self, node: usize) {
         let now = self.now();
-        let machine = &mut self.machines[node];
-        if machine.paused {
-            return;
-        }
-        let Some(running) = machine.running.as_mut().filter(|running| running.syncing.is_none()) else { return };
+        let running = self.machines[node].running.as_mut();
+        let Some(running) = running.filter(|it| it.syncing.is_none() && !it.is_still()) else { return };
         let local = running.local(now);
+        let events = running.events_now(now, EVENTS_A_TURN).min(running.inbox.len());
+        let taken: Vec<_> = running.inbox.drain(..events).collect();
+        self.observe_heard(node, &taken);
+        let Some(running) = self.machines[node].running.as_mut() else { return };
         let mut effects = Effects::default();
-        for _ in 0..EVENTS_A_TURN {
-            let Some(event) = running.inbox.pop_front() else { break };
+        for event in taken {
             effects.append(running.core.handle(local, event));
         }
         if running.core.next_deadline().is_some_and(|(deadline, _)| deadline <= local) {
             effects.append(running.core.handle(local, Event::Tick));
         }
         self.carry_out(node, effects);
+    }
+
+    fn observe_heard(&mut self, node: usize, events: &[Event]) {
+        let node = self.machines[node].id;
+        for event in events {
+            if let Event::Received { from, message } = event {
+                self.observe(&Fact::Heard { node, from: *from, message });
+            }
+        }
     }
 
     /// Persists, and only then does the rest.
@@ -53,7 +62,7 @@ impl World {
         }
         self.census.count("sync");
         self.machines[node].disk.write(&batch);
-        let took = self.network.faults.sync_time(&mut self.timing);
+        let took = self.sync_time();
         let mut later = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
             self.act(node, std::mem::take(&mut later));
@@ -69,15 +78,28 @@ impl World {
         if !self.is_boot(node, boot) {
             return;
         }
-        if self.machines[node].paused {
-            self.after(Duration::from_millis(5), Happening::Synced { node, boot });
+        let machine = &mut self.machines[node];
+        if let Some(running) = machine.running.as_mut().filter(|running| running.is_still()) {
+            running.sync_is_over = true;
             return;
         }
-        let machine = &mut self.machines[node];
-        machine.disk.sync();
+        if machine.disk.sync().is_err() {
+            return self.stop_for_want_of_room(node);
+        }
         let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
         self.act(node, effects);
         self.turn(node);
+    }
+
+    /// A node that stood still takes up what came meanwhile.
+    pub(crate) fn go_on(&mut self, node: usize) {
+        let boot = self.machines[node].boot;
+        let Some(running) = self.machines[node].running.as_mut().filter(|running| !running.is_still()) else { return };
+        if std::mem::take(&mut running.sync_is_over) {
+            self.on_synced(node, boot);
+        } else {
+            self.turn(node);
+        }
     }
 
     pub(crate) fn on_tick(&mut self, node: usize, boot: u64) {
@@ -96,12 +118,9 @@ impl World {
         let boot = self.machines[node].boot;
         let Some(running) = &mut self.machines[node].running else { return };
         // A turn takes so many events at most: the next turn takes the rest.
-        let next = if running.inbox.is_empty() {
-            let Some((deadline, _)) = running.core.next_deadline() else { return };
-            running.global(now, deadline)
-        } else {
-            now
-        };
+        let rest = (!running.inbox.is_empty()).then(|| running.crawl.map_or(now, |crawl| crawl.next));
+        let due = running.core.next_deadline().map(|(deadline, _)| running.global(now, deadline));
+        let Some(next) = rest.into_iter().chain(due).min() else { return };
         // A microsecond of work at least, so that a core which always wants a tick now cannot stop time.
         let at = next.max(now + Duration::from_micros(1));
         if running.tick_at.is_none_or(|planned| at < planned) {
@@ -112,16 +131,20 @@ impl World {
 
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
-        let Effects { persist: _, send, gossip, dial, fetch, start, stop, notify } = effects;
+        let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        self.observe_queues(node, &send);
         for (to, message) in send {
             self.send(node, to, message);
         }
         gossip.into_iter().for_each(|it| self.gossip(node, it));
         dial.into_iter().for_each(|(to, addresses)| self.dial(node, to, &addresses));
+        hang_up.into_iter().for_each(|peer| self.hang_up(node, peer));
         fetch.into_iter().for_each(|it| self.fetch(node, it));
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
-            self.note(format_args!("n{node} stops {lease:?} {ranges:?}"));
+            self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
+            let id = self.machines[node].id;
+            self.observe(&Fact::Dropped { node: id, lease, tasks: &ranges });
             if let Some(running) = &mut self.machines[node].running {
                 running.slots.stop(lease, &ranges);
             }
@@ -130,15 +153,24 @@ impl World {
         notify.into_iter().for_each(|notice| self.notify(node, notice));
     }
 
+    fn observe_queues(&mut self, node: usize, send: &[(NodeId, Message)]) {
+        let mut frames = BTreeMap::<NodeId, usize>::new();
+        send.iter().for_each(|(to, _)| *frames.entry(*to).or_default() += 1);
+        let events = self.machines[node].running.as_ref().map_or(0, |running| running.inbox.len());
+        let queues = Queues { events, frames: frames.into_values().max().unwrap_or(0) };
+        self.observe(&Fact::Queued { node: self.machines[node].id, queues });
+    }
+
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
         self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
         let Some(&to) = self.by_id.get(&to) else { return };
+        if let Some(meter) = &mut self.meter {
+            meter.said(from, &message);
+        }
         let now = self.now();
         let arrivals = self.network.carry(now, from, to, &mut self.census);
-        self.tracer.note(
-            now,
-            format_args!("n{from} → n{to} {}{}", Brief(&message), if arrivals.is_empty() { " ✗" } else { "" }),
-        );
+        let fate = if arrivals.is_empty() { " ✗" } else { "" };
+        self.tracer.note(now, Place::Way(from, to), format_args!("{}{fate}", Brief(&message)));
         let boot = self.machines[to].boot;
         let mut arrivals = arrivals.into_iter();
         let Some(first) = arrivals.next() else {
@@ -156,16 +188,20 @@ impl World {
     pub(crate) fn on_arrive(&mut self, to: usize, from: usize, boot: u64, link: Option<u64>, message: Message) {
         let end = self.network.end(to, from);
         let heard = end.is_some() && (link.is_none() || link == end);
-        if heard {
+        if heard && self.has_room(to, from) {
             let from = self.machines[from].id;
             self.give(to, boot, Event::Received { from, message });
         }
     }
 
     fn gossip(&mut self, node: usize, gossip: Gossip) {
-        self.note(format_args!("n{node} ⇒ {}", BriefGossip(&gossip)));
+        self.note_at(node, format_args!("⇒ {}", BriefGossip(&gossip)));
         let from = self.machines[node].id;
-        for to in self.network.gossip_reaches(node, &mut self.census) {
+        let reached = self.network.gossip_reaches(node, &mut self.census);
+        if let Some(meter) = &mut self.meter {
+            meter.gossiped(node, &gossip, &reached, &self.network);
+        }
+        for to in reached {
             let wait = self.network.delay() * 2;
             let boot = self.machines[to].boot;
             self.after(wait, Happening::Heard { to, boot, from, gossip: gossip.clone() });
@@ -177,7 +213,7 @@ impl World {
             Wanted::Blobs(blobs) => blobs,
             Wanted::JobBlobs(list) => self.with_listed(list),
         };
-        self.note(format_args!("n{node} fetches {wanted:?} (number {number})"));
+        self.note_at(node, format_args!("fetches {wanted:?} (number {number})"));
         let from = from.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
         let boot = self.machines[node].boot;
         let wait = self.network.delay() * 2;
@@ -204,7 +240,7 @@ impl World {
         }
         let complete = self.bring(node, &wanted);
         if complete || tries == 0 {
-            self.note(format_args!("n{node} fetched (number {number}): {complete}"));
+            self.note_at(node, format_args!("fetched (number {number}): {complete}"));
             self.census.count(if complete { "fetch" } else { "fetch failed" });
             self.give(node, boot, Event::Fetched { fetch: number, complete });
             return;
@@ -217,7 +253,7 @@ impl World {
     fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
         let held_by = |machine: usize, blob: &Hash| {
             self.machines[machine].is_awake()
-                && self.network.passes(node, machine)
+                && self.network.meets(node, machine)
                 && self.machines[machine].blobs.contains(blob)
         };
         let everybody = 0..self.machines.len();
@@ -230,7 +266,7 @@ impl World {
 
     fn start_batch(&mut self, node: usize, batch: Batch) {
         let Batch { lease, spec, tasks, .. } = batch;
-        self.note(format_args!("n{node} starts {lease:?} {tasks:?}"));
+        self.note_at(node, format_args!("starts {lease:?} {tasks:?}"));
         let id = self.machines[node].id;
         let boot = self.machines[node].boot;
         for task in tasks.iter().flat_map(|(range, _)| range.indexes()) {
@@ -287,9 +323,10 @@ impl World {
         let outcome = scripts[usize::from(lease.shard.stage)].outcome(spec.nonce, lease.shard.stage, task);
         let machine = &mut self.machines[node];
         machine.blobs.extend(outcome.blobs());
+        let id = machine.id;
         self.census.count("task run");
-        self.observe(&Fact::Ran { lease, task, outcome: &outcome });
-        self.note(format_args!("n{node} ran {task} of {lease:?}: {:?}", outcome.ending));
+        self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
+        self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
             && running.slots.keep(attempt, outcome)
         {
@@ -314,8 +351,14 @@ impl World {
             Notice::Submitted { token, result } => self.on_submitted(node, token, result),
             Notice::Cancelled { token, result } => self.on_cancelled(node, token, &result),
             Notice::Answered { token, answer } => self.on_answered(node, token, &answer),
-            Notice::Members(members) => self.remember_addresses(node, &members),
-            Notice::Drained => self.note(format_args!("n{node} is drained")),
+            Notice::Members(changed) => {
+                self.remember_addresses(node, &changed);
+                self.note_deaths(node, &changed);
+            }
+            Notice::Drained => {
+                self.note_at(node, format_args!("is drained"));
+                self.observe(&Fact::Drained { node: self.machines[node].id });
+            }
         }
     }
 

@@ -11,8 +11,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::Time;
 
+use crate::census::Census;
 use crate::dice;
-use crate::faults::{Census, Faults};
+use crate::faults::{Fault, Rates};
 
 /// A link between two nodes, the one with the lower position first.
 pub(crate) struct Link {
@@ -34,11 +35,36 @@ pub(crate) struct Network {
     rng: Rng,
     /// One way, on a good day.
     latency_us: (u64, u64),
-    pub(crate) faults: Faults,
+    pub(crate) rates: Rates,
     links: BTreeMap<(usize, usize), Link>,
+    /// The same from each end: the peers to which it is open, and the link's number.
+    ends: BTreeMap<usize, BTreeMap<usize, u64>>,
     numbers: u64,
-    /// Nodes on the far side of a partition.
-    far: BTreeSet<usize>,
+    /// What keeps packets from passing, by its cause.
+    walls: BTreeMap<Fault, Wall>,
+}
+
+/// Between whom packets do not pass.
+#[derive(Clone, Debug)]
+pub(crate) enum Wall {
+    /// These and all others.
+    Around(BTreeSet<usize>),
+    /// From these to all others; the other way they do.
+    OneWay(BTreeSet<usize>),
+    /// These and those; whoever is of neither sees both.
+    Between(BTreeSet<usize>, BTreeSet<usize>),
+}
+
+impl Wall {
+    fn stops(&self, from: usize, to: usize) -> bool {
+        match self {
+            Self::Around(these) => these.contains(&from) != these.contains(&to),
+            Self::OneWay(these) => these.contains(&from) && !these.contains(&to),
+            Self::Between(these, those) => {
+                (these.contains(&from) && those.contains(&to)) || (those.contains(&from) && these.contains(&to))
+            }
+        }
+    }
 }
 
 fn pair(a: usize, b: usize) -> (usize, usize) {
@@ -46,25 +72,43 @@ fn pair(a: usize, b: usize) -> (usize, usize) {
 }
 
 impl Network {
-    pub(crate) fn new(mut rng: Rng, faults: Faults) -> Self {
+    pub(crate) fn new(mut rng: Rng, rates: Rates) -> Self {
         // A rack, a building, or a continent.
         let latency_us = [(100, 500), (500, 3000), (10_000, 60_000)][[0, 0, 1, 1, 1, 2][rng.usize(0..6)]];
-        Self { rng, latency_us, faults, links: BTreeMap::new(), numbers: 0, far: BTreeSet::new() }
+        Self {
+            rng,
+            latency_us,
+            rates,
+            links: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            numbers: 0,
+            walls: BTreeMap::new(),
+        }
     }
 
-    /// Whether packets pass between the two.
-    pub(crate) fn passes(&self, a: usize, b: usize) -> bool {
-        self.far.contains(&a) == self.far.contains(&b)
+    /// Whether packets pass this way.
+    pub(crate) fn passes(&self, from: usize, to: usize) -> bool {
+        !self.walls.values().any(|wall| wall.stops(from, to))
     }
 
-    /// Cuts these nodes off from the others; nobody heals it.
-    pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
-        self.far = far;
+    /// Whether packets pass both ways, as every conversation needs it.
+    pub(crate) fn meets(&self, a: usize, b: usize) -> bool {
+        self.passes(a, b) && self.passes(b, a)
     }
 
-    /// Whether the swarm is in two parts.
-    pub(crate) fn is_parted(&self) -> bool {
-        !self.far.is_empty()
+    /// Raises a wall in place of any before of the same cause; nobody takes it down.
+    pub(crate) fn raise(&mut self, cause: Fault, wall: Wall) {
+        self.walls.insert(cause, wall);
+    }
+
+    /// Takes a wall down; false when there is none.
+    pub(crate) fn take_down(&mut self, cause: Fault) -> bool {
+        self.walls.remove(&cause).is_some()
+    }
+
+    /// The causes of which there is a wall.
+    pub(crate) fn walls(&self) -> Vec<Fault> {
+        self.walls.keys().copied().collect()
     }
 
     /// One way, now.
@@ -75,9 +119,7 @@ impl Network {
 
     /// The open ends of `node`'s links: peer and link number.
     pub(crate) fn ends_of(&self, node: usize) -> Vec<(usize, u64)> {
-        let mine = self.links.iter().filter(|((a, b), _)| *a == node || *b == node);
-        let open = mine.filter(|((a, _), link)| link.open[usize::from(*a != node)]);
-        open.map(|((a, b), link)| (if *a == node { *b } else { *a }, link.number)).collect()
+        self.ends.get(&node).into_iter().flatten().map(|(peer, number)| (*peer, *number)).collect()
     }
 
     /// Every link: its nodes and number.
@@ -87,8 +129,7 @@ impl Network {
 
     /// The link that `node` has open to `peer`.
     pub(crate) fn end(&self, node: usize, peer: usize) -> Option<u64> {
-        let link = self.links.get(&pair(node, peer))?;
-        link.open[usize::from(node > peer)].then_some(link.number)
+        self.ends.get(&node)?.get(&peer).copied()
     }
 
     /// Opens a link at both ends, in place of any before.
@@ -96,6 +137,9 @@ impl Network {
         self.numbers += 1;
         let link = Link { number: self.numbers, open: [true; 2], last: [Time::ZERO; 2] };
         self.links.insert(pair(a, b), link);
+        for (node, peer) in [(a, b), (b, a)] {
+            self.ends.entry(node).or_default().insert(peer, self.numbers);
+        }
         self.numbers
     }
 
@@ -107,6 +151,9 @@ impl Network {
         if link.open == [false; 2] {
             self.links.remove(&key);
         }
+        if was_open && let Some(ends) = self.ends.get_mut(&node) {
+            ends.remove(&peer);
+        }
         was_open
     }
 
@@ -115,23 +162,23 @@ impl Network {
         if !self.passes(from, to) || self.end(from, to).is_none() {
             return Vec::new();
         }
-        let Faults { loss, duplication, reordering, delay, .. } = self.faults;
+        let Rates { loss, duplication, reordering, delay } = self.rates;
         if dice::chance(&mut self.rng, loss) {
-            census.count("message lost");
+            census.hit(Fault::Loss);
             return Vec::new();
         }
         let mut at = now + self.delay();
         if dice::chance(&mut self.rng, delay) {
-            census.count("message delayed");
-            at = at + dice::millis(&mut self.rng, 50..=3000);
+            census.hit(Fault::Delay);
+            at = at + dice::millis(&mut self.rng, 50..=5000);
         }
         let mut arrivals = Vec::with_capacity(2);
         if dice::chance(&mut self.rng, duplication) {
-            census.count("message repeated");
+            census.hit(Fault::Duplication);
             arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 0..=2000), link: None });
         }
         if dice::chance(&mut self.rng, reordering) {
-            census.count("message overtaken");
+            census.hit(Fault::Reordering);
             arrivals.push(Arrival { at: at + dice::millis(&mut self.rng, 1..=1000), link: None });
             return arrivals;
         }
@@ -143,26 +190,26 @@ impl Network {
         arrivals
     }
 
-    /// Nodes that gossip from `author` reaches, hop by hop over links.
-    pub(crate) fn gossip_reaches(&mut self, author: usize, census: &mut Census) -> BTreeSet<usize> {
-        let mut reached = BTreeSet::from([author]);
+    /// Nodes that gossip from `author` reaches, hop by hop over links, in their order.
+    pub(crate) fn gossip_reaches(&mut self, author: usize, census: &mut Census) -> Vec<usize> {
+        let mut seen = BTreeSet::from([author]);
         let mut next = vec![author];
         while let Some(node) = next.pop() {
-            for (peer, _) in self.ends_of(node) {
-                if self.passes(node, peer) && reached.insert(peer) {
-                    next.push(peer);
+            for peer in self.ends.get(&node).into_iter().flat_map(BTreeMap::keys) {
+                if self.passes(node, *peer) && seen.insert(*peer) {
+                    next.push(*peer);
                 }
             }
         }
-        reached.remove(&author);
-        let loss = self.faults.loss;
-        reached.retain(|_| {
+        seen.remove(&author);
+        let loss = self.rates.loss;
+        seen.retain(|_| {
             let lost = dice::chance(&mut self.rng, loss);
             if lost {
-                census.count("gossip lost");
+                census.hit(Fault::Loss);
             }
             !lost
         });
-        reached
+        seen.into_iter().collect()
     }
 }

@@ -6,24 +6,21 @@ use std::time::Duration;
 
 use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
 
-use crate::dice;
-use crate::faults::{Census, Faults};
+use crate::census::Census;
+use crate::faults::Faults;
 use crate::history::Fact;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
 use crate::trace::Trace;
 use crate::world::World;
 
-/// How long a storm takes, in milliseconds.
-const STORM_MS: std::ops::RangeInclusive<u64> = 8_000..=30_000;
 /// After the healing every acknowledged job is over within this time: the longest task takes 4 s, a stage 20 s of work.
-pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
-/// After that custodians agree within this time.
-pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// But they are not asked before, because the last nodes to start change who the custodians are.
+const FINISH_MAX: Duration = Duration::from_secs(120);
+/// After the healing nobody is asked for the results before this time: the last nodes to start change who the custodians
+/// are, and views settle for 10 s.
 const SETTLE_MIN: Duration = Duration::from_secs(12);
 /// Questions are answered within this time on a network without faults.
-pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(20);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
 const ACCEPT_MAX: Duration = Duration::from_secs(60);
 /// How often the users look whether jobs are over.
@@ -48,7 +45,7 @@ pub struct Report {
 
 /// Runs a scenario. A panic of the core is a violation like any other.
 pub fn run(scenario: &Scenario, trace: Trace) -> Report {
-    let faults = Faults::choose(&mut dice::fork(scenario.seed, "faults"));
+    let faults = Faults::choose(scenario.seed, &scenario.faults);
     let attempt = catch_unwind(AssertUnwindSafe(|| run_to_end(scenario, faults.clone(), trace)));
     attempt.unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str);
@@ -67,12 +64,14 @@ pub fn run(scenario: &Scenario, trace: Trace) -> Report {
 
 fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
-    let storm = dice::millis(&mut world.striking, STORM_MS);
     let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
-    world.note(format_args!("{scenario:?} {faults:?}; nodes n0.. are {nodes:?}"));
+    world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
     world.begin_storm();
     world.begin_users();
-    world.run_for(storm);
+    world.storm_until = world.now() + scenario.storm_time();
+    while world.broken.is_none() && world.now() < world.storm_until {
+        world.run_until(world.storm_until);
+    }
     let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
     for phase in phases {
         if world.broken.is_none() {
@@ -98,7 +97,7 @@ impl World {
             let Some(node) = self.any_node() else { break };
             let job = self.submit_small(node);
             while self.clients.waits_for(job) && self.now() < bound && self.broken.is_none() {
-                self.run_for(LOOK_EVERY);
+                self.look_on();
             }
             if self.clients.acknowledged.contains(&job) {
                 return;
@@ -107,7 +106,7 @@ impl World {
                 return self
                     .break_with("jobs_are_accepted", format!("no job is acknowledged after the healing: {job:?}"));
             }
-            self.run_for(LOOK_EVERY);
+            self.look_on();
         }
     }
 
@@ -126,22 +125,32 @@ impl World {
                     self.question(node, Query::Job(job));
                 }
             }
-            self.run_for(LOOK_EVERY);
+            self.look_on();
         }
         self.observe(&Fact::Bounded);
     }
 
-    /// Lets custodians come to agree, and judges whether they did.
-    pub(crate) fn settle(&mut self) {
-        let bound = self.now() + SETTLE_MAX;
-        self.run_for(SETTLE_MIN);
+    /// Lets a moment pass, and looks at what the custodians have: whether they agree in time is judged at every look.
+    fn look_on(&mut self) {
+        self.run_for(LOOK_EVERY);
         let shards: Vec<_> = self.clients.acknowledged.iter().flat_map(|job| self.shards_of(*job)).collect();
-        while self.now() < bound && self.broken.is_none() && !shards.iter().all(|shard| agree(&self.copies(*shard))) {
-            self.run_for(LOOK_EVERY);
-        }
         for shard in shards {
             let copies = self.copies(shard);
             self.observe(&Fact::Kept { shard, copies: &copies });
+        }
+    }
+
+    /// Lets custodians come to agree. That it does not take too long is judged while they do.
+    pub(crate) fn settle(&mut self) {
+        let healed = self.auditor.history().healed.unwrap_or_default();
+        self.run_until((healed + SETTLE_MIN).max(self.now()));
+        loop {
+            self.look_on();
+            let jobs = self.clients.acknowledged.iter();
+            let mut shards = jobs.flat_map(|job| self.shards_of(*job));
+            if self.broken.is_some() || shards.all(|shard| agree(&self.copies(shard))) {
+                break;
+            }
         }
         self.observe(&Fact::Settled);
     }

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::bug::Bug;
+use crate::census::Census;
 use crate::clients::{StagePlan, patient};
-use crate::faults::{Census, Faults};
+use crate::faults::{Fault, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
-use crate::scenario::{Bug, NODES, Scenario};
+use crate::network::Wall;
+use crate::scenario::{NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -91,7 +94,7 @@ impl Swarm {
 
     /// Stops a node without a word; what it had not synced is lost.
     pub fn crash(&mut self, node: usize) {
-        self.world.crash(node, false);
+        self.world.crash(node, 0);
     }
 
     /// Starts a node that is down.
@@ -101,7 +104,7 @@ impl Swarm {
 
     /// Cuts these nodes off from the others.
     pub fn part(&mut self, far: &[usize]) {
-        self.world.part(far.iter().copied().collect());
+        self.world.raise(Fault::Partition, Wall::Around(far.iter().copied().collect()));
     }
 
     /// Asks a node to cancel a job.

@@ -1,124 +1,120 @@
 //! Does faults to the swarm, and ends them.
+//!
+//! Elsewhere: walls in the network are `walls`; pauses, stalls, slow readers and clocks are `halts`;
+//! disks are `disks`.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::dice;
-use crate::faults::{Faults, Strike};
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
+use crate::machine::Machine;
 use crate::world::{Happening, World};
 
 /// A node that crashes in the middle of its next sync, when most is at stake.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Doom {
     node: usize,
-    /// Together with all others.
-    everybody: bool,
+    /// What it dies of: all others may die with it.
+    fault: Fault,
 }
 
 impl World {
     /// Faults begin.
     pub(crate) fn begin_storm(&mut self) {
         self.stormy = true;
-        for (strike, seconds) in self.network.faults.strikes() {
-            let wait = dice::millis(&mut self.striking, 500..=seconds * 1000);
-            self.after(wait, Happening::Strike(strike, seconds));
+        for (fault, seconds) in self.faults.strikes() {
+            self.strike_again(fault, seconds);
         }
     }
 
-    pub(crate) fn on_strike(&mut self, strike: Strike, seconds: u64) {
+    fn strike_again(&mut self, fault: Fault, seconds: u64) {
+        let wait = dice::millis(self.dice(fault), 500..=seconds * 1000);
+        self.after(wait, Happening::Strike(fault, seconds));
+    }
+
+    pub(crate) fn on_strike(&mut self, fault: Fault, seconds: u64) {
+        self.strike(fault);
+        if self.stormy {
+            self.strike_again(fault, seconds);
+        }
+    }
+
+    /// Does a fault, unless the storm is over.
+    pub(crate) fn strike(&mut self, fault: Fault) {
         if !self.stormy {
             return;
         }
-        match strike {
-            Strike::Partition => self.strike_partition(),
-            Strike::Cut => self.strike_cut(),
-            Strike::Crash => self.strike_crash(),
-            Strike::PowerCut => self.strike_power_cut(),
-            Strike::Pause => self.strike_pause(),
-        }
-        let wait = dice::millis(&mut self.striking, 500..=seconds * 1000);
-        self.after(wait, Happening::Strike(strike, seconds));
-    }
-
-    fn strike_partition(&mut self) {
-        if self.network.is_parted() || self.machines.len() < 2 {
-            return;
-        }
-        let far = (0..self.machines.len()).filter(|_| self.striking.bool()).collect();
-        self.part(far);
-        let wait = dice::millis(&mut self.striking, 200..=15_000);
-        self.after(wait, Happening::Heal);
-    }
-
-    /// Cuts these nodes off from the others.
-    pub(crate) fn part(&mut self, far: BTreeSet<usize>) {
-        self.note(format_args!("the swarm falls apart: {far:?} on the far side"));
-        self.census.count("partition");
-        self.observe(&Fact::Disturbed);
-        self.network.part(far);
-        for (a, b, link) in self.network.links() {
-            if !self.network.passes(a, b) {
-                self.expect_timeout(a, b, link);
-                self.expect_timeout(b, a, link);
-            }
-        }
-    }
-
-    /// Packets pass everywhere again.
-    pub(crate) fn heal_partition(&mut self) {
-        if !self.network.is_parted() {
-            return;
-        }
-        self.note(format_args!("the swarm is one again"));
-        self.network.part(BTreeSet::new());
-        for (a, b, _) in self.network.links() {
-            self.notice_half_open(a, b);
-            self.notice_half_open(b, a);
+        match fault {
+            Fault::Partition | Fault::OneWay => self.strike_halves(fault),
+            Fault::Bridge => self.strike_bridge(),
+            Fault::HalfOpen => self.strike_half_open(),
+            Fault::SlowReader => self.strike_slow_reader(),
+            Fault::LinkCut => self.strike_cut(),
+            Fault::Crash => self.strike_crash(),
+            Fault::CrashInWrite => self.strike_in_write(fault),
+            Fault::PowerCut => self.strike_power_cut(),
+            Fault::Pause => self.strike_pause(),
+            Fault::LongPause => self.strike_long_pause(),
+            Fault::Stall => self.strike_stall(),
+            Fault::ClockJump => self.strike_clock(),
+            Fault::Wipe => self.strike_wipe(),
+            Fault::OldDisk => self.strike_old_disk(),
+            Fault::FullDisk => self.strike_full_disk(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
+            Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
+            Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
         }
     }
 
     fn strike_cut(&mut self) {
-        let Some((a, b, link)) = dice::pick(&mut self.striking, &self.network.links()) else { return };
-        self.census.count("link cut");
+        let links = self.network.links();
+        let dice = self.dice(Fault::LinkCut);
+        let Some((a, b, link)) = dice::pick(dice, &links) else { return };
+        let waits = [dice::millis(dice, 0..=300), dice::millis(dice, 0..=300)];
+        self.census.hit(Fault::LinkCut);
         self.observe(&Fact::Disturbed);
-        for (node, peer) in [(a, b), (b, a)] {
-            let wait = dice::millis(&mut self.striking, 0..=300);
+        for ((node, peer), wait) in [(a, b), (b, a)].into_iter().zip(waits) {
             self.after(wait, Happening::LinkLost { node, peer, link });
         }
     }
 
     fn strike_crash(&mut self) {
-        let Some(node) = self.some_node(|machine| machine.is_up()) else { return };
-        if self.striking.bool() {
-            self.doomed = Some(Doom { node, everybody: false });
-        } else {
-            self.crash_for_a_while(node);
+        if let Some(node) = self.some_node(Fault::Crash, Machine::is_up) {
+            self.crash_for_a_while(node, Fault::Crash);
+        }
+    }
+
+    /// Marks a node to die in its next sync.
+    fn strike_in_write(&mut self, fault: Fault) {
+        if let Some(node) = self.some_node(fault, Machine::is_up) {
+            self.doomed = Some(Doom { node, fault });
         }
     }
 
     fn strike_power_cut(&mut self) {
-        let Some(node) = self.some_node(|machine| machine.is_up()) else { return };
-        if self.striking.bool() {
-            self.doomed = Some(Doom { node, everybody: true });
+        if self.dice(Fault::PowerCut).bool() {
+            self.strike_in_write(Fault::PowerCut);
         } else {
             self.cut_power();
         }
     }
 
-    fn crash_for_a_while(&mut self, node: usize) {
-        let finished = self.striking.bool();
-        self.crash(node, finished);
-        let wait = dice::millis(&mut self.striking, 50..=12_000);
+    fn crash_for_a_while(&mut self, node: usize, fault: Fault) {
+        self.census.hit(fault);
+        let wait = dice::millis(self.dice(fault), 50..=12_000);
+        let survivors = self.survivors(node);
+        self.crash(node, survivors);
         self.after(wait, Happening::Restart { node });
     }
 
     fn cut_power(&mut self) {
-        self.census.count("power cut");
+        self.census.hit(Fault::PowerCut);
         for node in 0..self.machines.len() {
-            let finished = self.striking.bool();
-            self.crash(node, finished);
-            let wait = dice::millis(&mut self.striking, 500..=5000);
+            let unsynced = self.machines[node].disk.unsynced();
+            let dice = self.dice(Fault::PowerCut);
+            let (survivors, wait) = (dice.usize(..=unsynced), dice::millis(dice, 500..=5000));
+            self.crash(node, survivors);
             self.after(wait, Happening::Restart { node });
         }
     }
@@ -127,52 +123,25 @@ impl World {
     pub(crate) fn meet_doom(&mut self, node: usize, sync: Duration) {
         if let Some(doom) = self.doomed.take_if(|doom| doom.node == node && self.stormy) {
             let boot = self.machines[node].boot;
-            let wait = dice::micros(&mut self.striking, 0..=sync.as_micros() as u64);
+            let wait = dice::micros(self.dice(doom.fault), 0..=sync.as_micros() as u64);
             self.after(wait, Happening::Doom { doom, boot });
         }
     }
 
-    pub(crate) fn on_doom(&mut self, Doom { node, everybody }: Doom, boot: u64) {
+    pub(crate) fn on_doom(&mut self, Doom { node, fault }: Doom, boot: u64) {
         if !self.stormy || !self.is_boot(node, boot) {
             return;
         }
-        self.census.count("crash in a sync");
-        if everybody {
-            self.cut_power();
-        } else {
-            self.crash_for_a_while(node);
+        match fault {
+            Fault::PowerCut => self.cut_power(),
+            _ => self.crash_for_a_while(node, fault),
         }
     }
 
-    fn strike_pause(&mut self) {
-        let Some(node) = self.some_node(|machine| machine.is_awake()) else { return };
-        self.note(format_args!("n{node} stands still"));
-        self.census.count("pause");
-        self.observe(&Fact::Disturbed);
-        self.machines[node].paused = true;
-        for (peer, link) in self.network.ends_of(node) {
-            self.expect_timeout(peer, node, link);
-        }
-        let boot = self.machines[node].boot;
-        let wait = dice::millis(&mut self.striking, 100..=10_000);
-        self.after(wait, Happening::Resume { node, boot });
-    }
-
-    pub(crate) fn resume(&mut self, node: usize) {
-        if !self.machines[node].paused {
-            return;
-        }
-        self.note(format_args!("n{node} goes on"));
-        self.machines[node].paused = false;
-        for (peer, _) in self.network.ends_of(node) {
-            self.notice_half_open(node, peer);
-        }
-        self.turn(node);
-    }
-
-    fn some_node(&mut self, wanted: impl Fn(&crate::machine::Machine) -> bool) -> Option<usize> {
+    /// A machine for which this holds, by the dice of a fault.
+    pub(crate) fn some_node(&mut self, fault: Fault, wanted: impl Fn(&Machine) -> bool) -> Option<usize> {
         let candidates: Vec<_> = (0..self.machines.len()).filter(|node| wanted(&self.machines[*node])).collect();
-        dice::pick(&mut self.striking, &candidates)
+        dice::pick(self.dice(fault), &candidates)
     }
 
     /// Faults end: everything is repaired, and every node is up.
@@ -180,11 +149,15 @@ impl World {
         self.stormy = false;
         self.doomed = None;
         self.note(format_args!("the storm is over"));
-        self.network.faults = Faults::default();
-        self.heal_partition();
+        self.faults = Faults::default();
+        self.network.rates = self.faults.rates;
+        for cause in self.network.walls() {
+            self.heal(cause);
+        }
         for node in 0..self.machines.len() {
-            self.resume(node);
-            let wait = dice::millis(&mut self.striking, 0..=500);
+            self.unhinder(node);
+            self.make_room(node);
+            let wait = dice::millis(&mut self.timing, 0..=500);
             self.after(wait, Happening::Restart { node });
         }
         self.run_for(Duration::from_millis(500));

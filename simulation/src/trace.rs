@@ -1,10 +1,14 @@
-//! What happened, as text: hashed to compare two runs, printed to read one.
+//! What happened, as text: hashed to compare two runs, printed to read one, as JSON for machines to read.
+//!
+//! A line of JSON is one object: `time_us`, the microseconds of virtual time; `node`, the number of the node of which it
+//! tells, `null` when it is the whole swarm; `to`, the node to which a message goes, only of messages; `what`, the text.
 //!
 //! A line costs nothing but its time unless somebody wants the text.
 
 use std::fmt::{self, Write as _};
 use std::io;
 
+use serde::Serialize;
 use swarm_protocol::lattice::{End, Segment};
 use swarm_protocol::message::NodeRecord;
 use swarm_protocol::{Gossip, Message, Time};
@@ -19,6 +23,39 @@ pub enum Trace {
     Exact,
     /// That, and the lines themselves.
     Printed(Box<dyn io::Write>),
+    /// The same lines, as JSON.
+    Json(Box<dyn io::Write>),
+}
+
+/// Of whom a line tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nobody alone.
+    Swarm,
+    /// This node.
+    Node(usize),
+    /// A message from one node to another.
+    Way(usize, usize),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Swarm => Ok(()),
+            Self::Node(node) => write!(f, "n{node} "),
+            Self::Way(from, to) => write!(f, "n{from} → n{to} "),
+        }
+    }
+}
+
+/// A line for machines.
+#[derive(Serialize)]
+struct JsonLine<'a> {
+    time_us: u64,
+    node: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<usize>,
+    what: &'a str,
 }
 
 /// Hashes, and prints if asked, the lines of a run.
@@ -34,17 +71,19 @@ impl Tracer {
     }
 
     /// Notes one line.
-    pub(crate) fn note(&mut self, at: Time, text: fmt::Arguments<'_>) {
+    pub(crate) fn note(&mut self, at: Time, place: Place, text: fmt::Arguments<'_>) {
         if let Trace::Rough = self.wanted {
             self.hash.0 = dice::mix(self.hash.0 ^ at.as_micros());
             return;
         }
         self.line.clear();
-        writeln!(self.line, "{at} {text}").expect("a String takes every write");
+        writeln!(self.line, "{at} {place}{text}").expect("a String takes every write");
         self.hash.write_str(&self.line).expect("hashing cannot fail");
-        if let Trace::Printed(out) = &mut self.wanted {
-            // Whoever closes the pipe has read enough.
-            drop(out.write_all(self.line.as_bytes()));
+        // Whoever closes the pipe has read enough.
+        match &mut self.wanted {
+            Trace::Printed(out) => drop(out.write_all(self.line.as_bytes())),
+            Trace::Json(out) => drop(writeln!(out, "{}", json(at, place, &text.to_string()))),
+            Trace::Rough | Trace::Exact => {}
         }
     }
 
@@ -52,6 +91,16 @@ impl Tracer {
     pub(crate) const fn hash(&self) -> u64 {
         self.hash.0
     }
+}
+
+fn json(at: Time, place: Place, what: &str) -> String {
+    let (node, to) = match place {
+        Place::Swarm => (None, None),
+        Place::Node(node) => (Some(node), None),
+        Place::Way(from, to) => (Some(from), Some(to)),
+    };
+    let line = JsonLine { time_us: at.as_micros(), node, to, what };
+    serde_json::to_string(&line).expect("numbers and text are always JSON")
 }
 
 /// FNV-1a, 64 bits.

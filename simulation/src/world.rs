@@ -14,20 +14,23 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
+use crate::bug::Bug;
+use crate::census::Census;
 use crate::clients::Clients;
 use crate::dice;
 use crate::disk::Disk;
 use crate::driver::known_peers;
-use crate::faults::{Census, Faults, Strike};
+use crate::faults::{self, Fault, Faults};
 use crate::guests::Script;
 use crate::history::Fact;
 use crate::invariants::{Auditor, Violation};
-use crate::machine::{Machine, Running};
+use crate::machine::{LocalClock, Machine, Running};
+use crate::membership::Meter;
 use crate::network::Network;
 use crate::queue::Queue;
-use crate::scenario::{Bug, Scenario};
+use crate::scenario::Scenario;
 use crate::strikes::Doom;
-use crate::trace::{Trace, Tracer};
+use crate::trace::{Place, Trace, Tracer};
 
 /// Something that will happen. What is meant for a process names its start, and is void after that.
 pub(crate) enum Happening {
@@ -58,15 +61,23 @@ pub(crate) enum Happening {
     /// A user does something.
     User,
     /// A fault happens, and again within so many seconds.
-    Strike(Strike, u64),
-    /// A partition heals.
-    Heal,
+    Strike(Fault, u64),
+    /// A fault that was put off happens.
+    StrikeNow(Fault),
+    /// A wall in the network falls.
+    Heal(Fault),
     /// A paused node goes on.
     Resume { node: usize, boot: u64 },
+    /// A node whose event loop was stalled goes on.
+    Unstall { node: usize, boot: u64 },
+    /// A slow node reads as fast as ever.
+    ReadOn { node: usize, boot: u64 },
     /// A doomed node is in the middle of a sync.
     Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
     Restart { node: usize },
+    /// A full disk has room again.
+    Room { node: usize },
 }
 
 /// The swarm.
@@ -89,14 +100,22 @@ pub(crate) struct World {
     pub(crate) dialling: BTreeSet<(usize, usize)>,
     /// Whether strikes still happen.
     pub(crate) stormy: bool,
+    /// Until then the storm lasts at least.
+    pub(crate) storm_until: Time,
     pub(crate) doomed: Option<Doom>,
     pub(crate) steps: u64,
     pub(crate) timing: Rng,
-    pub(crate) striking: Rng,
+    pub(crate) faults: Faults,
+    /// Counts bytes and deaths, when somebody wants to know.
+    pub(crate) meter: Option<Meter>,
+    /// The dice of each kind of fault.
+    striking: BTreeMap<Fault, Rng>,
 }
 
 /// More events than any honest run has: beyond this the cores keep each other busy.
 const STEPS_MAX: u64 = 5_000_000;
+/// In large swarms and long runs: more than so many for each node and second.
+const STEPS_A_NODE_SECOND: u64 = 400;
 /// Starts of the nodes are spread over this many milliseconds.
 const START_SPREAD_MS: u64 = 500;
 
@@ -113,7 +132,7 @@ impl World {
             queue: Queue::new(),
             machines,
             by_id,
-            network: Network::new(dice::fork(seed, "network"), faults),
+            network: Network::new(dice::fork(seed, "network"), faults.rates),
             clients,
             census: Census::default(),
             tracer: Tracer::new(trace),
@@ -123,10 +142,13 @@ impl World {
             lists: BTreeMap::new(),
             dialling: BTreeSet::new(),
             stormy: false,
+            storm_until: Time::ZERO,
             doomed: None,
             steps: 0,
             timing: dice::fork(seed, "timing"),
-            striking: dice::fork(seed, "strikes"),
+            faults,
+            meter: None,
+            striking: BTreeMap::new(),
             scenario,
         };
         for node in 0..world.machines.len() {
@@ -134,6 +156,12 @@ impl World {
             world.queue.put(at, Happening::Restart { node });
         }
         world
+    }
+
+    /// The dice of a kind of fault.
+    pub(crate) fn dice(&mut self, fault: Fault) -> &mut Rng {
+        let seed = self.scenario.seed;
+        self.striking.entry(fault).or_insert_with(|| faults::dice_of(seed, fault))
     }
 
     pub(crate) const fn now(&self) -> Time {
@@ -150,8 +178,10 @@ impl World {
         while self.broken.is_none() {
             let Some(what) = self.queue.take(until) else { return };
             self.steps += 1;
-            if self.steps > STEPS_MAX {
-                self.break_with("nodes_come_to_rest", format!("more than {STEPS_MAX} events in one run"));
+            let most =
+                STEPS_MAX.max(self.now().as_micros() / 1_000_000 * STEPS_A_NODE_SECOND * self.machines.len() as u64);
+            if self.steps > most {
+                self.break_with("nodes_come_to_rest", format!("more than {most} events in one run"));
             }
             self.happen(what);
         }
@@ -179,12 +209,16 @@ impl World {
             Happening::Ran { node, boot, number } => self.on_ran(node, boot, number),
             Happening::Flush { node, boot } => self.on_flush(node, boot),
             Happening::User => self.on_user(),
-            Happening::Strike(strike, seconds) => self.on_strike(strike, seconds),
-            Happening::Heal => self.heal_partition(),
+            Happening::Strike(fault, seconds) => self.on_strike(fault, seconds),
+            Happening::StrikeNow(fault) => self.strike(fault),
+            Happening::Heal(fault) => self.heal(fault),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
-            Happening::Resume { .. } => {}
+            Happening::Unstall { node, boot } if self.is_boot(node, boot) => self.unstall(node),
+            Happening::ReadOn { node, boot } if self.is_boot(node, boot) => self.read_on(node),
+            Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
+            Happening::Room { node } => self.make_room(node),
         }
     }
 
@@ -209,24 +243,30 @@ impl World {
         if self.machines[node].is_up() {
             return;
         }
+        self.meet_unreadable_disk(node);
         let now = self.now();
         let skew = dice::millis(&mut self.timing, 0..=10_000);
+        let drift_ppm = self.drift();
         let machine = &mut self.machines[node];
         machine.boot += 1;
-        machine.paused = false;
         let boot = machine.boot;
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+            #[cfg(feature = "planted-bugs")]
+            bug: self.scenario.bug.and_then(Bug::of_core),
         };
-        let records = machine.disk.records();
+        let records = match machine.disk.records() {
+            Ok(records) => records,
+            Err(error) => return self.refuse_to_start(node, &error),
+        };
         let peers = known_peers(&records);
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
-                let mut running = Running::new(core, now, skew, machine.slots, peers);
+                let mut running = Running::new(core, LocalClock { origin: now, skew, drift_ppm }, machine.slots, peers);
                 running.inbox.push_back(Event::Addresses(vec![machine.address.clone()]));
                 machine.running = Some(running);
-                self.note(format_args!("n{node} starts, boot {boot}"));
+                self.note_at(node, format_args!("starts, boot {boot}"));
                 self.census.count("start");
                 self.carry_out(node, effects);
                 self.keep_dialling(node);
@@ -237,15 +277,16 @@ impl World {
         }
     }
 
-    /// Stops a node without a word.
-    pub(crate) fn crash(&mut self, node: usize, finished: bool) {
+    /// Stops a node without a word; so many of the batches that it had not synced survive.
+    pub(crate) fn crash(&mut self, node: usize, survivors: usize) {
         if self.machines[node].running.take().is_none() {
             return;
         }
-        self.machines[node].disk.crash(finished);
-        self.note(format_args!("n{node} crashes"));
+        self.machines[node].disk.crash(survivors);
+        self.note_at(node, format_args!("crashes"));
         self.census.count("crash");
         self.observe(&Fact::Disturbed);
+        self.observe(&Fact::Down { node: self.machines[node].id });
         self.clients.node_gone(node);
         self.dialling.retain(|(from, _)| *from != node);
         self.drop_links_of(node);
@@ -253,7 +294,12 @@ impl World {
 
     /// Notes a line of the trace.
     pub(crate) fn note(&mut self, text: fmt::Arguments<'_>) {
-        self.tracer.note(self.queue.now(), text);
+        self.tracer.note(self.queue.now(), Place::Swarm, text);
+    }
+
+    /// Notes a line of the trace that tells of one node.
+    pub(crate) fn note_at(&mut self, node: usize, text: fmt::Arguments<'_>) {
+        self.tracer.note(self.queue.now(), Place::Node(node), text);
     }
 
     /// Tells the auditor.

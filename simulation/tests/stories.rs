@@ -53,6 +53,16 @@ fn both_halves_of_a_swarm_work_and_agree_afterwards() {
     assert!(swarm.is_over(job) && swarm.is_over(other));
 }
 
+/// Nobody was reached when it was acknowledged, and the partition is too short for anybody to be taken for dead.
+#[test]
+fn a_job_acknowledged_in_isolation_runs_once_the_partition_heals() {
+    let mut swarm = Swarm::from_seed(14).with_nodes(5).started();
+    swarm.part(&[0]);
+    let job = swarm.submit(0, 10, Script::running_for(Duration::from_millis(50)));
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
+
 #[test]
 fn a_swarm_of_one_finishes_after_its_restart() {
     let mut swarm = Swarm::from_seed(11).with_nodes(1).started();
