@@ -146,11 +146,11 @@ impl Node {
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
         let stored: StoredJob = codec::decode(value, 2 * crate::JOB_SPEC_BYTES_MAX)?;
-        if let Ok(spec) = stored.job.verify() {
-            let id = stored.job.id();
-            self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
-            self.adopt_shards(id);
-        }
+        // It was verified before it was stored: left out now, an acknowledged job would be forgotten without a word.
+        let spec = stored.job.verify().map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let id = stored.job.id();
+        self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
+        self.adopt_shards(id);
         Ok(())
     }
 

@@ -9,6 +9,8 @@ mod bug;
 mod census;
 mod clients;
 pub mod cluster;
+pub mod crash_points;
+pub mod damage;
 mod dice;
 mod disk;
 mod disks;
