@@ -784,10 +784,10 @@ impl Node {
     fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
-        self.learn(id, segment.clone());
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
             self.recall_ended(id, &segment);
         }
+        self.learn(id, segment.clone());
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shards.get(&id) else { return };
         let after = shard.state.counts();
@@ -902,8 +902,9 @@ impl Node {
         self.record(id, open.into_iter().map(cancelled).collect(), None);
     }
 
-    pub(crate) fn on_job_known(&mut self, _job: JobId) {
+    pub(crate) fn on_job_known(&mut self, job: JobId) {
         self.worker.parked_changed = true;
+        self.seek_in(job);
     }
 
     pub(crate) fn on_stages_unblocked(&mut self, _job: JobId) {

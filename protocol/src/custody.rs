@@ -22,6 +22,8 @@ use crate::{Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Range, ShardId, Table, T
 
 /// Anti-entropy between custodians.
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
+/// The same after a change of custodians or links: what else changes at the same time is compared together.
+const DIGEST_SOON: Duration = Duration::from_secs(1);
 /// Shards in one message about many: about 200 KiB of digests.
 const SHARDS_PER_MESSAGE: usize = 1500;
 /// Progress is gathered this long, so that a fast job does not flood its custodians.
@@ -131,6 +133,9 @@ impl Node {
     pub(crate) fn adopt_shards(&mut self, job: JobId) {
         let Some(spec) = self.jobs.get(job).map(|job| job.spec.clone()) else { return };
         let me = self.me();
+        if self.is_settling() {
+            return;
+        }
         for shard in spec.shards(job) {
             let custodians = self.shard_custodians(shard);
             if custodians.contains(&me) {
@@ -179,7 +184,7 @@ impl Node {
             let custodians = view.custodians(Key::of_shard(*id));
             if custodians != shard.custodians {
                 shard.custodians = custodians;
-                self.custody.next_digest = self.custody.next_digest.min(self.now + Duration::from_secs(1));
+                self.custody.next_digest = self.custody.next_digest.min(self.now + DIGEST_SOON);
             }
         }
     }
@@ -420,6 +425,16 @@ impl Node {
                 shard.given.insert(from);
             }
         }
+    }
+
+    /// The peer may be a new process, on a disk that was restored or is new: what it had is compared again.
+    pub(crate) fn doubt_copies_of(&mut self, peer: NodeId) {
+        for shard in self.custody.shards.values_mut() {
+            shard.confirmed.remove(&peer);
+            shard.given.remove(&peer);
+        }
+        self.custody.next_digest = self.custody.next_digest.min(self.now + DIGEST_SOON);
+        self.doubt_jobs_of(peer);
     }
 
     /// A fact that this node made is not with those who were given the others.

@@ -2,7 +2,7 @@
 //!
 //! Always true:
 //! - a job's record is synced before anybody is told that it is here;
-//! - `stop` only grows (`None` < `Failures` < `Cancelled`);
+//! - `stop` only grows (`None` < `Cancelled` < `Failures`);
 //! - a submit is acknowledged when its record and blobs are on two nodes besides the submitter, or on all other
 //!   custodians where there are fewer (decision 0003).
 //!
@@ -32,6 +32,8 @@ const REPEAT: Duration = Duration::from_secs(1);
 const NUDGE: Duration = Duration::from_secs(2);
 /// Job digests between custodians.
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
+/// In a sparse swarm the holder of a job that gossip told of is asked for it after this: a neighbour is likely to be faster.
+const NEIGHBOURS_FIRST: Duration = Duration::from_secs(2);
 /// Jobs in one digest message: about 40 KiB.
 const DIGEST_JOBS_MAX: usize = 1000;
 /// Pulls under way at once; more come with the next nudge.
@@ -62,6 +64,8 @@ pub(crate) struct Job {
     known_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
+    /// It was said that it is over.
+    said_over: bool,
 }
 
 impl Job {
@@ -117,6 +121,8 @@ pub(crate) struct Jobs {
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
     next_digest: Time,
+    /// Jobs heard of by gossip in a sparse swarm: a neighbour will bring the record; if not by then, the holder is asked.
+    heard_of: BTreeMap<JobId, (Time, NodeId)>,
 }
 
 impl Jobs {
@@ -137,6 +143,11 @@ struct StoredJob {
 }
 
 impl Node {
+    /// How far a job is, as far as this node heard; `None` when it does not know the job.
+    pub fn job_status(&self, job: JobId) -> Option<JobStatus> {
+        self.jobs.get(job).map(Job::status)
+    }
+
     // ---- remembering
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
@@ -145,6 +156,7 @@ impl Node {
             let id = stored.job.id();
             self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
             self.adopt_shards(id);
+            self.seek_in(id);
         }
         Ok(())
     }
@@ -170,6 +182,7 @@ impl Node {
             stages_done: BTreeSet::new(),
             known_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
+            said_over: false,
         };
         self.jobs.jobs.insert(id, job);
     }
@@ -182,23 +195,52 @@ impl Node {
             self.insert_job(signed, spec, stop, blobs_held);
             self.persist_job(id);
             self.adopt_shards(id);
+            if self.jobs.cancels.iter().any(|waiting| waiting.job == id) {
+                self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
+            }
             self.on_job_known(id);
-            self.announce_as_custodian(id);
+            self.announce(id);
             self.want_job_blobs(id, Vec::new());
         }
         Some(id)
     }
 
-    /// A custodian of the job makes sure that the custodians of its shards hear of it.
-    fn announce_as_custodian(&mut self, id: JobId) {
+    /// A custodian of the job makes sure that the custodians of its shards hear of it. In a sparse swarm everybody tells
+    /// its neighbours, so that nobody has to bring the record to a thousand others.
+    fn announce(&mut self, id: JobId) {
+        let me = self.me();
         let Some(job) = self.jobs.jobs.get(&id) else { return };
-        if job.custodians.contains(&self.me()) {
-            let stop = job.stop;
-            let me = self.me();
+        let (stop, keeps) = (job.stop, job.custodians.contains(&me));
+        if keeps {
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
-            for peer in self.linked() {
+        }
+        if keeps || self.membership.sparse {
+            for peer in self.linked_neighbours() {
                 self.send(peer, Message::Announce { job: id, stop });
             }
+        }
+    }
+
+    pub(crate) fn on_job_gossip(&mut self, job: JobId, holder: NodeId) {
+        let known = self.jobs.jobs.contains_key(&job);
+        if known {
+            self.seek_in(job);
+        } else if !self.membership.sparse {
+            self.pull_job(job, holder);
+        } else if self.jobs.heard_of.len() < PULLS_MAX {
+            let wait = NEIGHBOURS_FIRST + Duration::from_millis(self.rng.u64(0..1000));
+            self.jobs.heard_of.entry(job).or_insert((self.now + wait, holder));
+        }
+    }
+
+    /// Asks the holders of jobs that no neighbour brought.
+    fn keep_heard_of(&mut self) {
+        let (now, jobs) = (self.now, &mut self.jobs);
+        jobs.heard_of.retain(|job, _| !jobs.jobs.contains_key(job));
+        let late: Vec<_> = jobs.heard_of.iter().filter(|(_, (at, _))| now >= *at).map(|(job, it)| (*job, it.1)).collect();
+        for (job, holder) in late {
+            self.jobs.heard_of.remove(&job);
+            self.pull_job(job, holder);
         }
     }
 
@@ -372,7 +414,7 @@ impl Node {
     /// Takes in that a job is stopped, and passes it on the first time.
     fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
-        if job.stop >= Some(cause) || job.status().state().is_over() {
+        if job.stop >= Some(cause) {
             return;
         }
         job.stop = Some(cause);
@@ -467,9 +509,8 @@ impl Node {
             self.even_out_stops(from, job, stop);
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know. A stop that came too late
-                // is known here, too.
-                let stop = known.stop.max(stop);
+                // It tells me because I am a custodian, and goes on until it knows that I know.
+                let stop = known.stop;
                 self.send(from, Message::Announce { job, stop });
             }
         }
@@ -493,7 +534,7 @@ impl Node {
                 continue;
             }
             let known = job.progress.entry((stage, number)).or_default();
-            if (counts.ended(), counts.done, counts.cancelled) > (known.ended(), known.done, known.cancelled) {
+            if (counts.ended(), counts.done, counts.failed) > (known.ended(), known.done, known.failed) {
                 *known = counts;
             }
         }
@@ -517,6 +558,9 @@ impl Node {
             .enumerate()
             .any(|(stage, (tasks, counts))| counts.failed > 0 && counts.ended() >= *tasks && needed(stage));
         let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
+        if status.state().is_over() && !core::mem::replace(&mut job.said_over, true) {
+            self.say_over(id);
+        }
         if !newly_done.is_empty() {
             self.tell_stages_done(id, newly_done);
             self.on_stages_unblocked(id);
@@ -532,6 +576,10 @@ impl Node {
         if job.spec.stages.iter().any(waits) {
             for peer in self.linked() {
                 self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
+            }
+            if self.membership.sparse {
+                let holder = self.me();
+                self.out.gossip.push(Gossip::Job { job: id, holder });
             }
         }
     }
@@ -574,6 +622,10 @@ impl Node {
         self.keep_submits();
         self.keep_cancels();
         self.keep_pulls();
+        self.keep_heard_of();
+        if self.is_settling() {
+            return;
+        }
         if self.now >= self.jobs.next_nudge {
             self.jobs.next_nudge = self.now + NUDGE;
             self.nudge_silent_shards();
@@ -634,6 +686,10 @@ impl Node {
         let mut digests: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         for (&id, job) in &self.jobs.jobs {
             let keeps = job.custodians.contains(&me);
+            // In a sparse swarm everybody knows every job: only who may know more than others tells of it.
+            if self.membership.sparse && !keeps && job.blobs == Blobs::Unknown {
+                continue;
+            }
             for other in job.custodians.iter().filter(|other| **other != me) {
                 if keeps || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian)) {
                     digests.entry(*other).or_default().push((id, job.stop));
@@ -661,9 +717,17 @@ impl Node {
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 
+    /// The peer may have lost its disk: it is told again of the jobs of which it is custodian.
+    pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
+        self.jobs.jobs.values_mut().for_each(|job| {
+            job.known_by.remove(&peer);
+        });
+        self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
+    }
+
     /// Whether the job's tasks may not run any more.
     pub(crate) fn is_stopped(&self, job: JobId) -> bool {
-        self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
+        !self.plants(PlantedBug::GrantsStopped) && self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
     }
 
     /// The blob list of the job, for those who run its tasks.

@@ -1,7 +1,8 @@
 //! What is known of a task for good, and how two nodes' knowledge is joined.
 //!
 //! Always true: `join` is commutative, associative and idempotent (property tests in `tests/lattice.rs`), so copies that
-//! have seen the same facts in any order, any number of times, are equal. `Done ⊐ Cancelled ⊐ Exhausted`.
+//! have seen the same facts in any order, any number of times, are equal. `Done ⊐ Exhausted ⊐ Cancelled`:
+//! what a run brought to light is never hidden by a cancel (decision 0013).
 //!
 //! Elsewhere: who may run a task now is soft state, in `arbiter`.
 //!
@@ -104,8 +105,8 @@ pub enum End {
 impl End {
     const fn rank(&self) -> u8 {
         match self {
-            Self::Exhausted(_) => 0,
-            Self::Cancelled => 1,
+            Self::Cancelled => 0,
+            Self::Exhausted(_) => 1,
             Self::Done(_) => 2,
         }
     }

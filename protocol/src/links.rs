@@ -191,6 +191,7 @@ impl Node {
         };
         self.membership.links.up.insert(peer, link);
         let waiting = self.membership.links.dials.remove(&peer).map(|dial| dial.waiting).unwrap_or_default();
+        self.doubt_copies_of(peer);
         self.greet(peer);
         self.send_heartbeat(peer);
         for message in waiting {

@@ -67,22 +67,24 @@ pub enum Gossip {
         /// The sender's incarnation.
         incarnation: u64,
     },
-    /// "There is a job."
+    /// "There is a job", or there is work in it again.
     Job {
         /// The job.
         job: JobId,
         /// A node that has its record.
         holder: NodeId,
     },
+    /// "This job is over: look for work elsewhere."
+    JobOver(JobId),
 }
 
-/// Why a job was stopped before it was done.
+/// Why a job was stopped before it was done. The greater stands: what was found out by running outranks a cancel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum StopCause {
-    /// More tasks failed than `max_failures` allows.
-    Failures,
     /// A user cancelled it.
     Cancelled,
+    /// More tasks failed than `max_failures` allows.
+    Failures,
 }
 
 /// The state of one shard in a digest.
@@ -180,6 +182,11 @@ pub enum Message {
     StagesAsk(JobId),
     /// Between custodians of jobs: what I have. Answered by `JobPull`, or by `JobPush` when the receiver knows more.
     JobDigests(Vec<(JobId, Option<StopCause>)>),
+
+    /// "I am idle: is there work left in this job?" To a custodian of it, which answers only when there is none.
+    Seek(JobId),
+    /// "No, nothing of it will be granted any more."
+    Over(JobId),
 
     // ---- custody
     /// "I want to arbitrate these shards at these epochs."
@@ -425,6 +432,17 @@ impl JobStatus {
             all.add(*counts);
         }
         all
+    }
+
+    /// Takes in what another node knows of the same job: of each stage the count that is further, and the stronger stop.
+    pub fn join(&mut self, other: &Self) {
+        let further = |counts: &Counts| (counts.ended(), counts.done, counts.failed);
+        for ((_, mine), (_, theirs)) in self.stages.iter_mut().zip(&other.stages) {
+            if further(theirs) > further(mine) {
+                *mine = *theirs;
+            }
+        }
+        self.stop = self.stop.max(other.stop);
     }
 
     /// The state in one word. Only the terminal three are final.

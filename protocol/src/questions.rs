@@ -118,7 +118,11 @@ impl Node {
             };
             return self.put(number, next);
         }
-        if let Some(question) = self.questions.open.remove(&number) {
+        if let Some(mut question) = self.questions.open.remove(&number) {
+            if let Query::Job(job) = question.query {
+                // What I know belongs to it: a stop that I confirmed to my user, for one.
+                question.answers.extend(Some(self.answer_job(job)).filter(|answer| *answer != Answer::Unknown));
+            }
             let answer = merge(question.answers);
             self.out.notify.push(Notice::Answered { token: question.token, answer });
         }
@@ -173,7 +177,7 @@ fn answers(query: &Query, answer: &Answer) -> bool {
     }
 }
 
-/// The best of what several nodes know.
+/// What several nodes know together.
 fn merge(answers: Vec<Answer>) -> Answer {
     let mut jobs: BTreeMap<JobId, JobSummary> = BTreeMap::new();
     let mut best = Answer::Unknown;
@@ -182,13 +186,10 @@ fn merge(answers: Vec<Answer>) -> Answer {
             (Answer::Jobs(list), _) => {
                 best = Answer::Jobs(Vec::new());
                 for job in list {
-                    let known = jobs.entry(job.job).or_insert_with(|| job.clone());
-                    if knows_more(&job.status, &known.status) {
-                        *known = job;
-                    }
+                    jobs.entry(job.job).or_insert_with(|| job.clone()).status.join(&job.status);
                 }
             }
-            (Answer::Job { status, .. }, Answer::Job { status: known, .. }) if !knows_more(&status, known) => {}
+            (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,
         }
     }
@@ -196,8 +197,4 @@ fn merge(answers: Vec<Answer>) -> Answer {
         Answer::Jobs(_) => Answer::Jobs(jobs.into_values().collect()),
         best => best,
     }
-}
-
-fn knows_more(one: &crate::JobStatus, other: &crate::JobStatus) -> bool {
-    (one.counts().ended(), one.stop) > (other.counts().ended(), other.stop)
 }

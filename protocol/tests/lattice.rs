@@ -126,8 +126,8 @@ proptest! {
 fn what_becomes_of_each_state_with_each_fact() {
     let done = || End::Done(Results::one(Outcome::bare(Ending::Exited(0)), []));
     let exhausted = || End::Exhausted(Results::one(Outcome::bare(Ending::Exited(7)), []));
-    let ends = [None, Some(exhausted()), Some(End::Cancelled), Some(done())];
-    // Rows: what is known. Columns: what is learnt. In order: nothing, exhausted, cancelled, done.
+    let ends = [None, Some(End::Cancelled), Some(exhausted()), Some(done())];
+    // Rows: what is known. Columns: what is learnt. In order: nothing, cancelled, exhausted, done.
     let table = [[0, 1, 2, 3], [1, 1, 2, 3], [2, 2, 2, 3], [3, 3, 3, 3]];
     for (row, known) in ends.iter().enumerate() {
         for (column, learnt) in ends.iter().enumerate() {

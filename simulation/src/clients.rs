@@ -7,7 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{
     Answer, Elements, Event, Hash, JobId, JobSpec, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId, SignedJob,
-    StageSpec, Stdin, codec,
+    StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -19,7 +19,7 @@ use crate::world::{Happening, World};
 enum Asked {
     Submit(JobId),
     Cancel(JobId),
-    Question(Query),
+    Question(Query, Time),
 }
 
 /// All users together.
@@ -202,7 +202,7 @@ impl World {
     /// Asks a node something.
     pub(crate) fn question(&mut self, node: usize, query: Query) {
         self.census.count("question");
-        let token = self.clients.ask(node, Asked::Question(query.clone()));
+        let token = self.clients.ask(node, Asked::Question(query.clone(), self.queue.now()));
         self.give(node, self.machines[node].boot, Event::Ask { token, query });
     }
 
@@ -213,7 +213,7 @@ impl World {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
-                self.observe(&Fact::Acknowledged { job });
+                self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
             Err(Refusal::Invalid(why)) => {
@@ -226,13 +226,17 @@ impl World {
     pub(crate) fn on_cancelled(&mut self, node: usize, token: u64, result: &Result<(), Refusal>) {
         let Some((_, Asked::Cancel(job))) = self.clients.asked.remove(&token) else { return };
         self.note_at(node, format_args!("tells the user of the end of {job:?}: {result:?}"));
+        if result.is_ok() {
+            self.census.count("cancel confirmed");
+            self.observe(&Fact::Cancelled { node: self.machines[node].id, job });
+        }
     }
 
     pub(crate) fn on_answered(&mut self, node: usize, token: u64, answer: &Answer) {
-        let Some((_, Asked::Question(query))) = self.clients.asked.remove(&token) else { return };
+        let Some((_, Asked::Question(query, asked))) = self.clients.asked.remove(&token) else { return };
         self.note_answer(node, &query, answer);
         let id = self.machines[node].id;
-        self.observe(&Fact::Told { node: id, query: &query, answer });
+        self.observe(&Fact::Told { node: id, asked, query: &query, answer });
         match answer {
             Answer::Job { job, status } if status.state().is_over() => {
                 self.clients.over.insert(job.id());
@@ -263,7 +267,7 @@ impl World {
     }
 }
 
-fn spec_of(
+pub(crate) fn spec_of(
     submitter: NodeId,
     nonce: u64,
     blobs: Hash,

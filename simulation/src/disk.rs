@@ -4,7 +4,7 @@
 //! written when the node crashed is there whole or not at all, and which of the two nobody can know before.
 
 use swarm_protocol::{Table, Write};
-use swarm_store::{Memory, Store};
+use swarm_store::{Memory, Store, StoreError};
 
 /// Tables that a core wants to remember at its start.
 const OF_THE_CORE: [Table; 5] = [Table::Meta, Table::Peers, Table::Jobs, Table::Promises, Table::Segments];
@@ -31,27 +31,51 @@ impl Disk {
         self.memory.commit_unsynced(batch);
     }
 
-    /// Makes everything durable that was written.
-    pub(crate) fn sync(&mut self) {
-        self.memory.commit(&[]).expect("this disk was not told to fail");
+    /// Makes everything durable that was written. After an error nobody knows what is.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.memory.commit(&[])
     }
 
-    /// The node is gone; `finished` tells whether what was under way came to be durable all the same.
-    pub(crate) fn crash(&mut self, finished: bool) {
-        let survivors = if finished { self.memory.unsynced() } else { 0 };
+    /// How many batches a crash could lose.
+    pub(crate) fn unsynced(&self) -> usize {
+        self.memory.unsynced()
+    }
+
+    /// The node is gone; so many of the batches that were not synced survive.
+    pub(crate) fn crash(&mut self, survivors: usize) {
         self.memory.crash_torn(survivors);
         if let Some(kept) = &self.kept {
             self.memory.clone_from(kept);
         }
     }
 
+    /// A disk of the same kind with nothing on it.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { memory: Memory::new(), kept: self.kept.as_ref().map(|_| Memory::new()) }
+    }
+
+    /// What a copy made now would have.
+    pub(crate) fn synced_copy(&self) -> Self {
+        Self { memory: self.memory.synced_copy(), kept: self.kept.clone() }
+    }
+
+    /// Lets syncs fail, or not any more.
+    pub(crate) fn set_full(&mut self, full: bool) {
+        self.memory.set_full(full);
+    }
+
+    /// Lets reads fail, or not any more.
+    pub(crate) fn set_unreadable(&mut self, unreadable: bool) {
+        self.memory.set_unreadable(unreadable);
+    }
+
     /// Everything that a core wants to remember at its start.
-    pub(crate) fn records(&self) -> Vec<Record> {
+    pub(crate) fn records(&self) -> Result<Vec<Record>, StoreError> {
         let mut records = Vec::new();
         for table in OF_THE_CORE {
             let mut keep = |key: &[u8], value: &[u8]| records.push((table, key.to_vec(), value.to_vec()));
-            self.memory.scan(table, &[], &mut keep).expect("memory can be read");
+            self.memory.scan(table, &[], &mut keep)?;
         }
-        records
+        Ok(records)
     }
 }

@@ -8,11 +8,11 @@ use swarm_protocol::{
     Wanted, Write, codec,
 };
 
+use crate::bug::Bug;
 use crate::dice;
 use crate::disk::Record;
 use crate::guests::Attempt;
-use crate::history::Fact;
-use crate::scenario::Bug;
+use crate::history::{Fact, Queues};
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
@@ -28,15 +28,27 @@ impl World {
         let running = self.machines[node].running.as_mut();
         let Some(running) = running.filter(|it| it.syncing.is_none() && !it.is_still()) else { return };
         let local = running.local(now);
+        let events = running.events_now(now, EVENTS_A_TURN).min(running.inbox.len());
+        let taken: Vec<_> = running.inbox.drain(..events).collect();
+        self.observe_heard(node, &taken);
+        let Some(running) = self.machines[node].running.as_mut() else { return };
         let mut effects = Effects::default();
-        for _ in 0..running.events_now(now, EVENTS_A_TURN) {
-            let Some(event) = running.inbox.pop_front() else { break };
+        for event in taken {
             effects.append(running.core.handle(local, event));
         }
         if running.core.next_deadline().is_some_and(|(deadline, _)| deadline <= local) {
             effects.append(running.core.handle(local, Event::Tick));
         }
         self.carry_out(node, effects);
+    }
+
+    fn observe_heard(&mut self, node: usize, events: &[Event]) {
+        let node = self.machines[node].id;
+        for event in events {
+            if let Event::Received { from, message } = event {
+                self.observe(&Fact::Heard { node, from: *from, message });
+            }
+        }
     }
 
     /// Persists, and only then does the rest.
@@ -71,7 +83,9 @@ impl World {
             running.sync_is_over = true;
             return;
         }
-        machine.disk.sync();
+        if machine.disk.sync().is_err() {
+            return self.stop_for_want_of_room(node);
+        }
         let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
         self.act(node, effects);
         self.turn(node);
@@ -118,6 +132,7 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        self.observe_queues(node, &send);
         for (to, message) in send {
             self.send(node, to, message);
         }
@@ -128,12 +143,22 @@ impl World {
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
             self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
+            let id = self.machines[node].id;
+            self.observe(&Fact::Dropped { node: id, lease, tasks: &ranges });
             if let Some(running) = &mut self.machines[node].running {
                 running.slots.stop(lease, &ranges);
             }
             self.fill_slots(node);
         });
         notify.into_iter().for_each(|notice| self.notify(node, notice));
+    }
+
+    fn observe_queues(&mut self, node: usize, send: &[(NodeId, Message)]) {
+        let mut frames = BTreeMap::<NodeId, usize>::new();
+        send.iter().for_each(|(to, _)| *frames.entry(*to).or_default() += 1);
+        let events = self.machines[node].running.as_ref().map_or(0, |running| running.inbox.len());
+        let queues = Queues { events, frames: frames.into_values().max().unwrap_or(0) };
+        self.observe(&Fact::Queued { node: self.machines[node].id, queues });
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
@@ -298,8 +323,9 @@ impl World {
         let outcome = scripts[usize::from(lease.shard.stage)].outcome(spec.nonce, lease.shard.stage, task);
         let machine = &mut self.machines[node];
         machine.blobs.extend(outcome.blobs());
+        let id = machine.id;
         self.census.count("task run");
-        self.observe(&Fact::Ran { lease, task, outcome: &outcome });
+        self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
         self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
             && running.slots.keep(attempt, outcome)
@@ -329,7 +355,10 @@ impl World {
                 self.remember_addresses(node, &changed);
                 self.note_deaths(node, &changed);
             }
-            Notice::Drained => self.note_at(node, format_args!("is drained")),
+            Notice::Drained => {
+                self.note_at(node, format_args!("is drained"));
+                self.observe(&Fact::Drained { node: self.machines[node].id });
+            }
         }
     }
 

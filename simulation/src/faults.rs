@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::ValueEnum;
 use fastrand::Rng;
@@ -46,7 +45,7 @@ pub enum Fault {
     PowerCut,
     /// A node stands still for up to 10 s, and finds its events waiting when it goes on.
     Pause,
-    /// The same for one to ten minutes; the storm lasts as long.
+    /// A node stands still for one to ten minutes; the storm lasts as long.
     LongPause,
     /// The event loop of a node handles nothing for up to 6 s, while its network layer goes on accepting.
     Stall,
@@ -54,8 +53,20 @@ pub enum Fault {
     ClockJump,
     /// Clocks run up to 500 ppm too fast or too slow.
     ClockDrift,
-    /// Syncs take up to half a second.
+    /// A node loses its records and blobs, but not its identity, and starts again. Only when others have all that it has.
+    Wipe,
+    /// The same, but it finds an old copy of them.
+    OldDisk,
+    /// A crash loses what was not synced.
+    LostWrites,
+    /// A crash tears the batch that was being written, and loses those after it.
+    TornWrite,
+    /// Syncs take up to half a second, and rarely 3 s.
     SlowSync,
+    /// A disk takes no batch for a while: the node stops, and whenever it starts, until there is room.
+    FullDisk,
+    /// The records cannot be read at a start: the node refuses to start, and is tried again.
+    ReadError,
 }
 
 impl Fault {
@@ -75,6 +86,7 @@ impl Fault {
         match self {
             Self::LinkCut => Some(4),
             Self::Crash | Self::CrashInWrite | Self::Pause | Self::Stall | Self::ClockJump => Some(8),
+            Self::Wipe | Self::OldDisk | Self::FullDisk => Some(10),
             Self::Partition | Self::OneWay | Self::Bridge | Self::HalfOpen | Self::SlowReader => Some(12),
             Self::PowerCut | Self::LongPause => Some(20),
             _ => None,
@@ -221,11 +233,6 @@ impl Faults {
 /// The dice of one kind of fault.
 pub(crate) fn dice_of(seed: u64, fault: Fault) -> Rng {
     dice::fork(dice::mix(seed), &fault.name())
-}
-
-/// How long one sync takes on a good day.
-pub(crate) fn sync_time(rng: &mut Rng) -> Duration {
-    dice::micros(rng, 300..=5000)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId};
+use swarm_protocol::lattice::{Counts, Run};
+use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
 
 use crate::guests::Script;
 
@@ -11,26 +12,42 @@ use crate::guests::Script;
 pub(crate) enum Fact<'a> {
     /// A user hands over a job.
     Submitted { job: JobId, spec: Arc<JobSpec>, scripts: Vec<Script> },
-    /// The user was told that the job is safe.
-    Acknowledged { job: JobId },
+    /// This node told its user that the job is safe.
+    Acknowledged { node: NodeId, job: JobId },
     /// A user cancels the job; nobody has confirmed it yet.
     Cancelling { job: JobId },
+    /// This node told its user that the cancel is safe.
+    Cancelled { node: NodeId, job: JobId },
+    /// All nodes are linked with one another, on a network that delivers in time.
+    Linked { nodes: usize },
     /// A node is lost or cut off.
     Disturbed,
+    /// A node's process ended, by whatever cause.
+    Down { node: NodeId },
+    /// A node says that everything which it owed is handed over.
+    Drained { node: NodeId },
+    /// A node's disk was lost or is that of an earlier day: what it said before binds it no more.
+    Forgot { node: NodeId },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
+    /// A node takes in what a linked peer said.
+    Heard { node: NodeId, from: NodeId, message: &'a Message },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
-    Ran { lease: LeaseId, task: u32, outcome: &'a Outcome },
-    /// A user was answered.
-    Told { node: NodeId, query: &'a Query, answer: &'a Answer },
+    Ran { node: NodeId, lease: LeaseId, task: u32, outcome: &'a Outcome },
+    /// A node tells its executor to stop tasks, which then owe no outcome.
+    Dropped { node: NodeId, lease: LeaseId, tasks: &'a [Range] },
+    /// A user who asked at that moment was answered.
+    Told { node: NodeId, asked: Time, query: &'a Query, answer: &'a Answer },
     /// Faults are over, all nodes are up.
     Healed,
     /// Within the bound after the healing every acknowledged job should have been over.
     Bounded,
     /// Custodians had their time to come to agree.
     Settled,
+    /// A node's queues as they are now.
+    Queued { node: NodeId, queues: Queues },
     /// What a shard's custodians have of it, as the nodes themselves tell.
     Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
     /// Which nodes hold a blob, after everything settled.
@@ -39,18 +56,32 @@ pub(crate) enum Fact<'a> {
     Closed,
 }
 
+/// How much waits at a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Queues {
+    /// Events that the core has not taken.
+    pub(crate) events: usize,
+    /// Messages to one peer that one turn of the driver brought forth, at most.
+    pub(crate) frames: usize,
+}
+
 /// One job, as its submitter and the executors know it.
 pub(crate) struct JobHistory {
     pub(crate) spec: Arc<JobSpec>,
     pub(crate) scripts: Vec<Script>,
-    pub(crate) acknowledged: bool,
+    /// When a user was first told that it is safe.
+    pub(crate) acknowledged: Option<Time>,
     pub(crate) cancelling: bool,
+    /// When a user was first told that the cancel is safe.
+    pub(crate) cancelled: Option<Time>,
     /// Per stage, the tasks that came to their end at least once.
     ran: Vec<BTreeSet<u32>>,
     /// Per stage, how many tasks succeed by their script.
     succeed: Vec<u32>,
     /// Per stage, how many different tasks succeeded.
     succeeded: Vec<u32>,
+    /// Per stage, the tasks of which anybody said that they ended.
+    ended: Vec<BTreeSet<u32>>,
 }
 
 impl JobHistory {
@@ -66,11 +97,13 @@ impl JobHistory {
         Self {
             spec,
             scripts,
-            acknowledged: false,
+            acknowledged: None,
             cancelling: false,
+            cancelled: None,
             ran: vec![BTreeSet::new(); stages],
             succeed,
             succeeded: vec![0; stages],
+            ended: vec![BTreeSet::new(); stages],
         }
     }
 
@@ -92,6 +125,28 @@ impl JobHistory {
         self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
     }
 
+    /// Whether somebody said of every task that it ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.spec.stages.iter().zip(&self.ended).all(|(stage, ended)| stage.count as usize == ended.len())
+    }
+
+    fn note_ends(&mut self, shard: ShardId, segment: &[Run]) {
+        let Some(ended) = self.ended.get_mut(usize::from(shard.stage)) else { return };
+        for run in segment.iter().filter(|run| run.state.end.is_some()) {
+            ended.extend(tasks_of(run.range));
+        }
+    }
+
+    fn note_progress(&mut self, shards: &[(u16, u32, Counts)]) {
+        for (stage, number, counts) in shards {
+            let Some(spec) = self.spec.stages.get(usize::from(*stage)) else { continue };
+            let range = spec.shard_range(*number);
+            if counts.ended() >= range.count {
+                self.ended[usize::from(*stage)].extend(tasks_of(range));
+            }
+        }
+    }
+
     /// How many tasks fail by their script, whatever is tried.
     pub(crate) fn failing(&self) -> u32 {
         self.spec.stages.iter().zip(&self.succeed).map(|(stage, succeed)| stage.count - succeed).sum()
@@ -102,21 +157,35 @@ impl JobHistory {
 #[derive(Default)]
 pub(crate) struct History {
     pub(crate) jobs: BTreeMap<JobId, JobHistory>,
-    /// Whether the faults are over.
-    pub(crate) healed: bool,
+    /// The moment of the last fact.
+    pub(crate) now: Time,
+    /// When the faults were over and all nodes up, or the last trouble after that. `None` before.
+    pub(crate) healed: Option<Time>,
     /// Whether custodians had their time to come to agree.
     pub(crate) settled: bool,
+    /// When all nodes were first linked, and how many there are.
+    pub(crate) linked: Option<(Time, usize)>,
+    /// Whether any node was ever lost or cut off.
+    pub(crate) disturbed: bool,
 }
 
 impl History {
     /// Takes in a fact.
-    pub(crate) fn take(&mut self, fact: &Fact<'_>) {
+    pub(crate) fn take(&mut self, at: Time, fact: &Fact<'_>) {
+        self.now = at;
         match fact {
             Fact::Submitted { job, spec, scripts } => {
                 self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone()));
             }
-            Fact::Acknowledged { job } => self.change(job, |it| it.acknowledged = true),
+            Fact::Acknowledged { job, .. } => self.change(job, |it| it.acknowledged = it.acknowledged.or(Some(at))),
             Fact::Cancelling { job } => self.change(job, |it| it.cancelling = true),
+            Fact::Cancelled { job, .. } => self.change(job, |it| it.cancelled = it.cancelled.or(Some(at))),
+            // A guest may kill its node also when all other faults are over.
+            Fact::Disturbed => {
+                self.disturbed = true;
+                self.healed = self.healed.map(|_| at);
+            }
+            Fact::Linked { nodes } => self.linked = self.linked.or(Some((at, *nodes))),
             Fact::Ran { lease, task, outcome, .. } => self.change(&lease.shard.job, |it| {
                 let stage = usize::from(lease.shard.stage);
                 let first = it.ran.get_mut(stage).is_some_and(|ran| ran.insert(*task));
@@ -124,7 +193,18 @@ impl History {
                     it.succeeded[stage] += 1;
                 }
             }),
-            Fact::Healed => self.healed = true,
+            Fact::Said { message: Message::Progress { job, shards }, .. } => {
+                self.change(job, |it| it.note_progress(shards));
+            }
+            Fact::Said { message, .. } => {
+                if let Some((shard, segment)) = facts_in(message) {
+                    self.change(&shard.job, |it| it.note_ends(shard, segment));
+                }
+            }
+            Fact::Told { query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
+                self.change(&shard.job, |it| it.note_ends(*shard, segment));
+            }
+            Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}
         }
@@ -138,7 +218,7 @@ impl History {
 }
 
 /// The facts about tasks in a message, with their shard.
-pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[swarm_protocol::lattice::Run])> {
+pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[Run])> {
     match message {
         Message::Record { shard, segment, .. } | Message::Merge { shard, segment } => Some((*shard, segment)),
         _ => None,

@@ -4,11 +4,13 @@
 //! after which everything that was acknowledged must finish. A [`Report`] says what broke, if anything, and the
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
+mod bug;
 mod census;
 mod clients;
 pub mod cluster;
 mod dice;
 mod disk;
+mod disks;
 mod driver;
 mod faults;
 mod guests;
@@ -30,13 +32,14 @@ mod trace;
 mod walls;
 mod world;
 
+pub use bug::Bug;
 pub use census::Census;
 pub use faults::{Fault, FaultSet, Faults, UnknownFault};
 pub use guests::{Leaves, Script};
 pub use invariants::Violation;
 pub use membership::{MembershipOptions, MembershipReport, membership};
 pub use run::{Report, run};
-pub use scenario::{Bug, NODES, Scenario, Sizes, SizesError, TASKS};
+pub use scenario::{NODES, Scenario, Sizes, SizesError, TASKS};
 pub use shrink::shrink;
 pub use story::Swarm;
 pub use sweep::sweep;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use swarm_protocol::{Event, NodeId};
 
 use crate::dice;
+use crate::faults::Fault;
+use crate::history::Fact;
 use crate::world::{Happening, World};
 
 /// A broken connection is noticed at once when the other machine says so, in this many milliseconds otherwise.
@@ -63,6 +65,10 @@ impl World {
         for (node, peer) in [(from, to), (to, from)] {
             let peer = self.machines[peer].id;
             self.give(node, self.machines[node].boot, Event::LinkUp(peer));
+        }
+        let nodes = self.machines.len();
+        if self.network.links().len() == nodes * (nodes - 1) / 2 && !self.faults.has(Fault::Delay) {
+            self.observe(&Fact::Linked { nodes });
         }
     }
 

@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     /// Blobs that are here and synced.
     pub(crate) blobs: BTreeSet<Hash>,
+    /// What somebody copied of the disk and the blobs some time ago.
+    pub(crate) copy: Option<Copy>,
     /// Counts the starts; what was meant for an earlier one is void.
     pub(crate) boot: u64,
     /// How far its wall clock is off, in milliseconds: the core is never told of it.
@@ -27,13 +29,30 @@ pub(crate) struct Machine {
     pub(crate) running: Option<Running>,
 }
 
+/// What is durable on a machine.
+pub(crate) struct Copy {
+    pub(crate) disk: Disk,
+    pub(crate) blobs: BTreeSet<Hash>,
+}
+
 impl Machine {
     pub(crate) fn new(position: usize, rng: &mut Rng, disk: Disk) -> Self {
         let key = SigningKey::from_bytes(&std::array::from_fn(|_| rng.u8(..)));
         let id = NodeId::from_bytes(key.verifying_key().to_bytes());
         let address = format!("/ip4/10.0.{}.{}/tcp/4001", position / 250, position % 250 + 1);
         let slots = rng.u32(1..=4);
-        Self { id, key, slots, address, disk, blobs: BTreeSet::new(), boot: 0, wall_off_ms: 0, running: None }
+        Self {
+            id,
+            key,
+            slots,
+            address,
+            disk,
+            blobs: BTreeSet::new(),
+            copy: None,
+            boot: 0,
+            wall_off_ms: 0,
+            running: None,
+        }
     }
 
     /// What a user reads on its wall clock, in milliseconds since 1970.

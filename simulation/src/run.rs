@@ -15,13 +15,14 @@ use crate::trace::Trace;
 use crate::world::World;
 
 /// After the healing every acknowledged job is over within this time: the longest task takes 4 s, a stage 20 s of work.
-pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
-/// After that custodians agree within this time.
-pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(30);
-/// But they are not asked before, because the last nodes to start change who the custodians are.
+const FINISH_MAX: Duration = Duration::from_secs(120);
+/// After the healing nobody is asked for the results before this time: the last nodes to start change who the custodians
+/// are, and views settle for 10 s.
 const SETTLE_MIN: Duration = Duration::from_secs(12);
 /// Questions are answered within this time on a network without faults.
-pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(20);
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Nodes that are asked for everything in the end, all of them where there are no more.
+const NODES_ASKED_MAX: usize = 50;
 /// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
 const ACCEPT_MAX: Duration = Duration::from_secs(60);
 /// How often the users look whether jobs are over.
@@ -98,7 +99,7 @@ impl World {
             let Some(node) = self.any_node() else { break };
             let job = self.submit_small(node);
             while self.clients.waits_for(job) && self.now() < bound && self.broken.is_none() {
-                self.run_for(LOOK_EVERY);
+                self.look_on();
             }
             if self.clients.acknowledged.contains(&job) {
                 return;
@@ -107,7 +108,7 @@ impl World {
                 return self
                     .break_with("jobs_are_accepted", format!("no job is acknowledged after the healing: {job:?}"));
             }
-            self.run_for(LOOK_EVERY);
+            self.look_on();
         }
     }
 
@@ -126,22 +127,32 @@ impl World {
                     self.question(node, Query::Job(job));
                 }
             }
-            self.run_for(LOOK_EVERY);
+            self.look_on();
         }
         self.observe(&Fact::Bounded);
     }
 
-    /// Lets custodians come to agree, and judges whether they did.
-    pub(crate) fn settle(&mut self) {
-        let bound = self.now() + SETTLE_MAX;
-        self.run_for(SETTLE_MIN);
+    /// Lets a moment pass, and looks at what the custodians have: whether they agree in time is judged at every look.
+    fn look_on(&mut self) {
+        self.run_for(LOOK_EVERY);
         let shards: Vec<_> = self.clients.acknowledged.iter().flat_map(|job| self.shards_of(*job)).collect();
-        while self.now() < bound && self.broken.is_none() && !shards.iter().all(|shard| agree(&self.copies(*shard))) {
-            self.run_for(LOOK_EVERY);
-        }
         for shard in shards {
             let copies = self.copies(shard);
             self.observe(&Fact::Kept { shard, copies: &copies });
+        }
+    }
+
+    /// Lets custodians come to agree. That it does not take too long is judged while they do.
+    pub(crate) fn settle(&mut self) {
+        let healed = self.auditor.history().healed.unwrap_or_default();
+        self.run_until((healed + SETTLE_MIN).max(self.now()));
+        loop {
+            self.look_on();
+            let jobs = self.clients.acknowledged.iter();
+            let mut shards = jobs.flat_map(|job| self.shards_of(*job));
+            if self.broken.is_some() || shards.all(|shard| agree(&self.copies(shard))) {
+                break;
+            }
         }
         self.observe(&Fact::Settled);
     }
@@ -153,10 +164,11 @@ impl World {
         cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
     }
 
-    /// Asks every node for everything, and judges the answers.
+    /// Asks every node, in a large swarm some of them, for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
-        for node in 0..self.machines.len() {
+        let nodes = self.machines.len();
+        for node in (0..nodes).step_by(nodes.div_ceil(NODES_ASKED_MAX)) {
             for job in &jobs {
                 self.question(node, Query::Job(*job));
                 for shard in self.shards_of(*job) {

@@ -3,8 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ValueEnum;
-
+use crate::bug::Bug;
 use crate::dice;
 use crate::faults::FaultSet;
 
@@ -21,17 +20,8 @@ pub struct Scenario {
     pub faults: FaultSet,
     /// How long the storm takes, in seconds; `None`: as the seed has it.
     pub storm: Option<u64>,
-    /// Something that the simulated machines do wrong on purpose, which an invariant must notice.
+    /// Something that is done wrong on purpose, which an invariant must notice.
     pub bug: Option<Bug>,
-}
-
-/// Something that the machines do wrong on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Bug {
-    /// Disks acknowledge syncs, and forget at a crash all that was written since the last start.
-    ForgetfulDisk,
-    /// Nodes speak, start and notify before the sync is over.
-    SpeaksBeforeSync,
 }
 
 /// Nodes, unless told otherwise.
@@ -69,8 +59,8 @@ impl Scenario {
         if let Some(seconds) = self.storm {
             command += &format!(" --storm {seconds}");
         }
-        if let Some(bug) = self.bug.and_then(|bug| bug.to_possible_value()) {
-            command += &format!(" --bug {}", bug.get_name());
+        if let Some(bug) = self.bug {
+            command += &format!(" --bug {}", bug.name());
         }
         command
     }

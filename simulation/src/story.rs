@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use swarm_protocol::{JobId, Query};
 
+use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::{StagePlan, patient};
 use crate::faults::{Fault, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
 use crate::network::Wall;
-use crate::scenario::{Bug, NODES, Scenario};
+use crate::scenario::{NODES, Scenario};
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -93,7 +94,7 @@ impl Swarm {
 
     /// Stops a node without a word; what it had not synced is lost.
     pub fn crash(&mut self, node: usize) {
-        self.world.crash(node, false);
+        self.world.crash(node, 0);
     }
 
     /// Starts a node that is down.

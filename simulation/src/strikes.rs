@@ -1,11 +1,12 @@
 //! Does faults to the swarm, and ends them.
 //!
-//! Elsewhere: walls in the network are `walls`; pauses, stalls, slow readers and clocks are `halts`.
+//! Elsewhere: walls in the network are `walls`; pauses, stalls, slow readers and clocks are `halts`;
+//! disks are `disks`.
 
 use std::time::Duration;
 
 use crate::dice;
-use crate::faults::{self, Fault, Faults};
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
 use crate::machine::Machine;
 use crate::world::{Happening, World};
@@ -17,11 +18,6 @@ pub(crate) struct Doom {
     /// What it dies of: all others may die with it.
     fault: Fault,
 }
-
-/// A slow sync takes so many milliseconds.
-const SLOW_SYNC_MS: std::ops::RangeInclusive<u64> = 5..=500;
-/// So many syncs in a thousand are slow, on a slow disk.
-const SLOW_SYNCS: u32 = 50;
 
 impl World {
     /// Faults begin.
@@ -38,6 +34,14 @@ impl World {
     }
 
     pub(crate) fn on_strike(&mut self, fault: Fault, seconds: u64) {
+        self.strike(fault);
+        if self.stormy {
+            self.strike_again(fault, seconds);
+        }
+    }
+
+    /// Does a fault, unless the storm is over.
+    pub(crate) fn strike(&mut self, fault: Fault) {
         if !self.stormy {
             return;
         }
@@ -54,11 +58,13 @@ impl World {
             Fault::LongPause => self.strike_long_pause(),
             Fault::Stall => self.strike_stall(),
             Fault::ClockJump => self.strike_clock(),
-            // These are no strikes: they happen to messages, syncs and clocks all the time.
+            Fault::Wipe => self.strike_wipe(),
+            Fault::OldDisk => self.strike_old_disk(),
+            Fault::FullDisk => self.strike_full_disk(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
             Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
-            Fault::SlowSync | Fault::ClockDrift => {}
+            Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
         }
-        self.strike_again(fault, seconds);
     }
 
     fn strike_cut(&mut self) {
@@ -96,18 +102,19 @@ impl World {
 
     fn crash_for_a_while(&mut self, node: usize, fault: Fault) {
         self.census.hit(fault);
-        let dice = self.dice(fault);
-        let (finished, wait) = (dice.bool(), dice::millis(dice, 50..=12_000));
-        self.crash(node, finished);
+        let wait = dice::millis(self.dice(fault), 50..=12_000);
+        let survivors = self.survivors(node);
+        self.crash(node, survivors);
         self.after(wait, Happening::Restart { node });
     }
 
     fn cut_power(&mut self) {
         self.census.hit(Fault::PowerCut);
         for node in 0..self.machines.len() {
+            let unsynced = self.machines[node].disk.unsynced();
             let dice = self.dice(Fault::PowerCut);
-            let (finished, wait) = (dice.bool(), dice::millis(dice, 500..=5000));
-            self.crash(node, finished);
+            let (survivors, wait) = (dice.usize(..=unsynced), dice::millis(dice, 500..=5000));
+            self.crash(node, survivors);
             self.after(wait, Happening::Restart { node });
         }
     }
@@ -131,15 +138,6 @@ impl World {
         }
     }
 
-    /// How long a sync that begins now takes.
-    pub(crate) fn sync_time(&mut self) -> Duration {
-        if self.stormy && self.faults.has(Fault::SlowSync) && dice::chance(self.dice(Fault::SlowSync), SLOW_SYNCS) {
-            self.census.hit(Fault::SlowSync);
-            return dice::millis(self.dice(Fault::SlowSync), SLOW_SYNC_MS);
-        }
-        faults::sync_time(&mut self.timing)
-    }
-
     /// A machine for which this holds, by the dice of a fault.
     pub(crate) fn some_node(&mut self, fault: Fault, wanted: impl Fn(&Machine) -> bool) -> Option<usize> {
         let candidates: Vec<_> = (0..self.machines.len()).filter(|node| wanted(&self.machines[*node])).collect();
@@ -158,6 +156,7 @@ impl World {
         }
         for node in 0..self.machines.len() {
             self.unhinder(node);
+            self.make_room(node);
             let wait = dice::millis(&mut self.timing, 0..=500);
             self.after(wait, Happening::Restart { node });
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
+use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
 use crate::dice;
@@ -27,7 +28,7 @@ use crate::membership::Meter;
 use crate::machine::{LocalClock, Machine, Running};
 use crate::network::Network;
 use crate::queue::Queue;
-use crate::scenario::{Bug, Scenario};
+use crate::scenario::Scenario;
 use crate::strikes::Doom;
 use crate::trace::{Place, Trace, Tracer};
 
@@ -61,6 +62,8 @@ pub(crate) enum Happening {
     User,
     /// A fault happens, and again within so many seconds.
     Strike(Fault, u64),
+    /// A fault that was put off happens.
+    StrikeNow(Fault),
     /// A wall in the network falls.
     Heal(Fault),
     /// A paused node goes on.
@@ -73,6 +76,8 @@ pub(crate) enum Happening {
     Doom { doom: Doom, boot: u64 },
     /// A node that is down starts.
     Restart { node: usize },
+    /// A full disk has room again.
+    Room { node: usize },
 }
 
 /// The swarm.
@@ -204,6 +209,7 @@ impl World {
             Happening::Flush { node, boot } => self.on_flush(node, boot),
             Happening::User => self.on_user(),
             Happening::Strike(fault, seconds) => self.on_strike(fault, seconds),
+            Happening::StrikeNow(fault) => self.strike(fault),
             Happening::Heal(fault) => self.heal(fault),
             Happening::Resume { node, boot } if self.is_boot(node, boot) => self.resume(node),
             Happening::Unstall { node, boot } if self.is_boot(node, boot) => self.unstall(node),
@@ -211,6 +217,7 @@ impl World {
             Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
+            Happening::Room { node } => self.make_room(node),
         }
     }
 
@@ -235,6 +242,7 @@ impl World {
         if self.machines[node].is_up() {
             return;
         }
+        self.meet_unreadable_disk(node);
         let now = self.now();
         let skew = dice::millis(&mut self.timing, 0..=10_000);
         let drift_ppm = self.drift();
@@ -244,8 +252,13 @@ impl World {
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+            #[cfg(feature = "planted-bugs")]
+            bug: self.scenario.bug.and_then(Bug::of_core),
         };
-        let records = machine.disk.records();
+        let records = match machine.disk.records() {
+            Ok(records) => records,
+            Err(error) => return self.refuse_to_start(node, &error),
+        };
         let peers = known_peers(&records);
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
@@ -263,15 +276,16 @@ impl World {
         }
     }
 
-    /// Stops a node without a word.
-    pub(crate) fn crash(&mut self, node: usize, finished: bool) {
+    /// Stops a node without a word; so many of the batches that it had not synced survive.
+    pub(crate) fn crash(&mut self, node: usize, survivors: usize) {
         if self.machines[node].running.take().is_none() {
             return;
         }
-        self.machines[node].disk.crash(finished);
+        self.machines[node].disk.crash(survivors);
         self.note_at(node, format_args!("crashes"));
         self.census.count("crash");
         self.observe(&Fact::Disturbed);
+        self.observe(&Fact::Down { node: self.machines[node].id });
         self.clients.node_gone(node);
         self.dialling.retain(|(from, _)| *from != node);
         self.drop_links_of(node);

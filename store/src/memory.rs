@@ -18,6 +18,8 @@ pub struct Memory {
     unsynced: Vec<Vec<Write>>,
     /// Commits until the disk fails; `None` = it never does.
     commits_left: Option<u64>,
+    /// Nothing can be read.
+    unreadable: bool,
 }
 
 impl Memory {
@@ -29,6 +31,24 @@ impl Memory {
     /// An empty disk that fails after this many commits, and for ever.
     pub fn failing_after(commits: u64) -> Self {
         Self { commits_left: Some(commits), ..Self::default() }
+    }
+
+    /// Lets every commit from now on fail, or none any more: a full disk gets full, and is given room.
+    pub fn set_full(&mut self, full: bool) {
+        self.commits_left = full.then_some(0);
+    }
+
+    /// Lets every read from now on fail, or none any more.
+    pub fn set_unreadable(&mut self, unreadable: bool) {
+        self.unreadable = unreadable;
+    }
+
+    /// A copy of what a crash now would leave.
+    #[must_use]
+    pub fn synced_copy(&self) -> Self {
+        let mut copy = self.clone();
+        copy.crash();
+        copy
     }
 
     /// Writes a batch as a store does that forgot to sync: it can be read, and a crash may lose it.
@@ -73,6 +93,11 @@ impl Memory {
         Write { table, key, value: before }
     }
 
+    fn check_readable(&self, table: Table) -> Result<(), StoreError> {
+        let source = || EngineError("the disk cannot be read, as it was told".into());
+        if self.unreadable { Err(StoreError::Read { table: table.name(), source: source() }) } else { Ok(()) }
+    }
+
     fn spend_commit(&mut self) -> Result<(), StoreError> {
         let Some(left) = &mut self.commits_left else { return Ok(()) };
         let failed = || StoreError::Commit { source: EngineError("the disk failed, as it was told to".into()) };
@@ -92,10 +117,12 @@ impl Store for Memory {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.check_readable(table)?;
         Ok(self.tables.get(&table).and_then(|records| records.get(key)).cloned())
     }
 
     fn scan(&self, table: Table, prefix: &[u8], show: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.check_readable(table)?;
         let Some(records) = self.tables.get(&table) else { return Ok(()) };
         let from_prefix = records.range(prefix.to_vec()..);
         for (key, value) in from_prefix.take_while(|(key, _)| key.starts_with(prefix)) {
@@ -134,6 +161,27 @@ mod tests {
 
         disk.crash();
         assert_eq!(all(&disk), [("a", "1")].map(owned), "what survived one crash survives the next");
+    }
+
+    #[test]
+    fn a_full_disk_takes_batches_again_once_it_has_room() {
+        let mut disk = Memory::new();
+        disk.set_full(true);
+        assert!(matches!(disk.commit(&[put("a", "1")]), Err(StoreError::Commit { .. })));
+        disk.set_full(false);
+        disk.commit(&[put("a", "2")]).unwrap();
+        assert_eq!(all(&disk), [("a", "2")].map(owned));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_nothing() {
+        let mut disk = Memory::new();
+        disk.commit(&[put("a", "1")]).unwrap();
+        disk.set_unreadable(true);
+        assert!(matches!(disk.get(Table::Jobs, b"a"), Err(StoreError::Read { table: "jobs", .. })));
+        assert!(disk.scan(Table::Jobs, b"", &mut |_, _| {}).is_err());
+        disk.set_unreadable(false);
+        assert_eq!(all(&disk), [("a", "1")].map(owned));
     }
 
     #[test]

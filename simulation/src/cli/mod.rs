@@ -1,5 +1,6 @@
 //! The commands of `swarm-sim`.
 
+mod bugs;
 mod options;
 mod totals;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, run, shrink};
 
+use bugs::Hunt;
 use options::{Many, Shape};
 use totals::Totals;
 
@@ -62,6 +64,8 @@ enum Command {
         #[command(flatten)]
         shape: Shape,
     },
+    /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
+    Bugs(Hunt),
     Membership(MembershipOptions),
     Cluster(ClusterOptions),
 }
@@ -88,6 +92,7 @@ impl Cli {
                 println!("{report}");
                 Ok(exit(report.is_good()))
             }
+            Command::Bugs(hunt) => Ok(hunt.run()),
             Command::Cluster(options) => {
                 let report = cluster::run(options)?;
                 println!("{report}");

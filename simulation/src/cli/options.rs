@@ -21,7 +21,7 @@ pub(crate) struct Shape {
     /// Seconds of faults before the healing; as the seed has it unless given.
     #[arg(long, value_name = "SECONDS")]
     storm: Option<u64>,
-    /// Lets the machines do something wrong on purpose, which must be noticed.
+    /// Lets the machines or the cores do something wrong on purpose, which must be noticed.
     #[arg(long, value_enum)]
     bug: Option<Bug>,
 }
@@ -60,8 +60,7 @@ impl Many {
 
     /// How many threads run them.
     pub(crate) fn threads(&self) -> usize {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        self.threads.unwrap_or_else(cores)
+        threads_or_all(self.threads)
     }
 
     pub(crate) const fn shape(&self) -> &Shape {
@@ -69,9 +68,15 @@ impl Many {
     }
 }
 
+/// As many threads as said, or one a core.
+pub(crate) fn threads_or_all(threads: Option<usize>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    threads.unwrap_or_else(cores)
+}
+
 /// A range of seeds, the last one excluded.
 #[derive(Clone, Copy, Debug)]
-struct Seeds(u64, u64);
+pub(crate) struct Seeds(pub(crate) u64, pub(crate) u64);
 
 impl FromStr for Seeds {
     type Err = anyhow::Error;

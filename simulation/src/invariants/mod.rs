@@ -4,13 +4,22 @@
 
 mod acknowledged_jobs_are_kept;
 mod acknowledged_jobs_finish;
+mod attempts_within_budgets;
+mod cancel_is_final;
+mod copies_before_words;
 mod custodians_converge;
 mod done_was_executed;
+mod drained_node_owes_nothing;
 mod grants_obey_promises;
+mod leases_within_credits;
 mod needs_come_first;
 mod one_outcome_a_task;
 mod outputs_are_held;
+mod queues_within_bounds;
+mod reports_need_leases;
 mod stops_have_a_cause;
+#[cfg(test)]
+mod tale;
 mod told_never_changes;
 
 use swarm_protocol::Time;
@@ -49,12 +58,19 @@ impl Auditor {
         let invariants: Vec<Box<dyn Invariant>> = vec![
             Box::new(acknowledged_jobs_are_kept::Judge::default()),
             Box::new(acknowledged_jobs_finish::Judge::default()),
-            Box::new(custodians_converge::Judge),
+            Box::new(attempts_within_budgets::Judge::default()),
+            Box::new(cancel_is_final::Judge::default()),
+            Box::new(copies_before_words::Judge::default()),
+            Box::new(custodians_converge::Judge::default()),
             Box::new(done_was_executed::Judge),
+            Box::new(drained_node_owes_nothing::Judge::default()),
             Box::new(grants_obey_promises::Judge::default()),
+            Box::new(leases_within_credits::Judge::default()),
             Box::new(needs_come_first::Judge),
             Box::new(one_outcome_a_task::Judge::default()),
             Box::new(outputs_are_held::Judge),
+            Box::new(queues_within_bounds::Judge::default()),
+            Box::new(reports_need_leases::Judge::default()),
             Box::new(stops_have_a_cause::Judge),
             Box::new(told_never_changes::Judge::default()),
         ];
@@ -63,7 +79,7 @@ impl Auditor {
 
     /// Takes in a fact.
     pub(crate) fn observe(&mut self, at: Time, fact: &Fact<'_>) -> Result<(), Violation> {
-        self.history.take(fact);
+        self.history.take(at, fact);
         self.invariants.iter_mut().try_for_each(|invariant| {
             let judged = invariant.judge(&self.history, fact);
             judged.map_err(|what| Violation { invariant: invariant.name(), at, what })

@@ -54,7 +54,7 @@ impl Judge {
 
     /// Every task of every acknowledged job has an end.
     fn on_closed(&self, history: &History) -> Result<(), String> {
-        for (id, job) in history.jobs.iter().filter(|(_, job)| job.acknowledged) {
+        for (id, job) in history.jobs.iter().filter(|(_, job)| job.acknowledged.is_some()) {
             for shard in job.spec.shards(*id) {
                 let range = job.spec.stages[usize::from(shard.stage)].shard_range(shard.number);
                 if let Some(task) = range.indexes().find(|task| !self.ends.contains_key(&(shard, *task))) {
@@ -87,12 +87,12 @@ impl Invariant for Judge {
         match fact {
             Fact::Told { .. } if !history.settled => Ok(()),
             Fact::Told { node, answer: Answer::Job { job, status }, .. } => {
-                let over = history.jobs.get(&job.id()).is_some_and(|it| it.acknowledged);
+                let over = history.jobs.get(&job.id()).is_some_and(|it| it.acknowledged.is_some());
                 if over { self.on_state(*node, job.id(), status.state()) } else { Ok(()) }
             }
-            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. } } => {
+            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 match history.jobs.get(&shard.job) {
-                    Some(job) if job.acknowledged => self.on_segment(*node, job, *shard, segment),
+                    Some(job) if job.acknowledged.is_some() => self.on_segment(*node, job, *shard, segment),
                     _ => Ok(()),
                 }
             }

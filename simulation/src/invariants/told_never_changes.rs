@@ -14,8 +14,8 @@ use crate::history::{Fact, History, tasks_of};
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
-    Exhausted(Outcome),
     Cancelled,
+    Exhausted(Outcome),
     Done(Outcome),
 }
 
@@ -85,7 +85,7 @@ impl Invariant for Judge {
                 let cancelling = history.jobs.get(&job.id()).is_some_and(|it| it.cancelling);
                 self.on_job(*node, job.id(), status.state(), cancelling)
             }
-            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. } } => {
+            Fact::Told { node, query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 let stopped = history.jobs.get(&shard.job).is_some_and(|job| job.cancelling || job.failing() > 0);
                 let ended = segment.iter().filter_map(|run| Some((run.range, run.state.end.as_ref()?)));
                 for (range, end) in ended {

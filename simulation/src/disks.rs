@@ -1,0 +1,186 @@
+//! Faults of disks: what a crash leaves of the last writes, slow, full and unreadable disks, lost ones and old copies.
+//!
+//! Always true: a disk is lost only while everything that its node was told or told others is on another node that runs,
+//! because two copies outlive the loss of one, and of no more. The simulator looks inside the nodes to know; the
+//! auditor never does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use swarm_store::StoreError;
+
+use crate::dice;
+use crate::faults::Fault;
+use crate::history::Fact;
+use crate::machine::{Copy, Machine};
+use crate::world::{Happening, World};
+
+/// A sync takes so many microseconds on a good day.
+const SYNC_US: std::ops::RangeInclusive<u64> = 300..=5000;
+/// A slow sync takes so many milliseconds.
+const SLOW_SYNC_MS: std::ops::RangeInclusive<u64> = 5..=500;
+/// One slow sync in so many takes longer.
+const VERY_SLOW_SYNC: u32 = 50;
+/// Then it takes so many milliseconds.
+const VERY_SLOW_SYNC_MS: std::ops::RangeInclusive<u64> = 500..=3000;
+/// So many syncs in a thousand are slow, on a slow disk.
+const SLOW_SYNCS: u32 = 50;
+/// So many crashes in a thousand lose what was not synced, and so many tear it, where these are switched on.
+const CRASHES_THAT_HURT: u32 = 600;
+/// How long a disk is full, in milliseconds.
+const FULL_MS: std::ops::RangeInclusive<u64> = 500..=10_000;
+/// So many starts in a thousand find a disk that cannot be read.
+const UNREADABLE_STARTS: u32 = 400;
+/// After so many milliseconds somebody starts a node again that stopped or refused to start.
+const TRY_AGAIN_MS: std::ops::RangeInclusive<u64> = 200..=3000;
+/// After so many milliseconds a node starts whose disk was lost.
+const REPLACED_MS: std::ops::RangeInclusive<u64> = 50..=8000;
+/// How often it is tried to lose a disk while none may be lost.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+impl World {
+    /// How long a sync that begins now takes.
+    pub(crate) fn sync_time(&mut self) -> Duration {
+        if !self.faults.has(Fault::SlowSync) || !dice::chance(self.dice(Fault::SlowSync), SLOW_SYNCS) {
+            return dice::micros(&mut self.timing, SYNC_US);
+        }
+        self.census.hit(Fault::SlowSync);
+        let dice = self.dice(Fault::SlowSync);
+        let very = dice.u32(..VERY_SLOW_SYNC) == 0;
+        dice::millis(dice, if very { VERY_SLOW_SYNC_MS } else { SLOW_SYNC_MS })
+    }
+
+    /// A process ends: how many of the batches that it had not synced are on the disk all the same. All, unless the
+    /// machine goes down with it.
+    pub(crate) fn survivors(&mut self, node: usize) -> usize {
+        let unsynced = self.machines[node].disk.unsynced();
+        if unsynced == 0 {
+            return 0;
+        }
+        if self.faults.has(Fault::TornWrite) && dice::chance(self.dice(Fault::TornWrite), CRASHES_THAT_HURT) {
+            self.census.hit(Fault::TornWrite);
+            return self.dice(Fault::TornWrite).usize(..unsynced);
+        }
+        if self.faults.has(Fault::LostWrites) && dice::chance(self.dice(Fault::LostWrites), CRASHES_THAT_HURT) {
+            self.census.hit(Fault::LostWrites);
+            return 0;
+        }
+        unsynced
+    }
+
+    // ---- full
+
+    pub(crate) fn strike_full_disk(&mut self) {
+        let Some(node) = self.some_node(Fault::FullDisk, |_| true) else { return };
+        let wait = dice::millis(self.dice(Fault::FullDisk), FULL_MS);
+        self.note_at(node, format_args!("has a full disk for {wait:?}"));
+        self.machines[node].disk.set_full(true);
+        self.after(wait, Happening::Room { node });
+    }
+
+    /// A batch could not be made durable: the node stops rather than lies, and is started again.
+    pub(crate) fn stop_for_want_of_room(&mut self, node: usize) {
+        self.note_at(node, format_args!("stops: its disk is full"));
+        self.census.hit(Fault::FullDisk);
+        // Whether the batch is there is unknown.
+        let unsynced = self.machines[node].disk.unsynced();
+        let dice = self.dice(Fault::FullDisk);
+        let (survivors, wait) = (dice.usize(..=unsynced), dice::millis(dice, TRY_AGAIN_MS));
+        self.crash(node, survivors);
+        self.after(wait, Happening::Restart { node });
+    }
+
+    pub(crate) fn make_room(&mut self, node: usize) {
+        self.machines[node].disk.set_full(false);
+    }
+
+    // ---- unreadable
+
+    /// A node is about to start: perhaps its disk cannot be read this time.
+    pub(crate) fn meet_unreadable_disk(&mut self, node: usize) {
+        let unreadable =
+            self.faults.has(Fault::ReadError) && dice::chance(self.dice(Fault::ReadError), UNREADABLE_STARTS);
+        self.machines[node].disk.set_unreadable(unreadable);
+    }
+
+    /// A node that cannot read its records does not start, and is tried again.
+    pub(crate) fn refuse_to_start(&mut self, node: usize, error: &StoreError) {
+        self.note_at(node, format_args!("does not start: {error}"));
+        self.census.hit(Fault::ReadError);
+        let wait = dice::millis(self.dice(Fault::ReadError), TRY_AGAIN_MS);
+        self.after(wait, Happening::Restart { node });
+    }
+
+    // ---- lost
+
+    /// A node loses its disk, as soon as there is one that may.
+    pub(crate) fn strike_wipe(&mut self) {
+        let Some(node) = self.some_spare_node(Fault::Wipe) else {
+            return self.after(LOOK_AGAIN, Happening::StrikeNow(Fault::Wipe));
+        };
+        self.note_at(node, format_args!("loses its disk"));
+        let empty = Copy { disk: self.machines[node].disk.emptied(), blobs: BTreeSet::new() };
+        self.replace_disk(node, Fault::Wipe, empty);
+    }
+
+    /// First a disk is copied; later, as soon as it may, its node is set back to the copy.
+    pub(crate) fn strike_old_disk(&mut self) {
+        let copied = (0..self.machines.len()).filter(|node| self.machines[*node].copy.is_some()).collect::<Vec<_>>();
+        if copied.is_empty() || self.dice(Fault::OldDisk).bool() {
+            return self.copy_a_disk();
+        }
+        let is_copied = |node: &usize| copied.contains(node);
+        let spare: Vec<_> = (0..self.machines.len()).filter(is_copied).filter(|node| self.is_spare(*node)).collect();
+        let Some(node) = dice::pick(self.dice(Fault::OldDisk), &spare) else {
+            return self.after(LOOK_AGAIN, Happening::StrikeNow(Fault::OldDisk));
+        };
+        let Some(copy) = self.machines[node].copy.take() else { return };
+        self.note_at(node, format_args!("is set back to an old copy of its disk"));
+        self.replace_disk(node, Fault::OldDisk, copy);
+    }
+
+    fn copy_a_disk(&mut self) {
+        let Some(node) = self.some_node(Fault::OldDisk, Machine::is_up) else { return };
+        self.note_at(node, format_args!("has its disk copied"));
+        let machine = &mut self.machines[node];
+        machine.copy = Some(Copy { disk: machine.disk.synced_copy(), blobs: machine.blobs.clone() });
+    }
+
+    fn replace_disk(&mut self, node: usize, fault: Fault, Copy { disk, blobs }: Copy) {
+        self.census.hit(fault);
+        let survivors = self.machines[node].disk.unsynced();
+        self.crash(node, survivors);
+        let machine = &mut self.machines[node];
+        (machine.disk, machine.blobs) = (disk, blobs);
+        let id = machine.id;
+        self.observe(&Fact::Forgot { node: id });
+        let wait = dice::millis(self.dice(fault), REPLACED_MS);
+        self.after(wait, Happening::Restart { node });
+    }
+
+    fn some_spare_node(&mut self, fault: Fault) -> Option<usize> {
+        let spare: Vec<_> = (0..self.machines.len()).filter(|node| self.is_spare(*node)).collect();
+        dice::pick(self.dice(fault), &spare)
+    }
+
+    /// Whether all that this node knows is durable on other nodes that run.
+    fn is_spare(&self, node: usize) -> bool {
+        let Some(core) = self.machines[node].running.as_ref().map(|running| &running.core) else { return false };
+        let others = self.machines.iter().enumerate().filter(|(other, _)| *other != node);
+        let others: Vec<_> = others.filter_map(|(_, machine)| Some((machine, machine.running.as_ref()?))).collect();
+        let settled =
+            || others.iter().filter(|(_, running)| running.syncing.is_none()).map(|(_, running)| &running.core);
+        let keeps_job = |job| match core.job_status(job).map(|status| status.stop) {
+            Some(stop) => settled().any(|other| other.job_status(job).is_some_and(|status| status.stop == stop)),
+            None => true,
+        };
+        let keeps_shard = |shard| match core.shard_digest(shard) {
+            Some(digest) => settled().any(|other| other.shard_digest(shard) == Some(digest)),
+            None => true,
+        };
+        let jobs = || self.clients.submitted.iter().copied();
+        self.machines[node].blobs.iter().all(|blob| others.iter().any(|(machine, _)| machine.blobs.contains(blob)))
+            && jobs().all(keeps_job)
+            && jobs().flat_map(|job| self.shards_of(job)).all(keeps_shard)
+    }
+}

@@ -1,0 +1,151 @@
+//! A node that says that it is drained owes nothing: it runs nothing and holds no outcome that nobody else took, what it
+//! said that ended is known to somebody else, and from then on it starts and grants nothing.
+//!
+//! That it can then be switched off for good, disk included, is judged by all other invariants: in a run it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use swarm_protocol::lattice::Run;
+use swarm_protocol::{Message, NodeId, ShardId};
+
+use super::Invariant;
+use crate::history::{Fact, History, facts_in, tasks_of};
+
+#[derive(Default)]
+pub(super) struct Judge {
+    /// What each node started and nobody took from it: acknowledged, recorded by itself, or dropped on demand.
+    owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
+    /// Who said of a task, or was told, that it ended.
+    known: BTreeMap<(ShardId, u32), BTreeSet<NodeId>>,
+    drained: BTreeSet<NodeId>,
+}
+
+impl Judge {
+    fn take_from(&mut self, node: NodeId, shard: ShardId, tasks: impl Iterator<Item = u32>) {
+        if let Some(owed) = self.owed.get_mut(&node) {
+            tasks.for_each(|task| {
+                owed.remove(&(shard, task));
+            });
+        }
+    }
+
+    fn note_ends(&mut self, node: NodeId, shard: ShardId, segment: &[Run]) {
+        let ended = segment.iter().filter(|run| run.state.end.is_some());
+        for task in ended.flat_map(|run| tasks_of(run.range)) {
+            self.known.entry((shard, task)).or_default().insert(node);
+        }
+    }
+
+    fn on_said(&mut self, node: NodeId, message: &Message) -> Result<(), String> {
+        match message {
+            Message::Grant(grant) if !grant.tasks.is_empty() && self.drained.contains(&node) => {
+                return Err(format!("{node:?} grants {:?} after it was drained", grant.lease));
+            }
+            _ => {
+                let Some((shard, segment)) = facts_in(message) else { return Ok(()) };
+                self.take_from(node, shard, segment.iter().flat_map(|run| tasks_of(run.range)));
+                self.note_ends(node, shard, segment);
+            }
+        }
+        Ok(())
+    }
+
+    fn on_heard(&mut self, node: NodeId, message: &Message) {
+        if let Message::Ack { lease, tasks } = message {
+            self.take_from(node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
+        } else if let Some((shard, segment)) = facts_in(message) {
+            self.note_ends(node, shard, segment);
+        }
+    }
+
+    fn on_drained(&mut self, node: NodeId) -> Result<(), String> {
+        self.drained.insert(node);
+        if let Some((shard, task)) = self.owed.get(&node).and_then(BTreeSet::first) {
+            return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
+        }
+        let alone = |known: &BTreeSet<NodeId>| known.len() == 1 && known.contains(&node);
+        match self.known.iter().find(|(_, known)| alone(known)) {
+            Some(((shard, task), _)) => {
+                Err(format!("{node:?} is drained, but nobody else knows that task {task} of {shard:?} ended"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Invariant for Judge {
+    fn name(&self) -> &'static str {
+        "drained_node_owes_nothing"
+    }
+
+    fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Started { node, lease, task, .. } => {
+                if self.drained.contains(node) {
+                    return Err(format!("{node:?} starts task {task} of {lease:?} after it was drained"));
+                }
+                self.owed.entry(*node).or_default().insert((lease.shard, *task));
+            }
+            Fact::Dropped { node, lease, tasks } => {
+                self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
+            }
+            Fact::Said { node, message, .. } => return self.on_said(*node, message),
+            Fact::Heard { node, message, .. } => self.on_heard(*node, message),
+            Fact::Drained { node } => return self.on_drained(*node),
+            // Whoever starts again has nothing running, and is a node like any other.
+            Fact::Down { node } => {
+                self.owed.remove(node);
+                self.drained.remove(node);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tale::{Job, Tale, grant, id, one, record};
+    use super::*;
+
+    fn ran(job: &Job) -> Tale<Judge> {
+        let started = Tale::of(Judge::default()).with(job).starts(3, job.lease(1, 1), 0);
+        started.runs(3, job.lease(1, 1), 0, &job.left(0))
+    }
+
+    fn drained() -> Fact<'static> {
+        Fact::Drained { node: id(3) }
+    }
+
+    #[test]
+    fn an_outcome_that_nobody_took_is_judged() {
+        ran(&Job::of(1)).fact(&drained()).is_judged("owes task 0");
+    }
+
+    #[test]
+    fn an_acknowledged_or_dropped_outcome_is_not_owed() {
+        let job = Job::of(1);
+        let ack = Message::Ack { lease: job.lease(1, 1), tasks: vec![one(0)] };
+        ran(&job).tells(1, 3, &ack).fact(&drained()).is_fine();
+        let dropped = Fact::Dropped { node: id(3), lease: job.lease(1, 1), tasks: &[one(0)] };
+        ran(&job).fact(&dropped).fact(&drained()).is_fine();
+    }
+
+    #[test]
+    fn a_fact_that_nobody_else_knows_is_judged() {
+        let job = Job::of(1);
+        let said = ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
+        said.fact(&drained()).is_judged("nobody else knows");
+        let told = ran(&job).tells(3, 2, &record(job.shard(), 3, job.done(0)));
+        told.fact(&drained()).is_fine();
+    }
+
+    #[test]
+    fn starting_or_granting_afterwards_is_judged() {
+        let job = Job::of(1);
+        let tale = || Tale::of(Judge::default()).with(&job).fact(&drained());
+        tale().starts(3, job.lease(1, 1), 0).is_judged("starts task 0");
+        tale().says(3, 2, &grant(job.lease(3, 1), 0)).is_judged("grants");
+        tale().fact(&Fact::Down { node: id(3) }).starts(3, job.lease(1, 1), 0).is_fine();
+    }
+}

@@ -1,0 +1,175 @@
+//! A fenced report changes nothing: what an arbiter records of a task comes from a report under a lease that it granted
+//! to the reporter in this epoch, and had not fenced when the report came. What it ran itself needs no report.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use swarm_protocol::lattice::{End, Run};
+use swarm_protocol::message::Grant;
+use swarm_protocol::{Ending, Epoch, LeaseId, Message, NodeId, Outcome, Range, ShardId};
+
+use super::Invariant;
+use crate::history::{Fact, History, tasks_of};
+
+#[derive(Default)]
+pub(super) struct Judge {
+    leases: BTreeMap<LeaseId, Lease>,
+    fenced: BTreeSet<(LeaseId, NodeId)>,
+    /// What each arbiter was rightly told of a task, and in which epoch; what it ran itself, in none.
+    reported: BTreeMap<(NodeId, ShardId, u32), Vec<(Option<Epoch>, Outcome)>>,
+}
+
+struct Lease {
+    arbiter: NodeId,
+    executor: NodeId,
+    tasks: BTreeSet<u32>,
+}
+
+impl Judge {
+    fn on_grant(&mut self, arbiter: NodeId, executor: NodeId, grant: &Grant) {
+        let tasks = grant.tasks.iter().flat_map(|(range, _)| tasks_of(*range)).collect();
+        self.leases.insert(grant.lease, Lease { arbiter, executor, tasks });
+    }
+
+    fn is_granted(&self, arbiter: NodeId, executor: NodeId, id: LeaseId, task: u32) -> bool {
+        self.leases
+            .get(&id)
+            .is_some_and(|lease| (lease.arbiter, lease.executor) == (arbiter, executor) && lease.tasks.contains(&task))
+    }
+
+    fn on_report(&mut self, arbiter: NodeId, from: NodeId, id: LeaseId, outcomes: &[(Range, Outcome)]) {
+        if self.fenced.contains(&(id, from)) {
+            return;
+        }
+        for (range, outcome) in outcomes {
+            for task in tasks_of(*range).filter(|task| self.is_granted(arbiter, from, id, *task)).collect::<Vec<_>>() {
+                self.remember(arbiter, id.shard, task, Some(id.epoch), outcome);
+            }
+        }
+    }
+
+    fn remember(&mut self, node: NodeId, shard: ShardId, task: u32, epoch: Option<Epoch>, outcome: &Outcome) {
+        let reports = self.reported.entry((node, shard, task)).or_default();
+        if !reports.iter().any(|(under, known)| *under == epoch && known == outcome) {
+            reports.push((epoch, outcome.clone()));
+        }
+    }
+
+    fn on_record(&self, node: NodeId, shard: ShardId, epoch: Epoch, segment: &[Run]) -> Result<(), String> {
+        for run in segment {
+            for task in tasks_of(run.range) {
+                self.judge_task(node, shard, epoch, task, run)
+                    .map_err(|what| format!("{node:?} records task {task} of {shard:?} in {epoch:?}: {what}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_task(&self, node: NodeId, shard: ShardId, epoch: Epoch, task: u32, run: &Run) -> Result<(), String> {
+        let reports = self.reported.get(&(node, shard, task)).map_or(&[][..], Vec::as_slice);
+        let told = |fits: &dyn Fn(&Outcome) -> bool| {
+            reports.iter().any(|(under, outcome)| under.is_none_or(|under| under == epoch) && fits(outcome))
+        };
+        for (attempt, failure) in &run.state.failures {
+            let lease = LeaseId { shard, epoch: attempt.epoch, number: attempt.lease };
+            if failure.node != node && !self.is_granted(node, failure.node, lease, task) {
+                return Err(format!("{failure:?} of {lease:?}, which it did not grant"));
+            }
+            if failure.ending != Ending::Lost && !told(&|outcome| outcome.ending == failure.ending) {
+                return Err(format!("{failure:?}, which nobody reported under a valid lease"));
+            }
+        }
+        match &run.state.end {
+            Some(End::Done(results) | End::Exhausted(results)) if results.outcome().ending != Ending::Lost => {
+                let recorded = results.outcome();
+                if told(&|outcome| outcome == recorded) {
+                    return Ok(());
+                }
+                Err(format!("{:?}, which nobody reported under a valid lease", recorded.ending))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Invariant for Judge {
+    fn name(&self) -> &'static str {
+        "reports_need_leases"
+    }
+
+    fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
+        match fact {
+            Fact::Said { node, to, message } => match message {
+                Message::Grant(grant) => self.on_grant(*node, *to, grant),
+                Message::Fenced(lease) => drop(self.fenced.insert((*lease, *to))),
+                Message::Record { shard, epoch, segment, .. } => return self.on_record(*node, *shard, *epoch, segment),
+                _ => {}
+            },
+            Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
+                self.on_report(*node, *from, *lease, outcomes);
+            }
+            Fact::Ran { node, lease, task, outcome } => self.remember(*node, lease.shard, *task, None, outcome),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tale::{Job, Tale, failure, grant, record, report};
+    use super::*;
+
+    /// Node 1 arbitrates, node 3 executes, node 2 keeps a copy.
+    fn tale(job: &Job) -> Tale<Judge> {
+        Tale::of(Judge::default()).with(job).tells(1, 3, &grant(job.lease(1, 1), 0))
+    }
+
+    fn recorded(job: &Job) -> Message {
+        record(job.shard(), 1, job.done(0))
+    }
+
+    #[test]
+    fn a_report_under_a_lease_is_recorded() {
+        let job = Job::of(1);
+        let told = tale(&job).tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
+        told.says(1, 3, &Message::Fenced(job.lease(1, 1))).says(1, 2, &recorded(&job)).is_fine();
+    }
+
+    #[test]
+    fn recording_a_fenced_report_is_judged() {
+        let job = Job::of(1);
+        let fenced = tale(&job).says(1, 3, &Message::Fenced(job.lease(1, 1)));
+        let told = fenced.tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
+        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+    }
+
+    #[test]
+    fn recording_without_a_grant_is_judged() {
+        let job = Job::of(1);
+        let told = tale(&job).tells(4, 1, &report(job.lease(1, 1), 0, job.left(0)));
+        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+    }
+
+    #[test]
+    fn recording_a_report_of_an_earlier_epoch_is_judged() {
+        let job = Job::of(1);
+        let earlier = LeaseId { epoch: Epoch::NONE, ..job.lease(1, 1) };
+        let told = tale(&job).tells(1, 3, &grant(earlier, 0)).tells(3, 1, &report(earlier, 0, job.left(0)));
+        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+    }
+
+    #[test]
+    fn charging_a_lease_that_nobody_had_is_judged() {
+        let job = Job::of(1);
+        let lost = |number| record(job.shard(), 1, failure(0, job.lease(1, number), 3, Ending::Lost));
+        tale(&job).says(1, 2, &lost(1)).is_fine();
+        tale(&job).says(1, 2, &lost(2)).is_judged("did not grant");
+    }
+
+    #[test]
+    fn what_an_arbiter_ran_itself_needs_no_report() {
+        let job = Job::of(1);
+        let ran = tale(&job).runs(1, job.lease(1, 9), 0, &job.left(0));
+        ran.says(1, 2, &recorded(&job)).is_fine();
+    }
+}
