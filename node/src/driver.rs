@@ -185,6 +185,11 @@ impl Driver {
         if !effects.persist.is_empty() {
             self.storage.commit(effects.persist).await?;
         }
+        if !effects.note.is_empty()
+            && let Err(error) = self.storage.commit_lazily(effects.note)
+        {
+            tracing::warn!(%error, "what runs is not noted");
+        }
         for (to, message) in &effects.send {
             // A link that is gone meanwhile shows as `LinkDown`; whatever mattered is then said again.
             let _sent = self.network.send(*to, message);

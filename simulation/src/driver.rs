@@ -132,8 +132,11 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        let Effects { persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
+        if !note.is_empty() {
+            self.machines[node].disk.write(&note);
+        }
         for (to, message) in send {
             self.send(node, to, message);
         }
