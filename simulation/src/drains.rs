@@ -24,8 +24,8 @@ const STAY_MIN: usize = 2;
 impl World {
     pub(crate) fn strike_drain(&mut self) {
         let drains = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.draining);
-        let stay = self.machines.iter().filter(|machine| !machine.gone).count() > STAY_MIN;
-        if !stay || self.machines.iter().any(drains) {
+        let stay = self.machines.iter().filter(|machine| !machine.retired).count() > STAY_MIN;
+        if !stay || !self.twins.is_empty() || self.machines.iter().any(drains) {
             return;
         }
         if let Some(node) = self.some_node(Fault::Drain, Machine::is_awake) {
@@ -73,7 +73,7 @@ impl World {
         self.note_at(node, format_args!("is gone for good, with its disk"));
         self.census.count("node gone for good");
         let machine = &mut self.machines[node];
-        (machine.gone, machine.copy, machine.blobs) = (true, None, BTreeSet::new());
+        (machine.retired, machine.copy, machine.blobs) = (true, None, BTreeSet::new());
         machine.disk = machine.disk.emptied();
     }
 }

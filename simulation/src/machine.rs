@@ -27,8 +27,6 @@ pub(crate) struct Machine {
     pub(crate) boot: u64,
     /// How far its wall clock is off, in milliseconds: the core is never told of it.
     pub(crate) wall_off_ms: i64,
-    /// Left for good, with its disk.
-    pub(crate) gone: bool,
     /// What runs, unless the node is down.
     pub(crate) running: Option<Running>,
 }
@@ -56,7 +54,6 @@ impl Machine {
             retired: false,
             boot: 0,
             wall_off_ms: 0,
-            gone: false,
             running: None,
         }
     }
