@@ -24,7 +24,7 @@ const STAY_MIN: usize = 2;
 impl World {
     pub(crate) fn strike_drain(&mut self) {
         let drains = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.draining);
-        let stay = self.machines.iter().filter(|machine| !machine.retired).count() > STAY_MIN;
+        let stay = self.machines.iter().filter(|machine| !machine.gone).count() > STAY_MIN;
         if !stay || !self.twins.is_empty() || self.machines.iter().any(drains) {
             return;
         }
@@ -73,7 +73,7 @@ impl World {
         self.note_at(node, format_args!("is gone for good, with its disk"));
         self.census.count("node gone for good");
         let machine = &mut self.machines[node];
-        (machine.retired, machine.copy, machine.blobs) = (true, None, BTreeSet::new());
+        (machine.gone, machine.copy, machine.blobs) = (true, None, BTreeSet::new());
         machine.disk = machine.disk.emptied();
     }
 }
