@@ -139,6 +139,14 @@ impl Node {
         self.custody.shards.get(&shard).map(|kept| kept.state.digest())
     }
 
+    /// Whether this node knows all that the other knows of a shard's tasks.
+    pub fn knows_all_of(&self, other: &Self, shard: ShardId) -> bool {
+        let Some(theirs) = other.custody.shards.get(&shard) else { return true };
+        let mine = self.custody.shards.get(&shard).map(|kept| kept.state.clone());
+        let segment: Segment = theirs.state.runs().collect();
+        segment.is_empty() || mine.is_some_and(|mut mine| !mine.join(&segment))
+    }
+
     /// The custodians of a shard as this node sees them, the first arbiter first.
     pub fn shard_custodians(&self, shard: ShardId) -> Vec<NodeId> {
         self.membership.view.custodians(Key::of_shard(shard))

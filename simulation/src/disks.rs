@@ -195,13 +195,11 @@ impl World {
         let stop_of = |core: &Node, job| core.job_status(job).map(|status| status.stop);
         for job in &self.clients.submitted {
             let Some(stop) = stop_of(core, *job) else { continue };
-            if !cores.iter().any(|other| stop_of(other, *job) == Some(stop)) {
+            if !cores.iter().any(|other| stop_of(other, *job) >= Some(stop)) {
                 return Some(format!("job {job:?}, stopped: {stop:?}"));
             }
-            let digest_of = |core: &Node, shard| core.shard_digest(shard);
-            let kept = self.shards_of(*job).into_iter().filter(|shard| digest_of(core, *shard).is_some());
-            let alone = |shard: &ShardId| !cores.iter().any(|it| digest_of(it, *shard) == digest_of(core, *shard));
-            if let Some(shard) = kept.into_iter().find(alone) {
+            let alone = |shard: &ShardId| !cores.iter().any(|other| other.knows_all_of(core, *shard));
+            if let Some(shard) = self.shards_of(*job).into_iter().find(alone) {
                 return Some(format!("facts of {shard:?}"));
             }
         }

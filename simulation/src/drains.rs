@@ -25,7 +25,7 @@ impl World {
     pub(crate) fn strike_drain(&mut self) {
         let drains = |machine: &Machine| machine.running.as_ref().is_some_and(|running| running.draining);
         let stay = self.machines.iter().filter(|machine| !machine.gone).count() > STAY_MIN;
-        if !stay || self.machines.iter().any(drains) {
+        if !stay || !self.twins.is_empty() || self.machines.iter().any(drains) {
             return;
         }
         if let Some(node) = self.some_node(Fault::Drain, Machine::is_awake) {

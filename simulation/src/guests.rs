@@ -166,7 +166,7 @@ impl World {
 
     /// Where guests lie, if anywhere.
     fn is_liar(&self, node: usize) -> bool {
-        self.faults.has(Fault::GuestLies) && self.scenario.seed % self.machines.len() as u64 == node as u64
+        self.faults.has(Fault::GuestLies) && self.scenario.seed % self.scenario.nodes as u64 == node as u64
     }
 }
 

@@ -68,7 +68,7 @@ impl World {
             let peer = self.machines[peer].id;
             self.give(node, self.machines[node].boot, Event::LinkUp(peer));
         }
-        let nodes = self.machines.len();
+        let nodes = self.by_id.len();
         if self.network.links().len() == nodes * (nodes - 1) / 2 && !self.faults.has(Fault::Delay) {
             self.observe(&Fact::Linked { nodes });
         }

@@ -30,7 +30,8 @@ impl World {
         if self.scenario.nodes < NODES_MIN || !self.twins.is_empty() {
             return;
         }
-        let up: Vec<_> = (BOOTSTRAP + 1..self.scenario.nodes).filter(|node| self.machines[*node].is_up()).collect();
+        let stays = |node: &usize| self.machines[*node].running.as_ref().is_some_and(|running| !running.draining);
+        let up: Vec<_> = (BOOTSTRAP + 1..self.scenario.nodes).filter(stays).collect();
         let Some(first) = dice::pick(self.dice(Fault::Twin), &up) else { return };
         let dice = self.dice(Fault::Twin);
         let (old, wait) = (dice.bool(), dice::millis(dice, TWIN_MS));

@@ -130,6 +130,12 @@ impl Invariant for Judge {
             Fact::Draining { node } => drop(self.draining.insert(*node, history.now)),
             Fact::Drained { node } => return self.on_drained(*node),
             Fact::Kept { .. } | Fact::Closed => return self.judge_time(history),
+            Fact::Forgot { node } => {
+                self.owed.remove(node);
+                for known in self.known.values_mut() {
+                    known.remove(node);
+                }
+            }
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
                 self.owed.remove(node);
