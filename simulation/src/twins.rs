@@ -111,15 +111,15 @@ impl World {
     /// opens none while it has one; the other takes the newer for the better.
     pub(crate) fn makes_way(&mut self, node: usize, peer: usize) -> bool {
         let ids = (self.machines[node].id, self.machines[peer].id);
-        if !self.twins.contains_key(&ids.1) {
-            return true;
+        if self.machines.len() == self.scenario.nodes {
+            return true; // nobody ever had a twin
         }
         let links = self.network.ends_of(node).into_iter();
         let Some((other, link)) = links.filter(|(it, _)| *it != peer).find(|(it, _)| self.machines[*it].id == ids.1)
         else {
             return true;
         };
-        if ids.0 < ids.1 {
+        if ids.0 < ids.1 && !self.machines[other].retired {
             return false;
         }
         self.on_link_lost(node, other, link);
