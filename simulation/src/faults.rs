@@ -72,6 +72,16 @@ pub enum Fault {
     FullDisk,
     /// The records cannot be read at a start: the node refuses to start, and is tried again.
     ReadError,
+    /// A node is told to drain; when it is drained it leaves for good, or comes back later.
+    Drain,
+    /// Some tasks trap or exit with a code, always.
+    GuestTraps,
+    /// Some tasks never end by themselves.
+    GuestHangs,
+    /// Some tasks take the node down that runs them, always.
+    GuestKills,
+    /// Some successful tasks leave something else behind on one machine than on all others.
+    GuestLies,
 }
 
 impl Fault {
@@ -91,7 +101,7 @@ impl Fault {
         match self {
             Self::LinkCut => Some(4),
             Self::Crash | Self::CrashInWrite | Self::Pause | Self::Stall | Self::ClockJump => Some(8),
-            Self::Wipe | Self::OldDisk | Self::FullDisk | Self::Twin => Some(10),
+            Self::Wipe | Self::OldDisk | Self::FullDisk | Self::Twin | Self::Drain => Some(10),
             Self::Partition | Self::OneWay | Self::Bridge | Self::HalfOpen | Self::SlowReader => Some(12),
             Self::PowerCut | Self::LongPause => Some(20),
             _ => None,
@@ -238,6 +248,16 @@ impl Faults {
     /// Whether this kind is switched on.
     pub(crate) fn has(&self, fault: Fault) -> bool {
         self.on.contains(fault)
+    }
+
+    /// Whether nodes may stop without a word.
+    pub(crate) fn end_processes(&self) -> bool {
+        use Fault::{
+            Crash, CrashInWrite, FullDisk, GuestKills, LongPause, OldDisk, Pause, PowerCut, ReadError, Stall, Wipe,
+        };
+        let all =
+            [Crash, CrashInWrite, FullDisk, GuestKills, LongPause, OldDisk, Pause, PowerCut, ReadError, Stall, Wipe];
+        all.into_iter().any(|fault| self.has(fault))
     }
 
     /// The strikes that are switched on, each with the seconds within which it comes again.

@@ -62,7 +62,9 @@ impl World {
             Fault::OldDisk => self.strike_old_disk(),
             Fault::FullDisk => self.strike_full_disk(),
             Fault::Twin => self.strike_twin(),
-            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
+            Fault::Drain => self.strike_drain(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts, clocks and tasks all the time.
+            Fault::GuestTraps | Fault::GuestHangs | Fault::GuestKills | Fault::GuestLies => {}
             Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
             Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
             // This one waits for its moment.

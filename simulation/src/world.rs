@@ -85,6 +85,8 @@ pub(crate) enum Happening {
     Ambush { until: Time },
     /// A node that has just acknowledged something loses its disk.
     LoseDisk { node: usize },
+    /// A drained process ends.
+    Leave { node: usize, boot: u64 },
 }
 
 /// The swarm.
@@ -240,6 +242,8 @@ impl World {
             Happening::Ambush { until } => self.on_ambush(until),
             Happening::LoseDisk { node } => self.on_lose_disk(node),
             Happening::Room { node } => self.make_room(node),
+            Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
+            Happening::Leave { .. } => {}
         }
     }
 
@@ -261,7 +265,7 @@ impl World {
 
     /// Starts a node that is down, on its disk as it is.
     pub(crate) fn start(&mut self, node: usize) {
-        if self.machines[node].is_up() || self.machines[node].retired {
+        if self.machines[node].is_up() || self.machines[node].gone {
             return;
         }
         self.meet_unreadable_disk(node);
