@@ -10,7 +10,7 @@ use swarm_protocol::{Event, NodeId};
 use crate::dice;
 use crate::faults::Fault;
 use crate::history::Fact;
-use crate::machine::Copy;
+use crate::machine::{Copy, Machine};
 use crate::world::{Happening, World};
 
 /// Nobody has this one's identity besides: who knows no other node dials it.
@@ -30,7 +30,8 @@ impl World {
         if self.scenario.nodes < NODES_MIN || !self.twins.is_empty() {
             return;
         }
-        let up: Vec<_> = (BOOTSTRAP + 1..self.scenario.nodes).filter(|node| self.machines[*node].is_up()).collect();
+        let stays = |machine: &Machine| machine.running.as_ref().is_some_and(|running| !running.draining);
+        let up: Vec<_> = (BOOTSTRAP + 1..self.scenario.nodes).filter(|node| stays(&self.machines[*node])).collect();
         let Some(first) = dice::pick(self.dice(Fault::Twin), &up) else { return };
         let dice = self.dice(Fault::Twin);
         let (old, wait) = (dice.bool(), dice::millis(dice, TWIN_MS));
@@ -94,6 +95,11 @@ impl World {
             self.note_at(twin, format_args!("stays, for only it knows {what}"));
             self.census.count("twin that stays");
         }
+    }
+
+    /// Whether this is a copy of a node that runs as well.
+    pub(crate) fn is_second(&self, node: usize) -> bool {
+        self.twins.values().any(|twin| *twin == node)
     }
 
     /// The machine that `node` means when it speaks to a peer: the one that it is linked to.
