@@ -268,7 +268,7 @@ impl Watch {
     fn crash_one(&mut self) {
         let up: Vec<_> = (0..self.world.machines.len()).filter(|node| self.world.machines[*node].is_up()).collect();
         let Some(node) = dice::pick(&mut self.dice, &up) else { return };
-        self.world.crash(node, true);
+        self.world.crash(node, usize::MAX);
         let away = dice::millis(&mut self.dice, AWAY_MS);
         self.world.after(away, Happening::Restart { node });
         self.open.push(Crash { node, at: self.world.now(), known: Vec::new(), others: 0 });
