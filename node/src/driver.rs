@@ -235,7 +235,7 @@ impl Driver {
     fn remember_addresses(&self, members: &[MemberView], inbox: &mut Inbox) {
         let me = self.config.record.node;
         let mut writes = Vec::new();
-        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &member.record) {
+        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &*member.record) {
             if *node != me && !addresses.is_empty() && inbox.peers.get(node) != Some(addresses) {
                 inbox.peers.insert(*node, addresses.clone());
                 writes.push(peer_record(*node, addresses));

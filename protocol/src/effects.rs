@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Answer, Gossip, Message, NodeRecord, Query};
+use crate::message::{Answer, Gossip, Message, Query, SharedRecord};
 use crate::{Hash, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
 
 /// Something that happened.
@@ -201,7 +201,7 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
     /// Its last record.
-    pub record: NodeRecord,
+    pub record: SharedRecord,
     /// Its state.
     pub state: MemberState,
     /// Microseconds of local time at which its last sign of life came.

@@ -454,7 +454,7 @@ impl Node {
     // ---- leaving
 
     pub(crate) fn gossip_drain(&mut self) {
-        let me = self.membership.me.clone();
+        let me = self.membership.my_record();
         self.keep_membership();
         for peer in self.linked() {
             self.send(peer, Message::Hello(me.clone()));

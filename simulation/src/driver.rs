@@ -376,7 +376,7 @@ impl World {
         let me = machine.id;
         let Some(running) = &mut machine.running else { return };
         let mut writes = Vec::new();
-        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &member.record) {
+        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &*member.record) {
             if *node != me && !addresses.is_empty() && running.peers.get(node) != Some(addresses) {
                 running.peers.insert(*node, addresses.clone());
                 writes.push(Write::put(Table::Peers, node.as_bytes(), codec::encode(addresses)));
