@@ -413,7 +413,23 @@ impl Node {
             Phase::Grace { until } if now >= *until => arbiter.phase = Phase::Granting,
             _ => return,
         }
+        self.exhaust_overrun(id);
         self.custody.grants_changed = true;
+    }
+
+    /// Ends tasks that several arbiters, on both sides of a partition, gave more attempts together than are allowed.
+    pub(crate) fn exhaust_overrun(&mut self, id: ShardId) {
+        let Some(shard) = self.custody.shards.get(&id).filter(|shard| shard.arbiter.is_some()) else { return };
+        let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
+        let overrun = |run: Run| {
+            let outcome = Outcome::bare(run.state.overrun(&stage.retry)?);
+            Some(Run { range: run.range, state: TaskState::ended(End::Exhausted(Results::one(outcome, []))) })
+        };
+        let segment: Segment = shard.state.runs().filter_map(overrun).collect();
+        if !segment.is_empty() {
+            self.recall_ended(id, &segment);
+            self.record(id, segment, None);
+        }
     }
 
     // ---- what time brings

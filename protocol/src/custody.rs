@@ -239,7 +239,10 @@ impl Node {
             segment.iter_mut().for_each(|run| run.state.end = None);
         }
         self.recall_ended(shard, &segment);
-        self.learn(shard, segment);
+        let failed = segment.iter().any(|run| !run.state.failures.is_empty());
+        if self.learn(shard, segment) && failed {
+            self.exhaust_overrun(shard);
+        }
     }
 
     pub(crate) fn on_record_asked(&mut self, from: NodeId, id: ShardId, epoch: Epoch, number: u64, segment: Segment) {

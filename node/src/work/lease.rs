@@ -123,6 +123,8 @@ impl State {
         self.reported = Instant::now();
         if !self.outcomes.is_empty() {
             let outcomes = self.outcomes.take();
+            let ended = outcomes.iter().filter(|(_, outcome)| outcome.ending != Ending::Cancelled);
+            super::log("ended", self.lease, ended.map(|(range, _)| *range));
             (self.sources.tell)(Event::Ended { lease: self.lease, outcomes }).await;
         }
     }

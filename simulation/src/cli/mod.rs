@@ -69,6 +69,7 @@ enum Command {
     /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
     Bugs(Hunt),
     Membership(MembershipOptions),
+    Cluster(Box<ClusterOptions>),
     Cluster(ClusterOptions),
     CrashPoints(CrashOptions),
     Damage(DamageOptions),
@@ -97,6 +98,7 @@ impl Cli {
                 println!("{report}");
                 Ok(exit(report.is_good()))
             }
+            Command::Cluster(options) => run_cluster(*options),
             Command::CrashPoints(options) => {
                 let report = crash_points::run(&options)?;
                 println!("{report}");
@@ -104,11 +106,6 @@ impl Cli {
             }
             Command::Damage(options) => {
                 let report = damage::run(&options)?;
-                println!("{report}");
-                Ok(exit(report.is_good()))
-            }
-            Command::Cluster(options) => {
-                let report = cluster::run(options)?;
                 println!("{report}");
                 Ok(exit(report.is_good()))
             }
@@ -163,6 +160,26 @@ fn shrink_seed(seed: u64, shape: &Shape) -> ExitCode {
     };
     judge(&report);
     ExitCode::FAILURE
+}
+
+fn run_cluster(options: ClusterOptions) -> anyhow::Result<ExitCode> {
+    let json = options.json;
+    if options.is_steady() {
+        let report = cluster::steady(&options)?;
+        print_report(&report, json)?;
+        return Ok(exit(report.is_good()));
+    }
+    let report = cluster::run(options)?;
+    print_report(&report, json)?;
+    Ok(exit(report.is_good()))
+}
+
+fn print_report(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string(report)?),
+        false => println!("{report}"),
+    }
+    Ok(())
 }
 
 /// Prints what broke, if anything, and the command that repeats it.

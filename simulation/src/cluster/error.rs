@@ -55,6 +55,40 @@ pub enum ClusterError {
         /// What it said.
         stderr: String,
     },
+    /// A node's socket gave no whole answer.
+    #[error("{asked} was not answered")]
+    Unanswered {
+        /// What of whom.
+        asked: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A node's socket answered with an error.
+    #[error("{asked} was answered with {status}: {said}")]
+    Refused {
+        /// What of whom.
+        asked: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        said: String,
+    },
+    /// The store of a node that does not run.
+    #[error("the records of node {node} cannot be read: {why}")]
+    Records {
+        /// Which.
+        node: usize,
+        /// Why.
+        why: String,
+    },
+    /// A command of the system that makes or cuts networks.
+    #[error("`{command}` failed: {said}")]
+    Network {
+        /// As it could be typed.
+        command: String,
+        /// What it said.
+        said: String,
+    },
     /// A command's JSON is not as agreed.
     #[error("`{command}` answered what cannot be read: `{answer}`")]
     Answer {

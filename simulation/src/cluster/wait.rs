@@ -64,7 +64,8 @@ async fn interrupt() -> std::io::Result<()> {
     Ok(())
 }
 
-fn check_interrupted() -> Result<(), ClusterError> {
+/// Fails after Ctrl-C.
+pub(super) fn check_interrupted() -> Result<(), ClusterError> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(ClusterError::Interrupted) } else { Ok(()) }
 }
 
