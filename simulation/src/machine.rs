@@ -21,13 +21,11 @@ pub(crate) struct Machine {
     pub(crate) blobs: BTreeSet<Hash>,
     /// What somebody copied of the disk and the blobs some time ago.
     pub(crate) copy: Option<Copy>,
-    /// Never starts again.
-    pub(crate) retired: bool,
     /// Counts the starts; what was meant for an earlier one is void.
     pub(crate) boot: u64,
     /// How far its wall clock is off, in milliseconds: the core is never told of it.
     pub(crate) wall_off_ms: i64,
-    /// Left for good, with its disk.
+    /// Left for good, with its disk: it never starts again.
     pub(crate) gone: bool,
     /// What runs, unless the node is down.
     pub(crate) running: Option<Running>,
@@ -53,7 +51,6 @@ impl Machine {
             disk,
             blobs: BTreeSet::new(),
             copy: None,
-            retired: false,
             boot: 0,
             wall_off_ms: 0,
             gone: false,
@@ -65,8 +62,8 @@ impl Machine {
     pub(crate) fn twin(&self, position: usize, Copy { disk, blobs }: Copy) -> Self {
         let (id, key, slots) = (self.id, self.key.clone(), self.slots);
         let address = address_of(position);
-        let (copy, retired, boot, wall_off_ms, running) = (None, false, 0, 0, None);
-        Self { id, key, slots, address, disk, blobs, copy, retired, boot, wall_off_ms, running }
+        let (copy, boot, wall_off_ms, gone, running) = (None, 0, 0, false, None);
+        Self { id, key, slots, address, disk, blobs, copy, boot, wall_off_ms, gone, running }
     }
 
     /// What a user reads on its wall clock, in milliseconds since 1970.

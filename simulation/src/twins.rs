@@ -67,7 +67,7 @@ impl World {
         self.crash(node, survivors);
         self.note_at(node, format_args!("is gone for good"));
         let machine = &mut self.machines[node];
-        machine.retired = true;
+        machine.gone = true;
         machine.blobs.clear();
         let id = machine.id;
         self.twins.remove(&id);

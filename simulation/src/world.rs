@@ -265,7 +265,7 @@ impl World {
 
     /// Starts a node that is down, on its disk as it is.
     pub(crate) fn start(&mut self, node: usize) {
-        if self.machines[node].is_up() || self.machines[node].retired || self.machines[node].gone {
+        if self.machines[node].is_up() || self.machines[node].gone {
             return;
         }
         self.meet_unreadable_disk(node);

@@ -70,7 +70,6 @@ enum Command {
     Bugs(Hunt),
     Membership(MembershipOptions),
     Cluster(Box<ClusterOptions>),
-    Cluster(ClusterOptions),
     CrashPoints(CrashOptions),
     Damage(DamageOptions),
 }
