@@ -77,7 +77,9 @@ impl Names {
     pub(super) fn topic(&self, gossip: &Gossip) -> IdentTopic {
         match gossip {
             Gossip::Job { .. } => self.jobs.clone(),
-            Gossip::Alive(_) | Gossip::Suspect { .. } | Gossip::Down { .. } | Gossip::Left { .. } => self.members.clone(),
+            Gossip::Alive(_) | Gossip::Suspect { .. } | Gossip::Down { .. } | Gossip::Left { .. } => {
+                self.members.clone()
+            }
         }
     }
 }
