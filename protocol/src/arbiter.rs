@@ -918,8 +918,9 @@ impl Node {
         self.record(id, open.into_iter().map(cancelled).collect(), None);
     }
 
-    pub(crate) fn on_job_known(&mut self, _job: JobId) {
+    pub(crate) fn on_job_known(&mut self, job: JobId) {
         self.worker.parked_changed = true;
+        self.seek_in(job);
     }
 
     pub(crate) fn on_stages_unblocked(&mut self, _job: JobId) {

@@ -133,6 +133,9 @@ impl Node {
     pub(crate) fn adopt_shards(&mut self, job: JobId) {
         let Some(spec) = self.jobs.get(job).map(|job| job.spec.clone()) else { return };
         let me = self.me();
+        if self.is_settling() {
+            return;
+        }
         for shard in spec.shards(job) {
             let custodians = self.shard_custodians(shard);
             if custodians.contains(&me) {

@@ -32,6 +32,8 @@ const REPEAT: Duration = Duration::from_secs(1);
 const NUDGE: Duration = Duration::from_secs(2);
 /// Job digests between custodians.
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
+/// In a sparse swarm the holder of a job that gossip told of is asked for it after this: a neighbour is likely to be faster.
+const NEIGHBOURS_FIRST: Duration = Duration::from_secs(2);
 /// Jobs in one digest message: about 40 KiB.
 const DIGEST_JOBS_MAX: usize = 1000;
 /// Pulls under way at once; more come with the next nudge.
@@ -62,6 +64,8 @@ pub(crate) struct Job {
     known_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
+    /// It was said that it is over.
+    said_over: bool,
 }
 
 impl Job {
@@ -117,6 +121,8 @@ pub(crate) struct Jobs {
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
     next_digest: Time,
+    /// Jobs heard of by gossip in a sparse swarm: a neighbour will bring the record; if not by then, the holder is asked.
+    heard_of: BTreeMap<JobId, (Time, NodeId)>,
 }
 
 impl Jobs {
@@ -146,11 +152,12 @@ impl Node {
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
         let stored: StoredJob = codec::decode(value, 2 * crate::JOB_SPEC_BYTES_MAX)?;
-        if let Ok(spec) = stored.job.verify() {
-            let id = stored.job.id();
-            self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
-            self.adopt_shards(id);
-        }
+        // It was verified before it was stored: left out now, an acknowledged job would be forgotten without a word.
+        let spec = stored.job.verify().map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let id = stored.job.id();
+        self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
+        self.adopt_shards(id);
+        self.seek_in(id);
         Ok(())
     }
 
@@ -175,6 +182,7 @@ impl Node {
             stages_done: BTreeSet::new(),
             known_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
+            said_over: false,
         };
         self.jobs.jobs.insert(id, job);
     }
@@ -191,22 +199,49 @@ impl Node {
                 self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
             }
             self.on_job_known(id);
-            self.announce_as_custodian(id);
+            self.announce(id);
             self.want_job_blobs(id, Vec::new());
         }
         Some(id)
     }
 
-    /// A custodian of the job makes sure that the custodians of its shards hear of it.
-    fn announce_as_custodian(&mut self, id: JobId) {
+    /// A custodian of the job makes sure that the custodians of its shards hear of it. In a sparse swarm everybody tells
+    /// its neighbours, so that nobody has to bring the record to a thousand others.
+    fn announce(&mut self, id: JobId) {
+        let me = self.me();
         let Some(job) = self.jobs.jobs.get(&id) else { return };
-        if job.custodians.contains(&self.me()) {
-            let stop = job.stop;
-            let me = self.me();
+        let (stop, keeps) = (job.stop, job.custodians.contains(&me));
+        if keeps {
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
-            for peer in self.linked() {
+        }
+        if keeps || self.membership.sparse {
+            for peer in self.linked_neighbours() {
                 self.send(peer, Message::Announce { job: id, stop });
             }
+        }
+    }
+
+    pub(crate) fn on_job_gossip(&mut self, job: JobId, holder: NodeId) {
+        let known = self.jobs.jobs.contains_key(&job);
+        if known {
+            self.seek_in(job);
+        } else if !self.membership.sparse {
+            self.pull_job(job, holder);
+        } else if self.jobs.heard_of.len() < PULLS_MAX {
+            let wait = NEIGHBOURS_FIRST + Duration::from_millis(self.rng.u64(0..1000));
+            self.jobs.heard_of.entry(job).or_insert((self.now + wait, holder));
+        }
+    }
+
+    /// Asks the holders of jobs that no neighbour brought.
+    fn keep_heard_of(&mut self) {
+        let (now, jobs) = (self.now, &mut self.jobs);
+        jobs.heard_of.retain(|job, _| !jobs.jobs.contains_key(job));
+        let late: Vec<_> =
+            jobs.heard_of.iter().filter(|(_, (at, _))| now >= *at).map(|(job, it)| (*job, it.1)).collect();
+        for (job, holder) in late {
+            self.jobs.heard_of.remove(&job);
+            self.pull_job(job, holder);
         }
     }
 
@@ -524,6 +559,9 @@ impl Node {
             .enumerate()
             .any(|(stage, (tasks, counts))| counts.failed > 0 && counts.ended() >= *tasks && needed(stage));
         let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
+        if status.state().is_over() && !core::mem::replace(&mut job.said_over, true) {
+            self.say_over(id);
+        }
         if !newly_done.is_empty() {
             self.tell_stages_done(id, newly_done);
             self.on_stages_unblocked(id);
@@ -539,6 +577,10 @@ impl Node {
         if job.spec.stages.iter().any(waits) {
             for peer in self.linked() {
                 self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
+            }
+            if self.membership.sparse {
+                let holder = self.me();
+                self.out.gossip.push(Gossip::Job { job: id, holder });
             }
         }
     }
@@ -581,6 +623,10 @@ impl Node {
         self.keep_submits();
         self.keep_cancels();
         self.keep_pulls();
+        self.keep_heard_of();
+        if self.is_settling() {
+            return;
+        }
         if self.now >= self.jobs.next_nudge {
             self.jobs.next_nudge = self.now + NUDGE;
             self.nudge_silent_shards();
@@ -641,6 +687,10 @@ impl Node {
         let mut digests: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         for (&id, job) in &self.jobs.jobs {
             let keeps = job.custodians.contains(&me);
+            // In a sparse swarm everybody knows every job: only who may know more than others tells of it.
+            if self.membership.sparse && !keeps && job.blobs == Blobs::Unknown {
+                continue;
+            }
             for other in job.custodians.iter().filter(|other| **other != me) {
                 if keeps || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian)) {
                     digests.entry(*other).or_default().push((id, job.stop));

@@ -19,6 +19,7 @@ mod outcome;
 pub mod placement;
 mod planted;
 mod questions;
+mod seek;
 mod spec;
 mod stragglers;
 mod time;

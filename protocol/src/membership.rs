@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::links::{LINKS_FULL_MAX, Links};
 use crate::message::{Gossip, Message, NodeRecord};
 use crate::node::Node;
-use crate::placement::View;
+use crate::placement::{View, mixed};
 use crate::planted::PlantedBug;
 use crate::{MemberState, MemberView, NodeId, Notice, Table, Time, Write, codec};
 
@@ -209,12 +209,9 @@ impl Membership {
     fn roll(&self) -> Vec<u64> {
         let mut slices = vec![0; ROLL_SLICES];
         for record in self.living_records() {
-            let facts = [record.incarnation << 1 | u64::from(record.draining)];
-            let mut hash = blake3::Hasher::new();
-            hash.update(record.node.as_bytes()).update(&facts[0].to_be_bytes());
-            let named = hash.finalize();
-            let named = named.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
-            slices[slice_of(record.node)] ^= named;
+            let head = record.node.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
+            let facts = record.incarnation << 1 | u64::from(record.draining);
+            slices[slice_of(record.node)] ^= mixed(head ^ mixed(facts));
         }
         slices
     }
@@ -343,7 +340,8 @@ impl Node {
             Gossip::Suspect { node, incarnation } => self.on_suspicion(node, incarnation),
             Gossip::Down { node, incarnation } => self.on_mourned(node, incarnation),
             Gossip::Left { incarnation } => self.on_left(from, incarnation),
-            Gossip::Job { job, holder } => self.on_announced(job, holder),
+            Gossip::Job { job, holder } => self.on_job_gossip(job, holder),
+            Gossip::JobOver(job) => self.on_over(job),
         }
     }
 

@@ -67,13 +67,15 @@ pub enum Gossip {
         /// The sender's incarnation.
         incarnation: u64,
     },
-    /// "There is a job."
+    /// "There is a job", or there is work in it again.
     Job {
         /// The job.
         job: JobId,
         /// A node that has its record.
         holder: NodeId,
     },
+    /// "This job is over: look for work elsewhere."
+    JobOver(JobId),
 }
 
 /// Why a job was stopped before it was done. The greater stands: what was found out by running outranks a cancel.
@@ -180,6 +182,11 @@ pub enum Message {
     StagesAsk(JobId),
     /// Between custodians of jobs: what I have. Answered by `JobPull`, or by `JobPush` when the receiver knows more.
     JobDigests(Vec<(JobId, Option<StopCause>)>),
+
+    /// "I am idle: is there work left in this job?" To a custodian of it, which answers only when there is none.
+    Seek(JobId),
+    /// "No, nothing of it will be granted any more."
+    Over(JobId),
 
     // ---- custody
     /// "I want to arbitrate these shards at these epochs."

@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
 use crate::jobs::Jobs;
-use crate::links::HEARTBEAT;
+use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
 use crate::planted::PlantedBug;
 use crate::questions::Questions;
+use crate::seek::Seek;
 use crate::worker::Worker;
 use crate::{Effects, Event, NodeId, Table, Time};
 
@@ -59,11 +60,15 @@ pub struct Node {
     pub(crate) custody: Custody,
     pub(crate) worker: Worker,
     pub(crate) questions: Questions,
+    pub(crate) seek: Seek,
     next_heartbeat: Time,
     /// Moments between heartbeats at which something is due.
     wakes: BTreeMap<Time, &'static str>,
     /// Before this I do not arbitrate: others who know more may be about to appear.
     pub(crate) alone_until: Time,
+    /// A node that starts knows only itself and would keep everything. When it was one of many, it waits until then for
+    /// word of the others before it keeps what it did not keep before.
+    settles_at: Option<Time>,
     next_fetch: u64,
     #[cfg(feature = "planted-bugs")]
     bug: Option<crate::PlantedBug>,
@@ -86,15 +91,21 @@ impl Node {
             custody: Custody::default(),
             worker: Worker::default(),
             questions: Questions::default(),
+            seek: Seek::default(),
             next_heartbeat: now,
             wakes: BTreeMap::new(),
             alone_until: now,
+            settles_at: None,
             next_fetch: 0,
             #[cfg(feature = "planted-bugs")]
             bug: config.bug,
         };
         let mut segments = Vec::new();
         let mut incarnation = 0;
+        let records: Vec<_> = records.into_iter().collect();
+        if records.iter().filter(|(table, ..)| *table == Table::Peers).count() > LINKS_FULL_MAX {
+            node.settles_at = Some(now + STARTUP_GRACE);
+        }
         for (table, key, value) in records {
             let unreadable = |source| RestoreError { table: table.name(), source };
             match table {
@@ -186,6 +197,8 @@ impl Node {
             Message::Digests(digests) => self.on_digests(from, digests),
             Message::DigestsCompared { same, pull } => self.on_digests_compared(from, same, pull),
 
+            Message::Seek(job) => self.on_seek(from, job),
+            Message::Over(job) => self.on_over_said(job),
             Message::Want { slots, rate } => self.on_want(from, slots, rate),
             Message::Grant(grant) => self.on_grant(from, grant),
             Message::Report { lease, outcomes } => self.on_report(from, lease, outcomes),
@@ -206,6 +219,10 @@ impl Node {
         }
         if self.now >= self.next_heartbeat {
             self.next_heartbeat = self.now + HEARTBEAT;
+            if self.settles_at.is_some_and(|at| self.now >= at) {
+                self.settles_at = None;
+                self.membership.view_changed = true;
+            }
             self.keep_membership();
             self.keep_jobs();
             self.keep_worker();
@@ -215,6 +232,7 @@ impl Node {
         self.keep_dialling();
         self.keep_custody();
         self.keep_resumes();
+        self.keep_seeking();
         self.keep_questions();
     }
 
@@ -248,6 +266,11 @@ impl Node {
     #[expect(clippy::unused_self, reason = "the same call as with the feature")]
     pub(crate) const fn plants(&self, _: PlantedBug) -> bool {
         false
+    }
+
+    /// Whether it is too early to tell who keeps what.
+    pub(crate) const fn is_settling(&self) -> bool {
+        self.settles_at.is_some()
     }
 
     /// Asks for a tick at `at`, however far the next heartbeat is.

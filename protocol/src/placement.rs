@@ -139,7 +139,7 @@ impl View {
 }
 
 /// The finalizer of splitmix64 (Steele, Lea and Flood, 2014): spreads what differs in few bits.
-const fn mixed(bits: u64) -> u64 {
+pub(crate) const fn mixed(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)

@@ -167,9 +167,21 @@ impl Node {
             return self.wake(now + SECOND_WANT_AFTER, "want");
         }
         let arbiter = others[self.rng.usize(0..others.len())];
-        self.worker.wanted.insert(arbiter, now);
-        let slots = slots.saturating_sub(running).max(1);
-        self.send(arbiter, Message::Want { slots, rate: self.worker.rate });
+        self.want_of(arbiter);
+    }
+
+    /// Parks at an arbiter, unless that was just done.
+    pub(crate) fn want_of(&mut self, arbiter: NodeId) {
+        if self.worker.wanted.get(&arbiter).is_none_or(|at| self.now.since(*at) >= WANT_REPEAT) {
+            self.worker.wanted.insert(arbiter, self.now);
+            let slots = self.free_slots().max(1);
+            self.send(arbiter, Message::Want { slots, rate: self.worker.rate });
+        }
+    }
+
+    /// Whether an arbiter said that it has work.
+    pub(crate) fn has_work_in_sight(&self) -> bool {
+        !self.arbiters_with_work().is_empty()
     }
 
     fn arbiters_with_work(&self) -> Vec<NodeId> {
@@ -186,6 +198,7 @@ impl Node {
             return;
         }
         self.worker.wanted.remove(&from);
+        self.on_found();
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
         let known = self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease);

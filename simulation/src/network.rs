@@ -127,6 +127,11 @@ impl Network {
         self.links.iter().map(|((a, b), link)| (*a, *b, link.number)).collect()
     }
 
+    /// How many links are open at both ends.
+    pub(crate) fn open_links(&self) -> usize {
+        self.links.values().filter(|link| link.open == [true; 2]).count()
+    }
+
     /// The link that `node` has open to `peer`.
     pub(crate) fn end(&self, node: usize, peer: usize) -> Option<u64> {
         self.ends.get(&node)?.get(&peer).copied()

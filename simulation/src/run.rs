@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
 
 use crate::census::Census;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
@@ -21,6 +21,8 @@ const FINISH_MAX: Duration = Duration::from_secs(120);
 const SETTLE_MIN: Duration = Duration::from_secs(12);
 /// Questions are answered within this time on a network without faults.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+/// Nodes that are asked for everything in the end, all of them where there are no more.
+const NODES_ASKED_MAX: usize = 50;
 /// After the healing a new job is acknowledged within this time: nodes find each other again, views settle for 10 s.
 const ACCEPT_MAX: Duration = Duration::from_secs(60);
 /// How often the users look whether jobs are over.
@@ -66,9 +68,13 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
     let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
     world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
-    world.begin_storm();
-    world.begin_users();
     world.storm_until = world.now() + scenario.storm_time();
+    world.begin_storm();
+    if faults.has(Fault::WipeAfterAck) {
+        world.prepare_ambush();
+    } else {
+        world.begin_users();
+    }
     while world.broken.is_none() && world.now() < world.storm_until {
         world.run_until(world.storm_until);
     }
@@ -162,10 +168,11 @@ impl World {
         cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
     }
 
-    /// Asks every node for everything, and judges the answers.
+    /// Asks every node, in a large swarm some of them, for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
-        for node in 0..self.machines.len() {
+        let up: Vec<_> = (0..self.machines.len()).filter(|node| self.machines[*node].is_up()).collect();
+        for node in up.iter().copied().step_by(up.len().div_ceil(NODES_ASKED_MAX).max(1)) {
             for job in &jobs {
                 self.question(node, Query::Job(*job));
                 for shard in self.shards_of(*job) {
@@ -181,21 +188,11 @@ impl World {
         self.observe(&Fact::Closed);
     }
 
-    /// Counts the holders of every blob of the jobs that are done.
+    /// Counts the holders of every blob of a result that users were told of.
     fn observe_blobs(&mut self) {
-        for job in self.clients.over.clone() {
-            let Some((spec, scripts)) = self.jobs.get(&job) else { continue };
-            let nonce = spec.nonce;
-            let failing = self.auditor.history().jobs.get(&job).is_none_or(|it| it.failing() > 0 || it.cancelling);
-            let tasks =
-                spec.stages.iter().enumerate().flat_map(|(stage, it)| (0..it.count).map(move |task| (stage, task)));
-            let left =
-                tasks.filter(|_| !failing).map(|(stage, task)| scripts[stage].outcome(nonce, stage as u16, task));
-            let blobs: Vec<_> = left.flat_map(|outcome| outcome.blobs().collect::<Vec<_>>()).collect();
-            for blob in blobs {
-                let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
-                self.observe(&Fact::Held { blob, holders });
-            }
+        for blob in self.clients.results.clone() {
+            let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
+            self.observe(&Fact::Held { blob, holders });
         }
     }
 }

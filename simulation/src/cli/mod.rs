@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
+use swarm_simulation::crash_points::{self, CrashOptions};
+use swarm_simulation::damage::{self, DamageOptions};
 use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, run, shrink};
 
 use bugs::Hunt;
@@ -68,6 +70,8 @@ enum Command {
     Bugs(Hunt),
     Membership(MembershipOptions),
     Cluster(Box<ClusterOptions>),
+    CrashPoints(CrashOptions),
+    Damage(DamageOptions),
 }
 
 /// Every kind of fault, for the help.
@@ -94,6 +98,16 @@ impl Cli {
                 Ok(exit(report.is_good()))
             }
             Command::Cluster(options) => run_cluster(*options),
+            Command::CrashPoints(options) => {
+                let report = crash_points::run(&options)?;
+                println!("{report}");
+                Ok(exit(report.is_good()))
+            }
+            Command::Damage(options) => {
+                let report = damage::run(&options)?;
+                println!("{report}");
+                Ok(exit(report.is_good()))
+            }
         }
     }
 }

@@ -86,7 +86,12 @@ impl Alone {
             let mut keep = |key: &[u8], value: &[u8]| records.push((table, key.to_vec(), value.to_vec()));
             store.scan(table, &[], &mut keep).map_err(|error| error.to_string())?;
         }
-        let config = Config { record: nobody(id), seed: 0 };
+        let config = Config {
+            record: nobody(id),
+            seed: 0,
+            #[cfg(feature = "planted-bugs")]
+            bug: None,
+        };
         let (core, _) = Core::start(config, Time::ZERO, records).map_err(|error| error.to_string())?;
         Ok(Self { core, now: Time::ZERO })
     }

@@ -30,6 +30,8 @@ pub enum ClusterError {
         node: usize,
         /// How.
         status: String,
+        /// Its exit code; `None` when a signal ended it.
+        code: Option<i32>,
         /// The last lines of its standard error.
         said: String,
     },
@@ -107,6 +109,9 @@ pub enum ClusterError {
         /// How it was at the last look.
         last: String,
     },
+    /// A node did what it must not.
+    #[error("{0}")]
+    Unexpected(String),
     /// Ctrl-C or SIGTERM.
     #[error("interrupted")]
     Interrupted,
@@ -114,7 +119,7 @@ pub enum ClusterError {
 
 impl ClusterError {
     /// Names the step and the file of an I/O error.
-    pub(super) fn io(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { step, path, source }
     }

@@ -48,4 +48,5 @@ pub use scenario::run;
 pub use steady::steady;
 pub use steady_report::{Apart, Spread, SteadyReport, Told, Used};
 pub use swarm::Cluster;
+pub(crate) use wait::watch_interrupts;
 pub use wait::{DEADLINE, wait_until};

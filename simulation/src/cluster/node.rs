@@ -3,6 +3,7 @@
 //! Always true: at most one process at a time; it is killed by its own id and waited for, at the latest when this is
 //! dropped. Its address, once it has one, is the same in every life.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -36,6 +37,7 @@ pub struct Node {
     slots: usize,
     home: Home,
     bootstrap: Vec<String>,
+    environment: BTreeMap<String, String>,
     greeting: Option<Greeting>,
     child: Option<Child>,
     client: Client,
@@ -53,6 +55,7 @@ impl Node {
             slots,
             home,
             bootstrap: Vec::new(),
+            environment: BTreeMap::new(),
             greeting: None,
             child: None,
             client,
@@ -96,6 +99,14 @@ impl Node {
         self.bootstrap = addresses;
     }
 
+    /// A variable in the environment of its processes from its next start on; an empty value takes it away.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<String>) {
+        match value.into() {
+            value if value.is_empty() => self.environment.remove(name),
+            value => self.environment.insert(name.into(), value),
+        };
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<(), ClusterError> {
         self.launch()?;
@@ -103,7 +114,7 @@ impl Node {
     }
 
     /// Starts it, without waiting.
-    pub(super) fn launch(&mut self) -> Result<(), ClusterError> {
+    pub fn launch(&mut self) -> Result<(), ClusterError> {
         self.kill();
         let listen = self.greeting.as_ref().and_then(|greeting| greeting.address.split("/p2p/").next());
         let listen = listen.map_or_else(|| self.home.listen(), str::to_owned);
@@ -112,13 +123,14 @@ impl Node {
         command.args(["--listen", &listen, "--slots", &self.slots.to_string()]);
         command.args(self.bootstrap.iter().flat_map(|address| ["--bootstrap", address]));
         command.env("SWARM_LOG", LOG);
+        command.envs(&self.environment);
         command.stdin(Stdio::null()).stdout(create(&self.file("out"))?).stderr(append(&self.file("err"))?);
         self.child = Some(command.spawn().map_err(ClusterError::io("start", &self.program))?);
         Ok(())
     }
 
     /// Waits until it has greeted.
-    pub(super) fn wait_ready(&mut self) -> Result<(), ClusterError> {
+    pub fn wait_ready(&mut self) -> Result<(), ClusterError> {
         let what = format!("the start of node {}", self.number);
         wait_until(&what, DEADLINE, || self.look_ready())
     }
@@ -286,7 +298,7 @@ impl Node {
     }
 
     /// Fails when it should run and has ended by itself.
-    pub(super) fn check_alive(&mut self) -> Result<(), ClusterError> {
+    pub fn check_alive(&mut self) -> Result<(), ClusterError> {
         match self.ended()? {
             Some(status) => Err(self.ended_badly(status)),
             None => Ok(()),
@@ -313,7 +325,7 @@ impl Node {
     }
 
     fn ended_badly(&self, status: ExitStatus) -> ClusterError {
-        ClusterError::Ended { node: self.number, status: status.to_string(), said: self.said() }
+        ClusterError::Ended { node: self.number, status: status.to_string(), code: status.code(), said: self.said() }
     }
 
     fn greeted(&self) -> &Greeting {
