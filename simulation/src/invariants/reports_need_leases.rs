@@ -126,6 +126,11 @@ impl Invariant for Judge {
             Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
                 self.on_report(*node, *from, *lease, outcomes);
             }
+            // It does not know either which of its leases it fenced.
+            Fact::Forgot { node } => {
+                let leases = &self.leases;
+                self.fenced.retain(|(lease, _)| leases.get(lease).is_none_or(|known| known.arbiter != *node));
+            }
             Fact::Ran { node, lease, task, outcome } => self.remember(*node, lease.shard, *task, None, outcome),
             _ => {}
         }
