@@ -47,9 +47,9 @@ const WANTS_MAX: usize = 4096;
 /// The first wait after being deposed; a random one, so that two that argue do not meet again.
 const QUIET_FIRST_MS: core::ops::Range<u64> = 50..400;
 /// The longest such wait: whoever deposed me and then died is not waited for longer.
-const QUIET_MAX: Duration = Duration::from_secs(8);
+const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Deposed again within this time after the wait: the argument goes on.
-const QUIET_MEMORY: Duration = Duration::from_secs(10);
+const QUIET_MEMORY: Duration = Duration::from_secs(3);
 /// Not more often than this are executors told that there is work again.
 const HINT_EVERY: Duration = Duration::from_millis(20);
 
@@ -316,7 +316,7 @@ impl Node {
 
     /// The first reachable custodian of each open shard arbitrates it.
     fn review_arbitration(&mut self) {
-        let may = self.now >= self.alone_until || !self.membership.links.is_empty();
+        let may = self.has_settled();
         let me = self.me();
         let mut prepares: BTreeMap<NodeId, Vec<(ShardId, Epoch)>> = BTreeMap::new();
         let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::message::{Answer, Gossip, Message, NodeRecord, Query};
+use crate::message::{Answer, Gossip, Message, Query, SharedRecord};
 use crate::{Hash, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
 
 /// Something that happened.
@@ -75,6 +75,8 @@ pub enum Event {
 pub struct Effects {
     /// To be durable before anything below happens.
     pub persist: Vec<Write>,
+    /// To be written before anything is started, without waiting for the disk: only a help.
+    pub note: Vec<Write>,
     /// To linked peers; dropped when the link is gone.
     pub send: Vec<(NodeId, Message)>,
     /// To everybody.
@@ -97,6 +99,7 @@ impl Effects {
     /// Adds what is to be done after this.
     pub fn append(&mut self, mut later: Self) {
         self.persist.append(&mut later.persist);
+        self.note.append(&mut later.note);
         self.send.append(&mut later.send);
         self.gossip.append(&mut later.gossip);
         self.dial.append(&mut later.dial);
@@ -198,7 +201,7 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {
     /// Its last record.
-    pub record: NodeRecord,
+    pub record: SharedRecord,
     /// Its state.
     pub state: MemberState,
     /// Microseconds of local time at which its last sign of life came.

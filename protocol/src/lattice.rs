@@ -200,6 +200,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// Notes that `node` holds the blobs that it names.
+    pub fn add_holder(&mut self, node: NodeId) {
+        if let Some(End::Done(results) | End::Exhausted(results)) = &mut self.state.end {
+            results.add_holder(node);
+        }
+    }
+
     /// About how many bytes its encoding has: messages are cut by this.
     pub fn weight(&self) -> usize {
         let results = match &self.state.end {

@@ -18,7 +18,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::links::{LINKS_FULL_MAX, Links};
-use crate::message::{Gossip, Message, NodeRecord};
+use crate::message::{Gossip, Message, NodeRecord, SharedRecord};
 use crate::node::Node;
 use crate::placement::{View, mixed};
 use crate::planted::PlantedBug;
@@ -53,7 +53,7 @@ const PEERS_MAX: usize = 128;
 
 #[derive(Debug)]
 pub(crate) struct Member {
-    pub(crate) record: NodeRecord,
+    pub(crate) record: SharedRecord,
     pub(crate) state: MemberState,
     heard: Time,
     /// When the state was last set.
@@ -63,12 +63,14 @@ pub(crate) struct Member {
     patient_until: Time,
     /// How many said of this incarnation that it is down, myself included.
     mourners: u8,
+    /// Its part of the roll.
+    print: u64,
 }
 
 impl Member {
-    fn new(record: NodeRecord, now: Time) -> Self {
+    fn new(record: SharedRecord, now: Time) -> Self {
         let state = said_by(&record);
-        Self { record, state, heard: now, since: now, refuted: 0, patient_until: now, mourners: 0 }
+        Self { record, state, heard: now, since: now, refuted: 0, patient_until: now, mourners: 0, print: 0 }
     }
 
     /// Whether it takes part: nobody is sure that it does not.
@@ -84,6 +86,12 @@ impl Member {
     fn view(&self) -> MemberView {
         MemberView { record: self.record.clone(), state: self.state, heard: self.heard }
     }
+}
+
+/// Names what others should know of a member that lives.
+fn print_of(record: &NodeRecord) -> u64 {
+    let head = record.node.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
+    mixed(head ^ mixed(record.incarnation << 1 | u64::from(record.draining)))
 }
 
 /// The state of a member as its own record has it.
@@ -108,6 +116,8 @@ pub(crate) struct Membership {
     next_gossip: Time,
     /// Whether what is new about me is to be said again.
     again: bool,
+    /// What is known of the other members that live, slice by slice, each slice named by a number.
+    prints: Vec<u64>,
     next_roll: Time,
     next_look: Time,
 }
@@ -126,19 +136,28 @@ impl Membership {
             changed: BTreeSet::from([node]),
             next_gossip: now,
             again: true,
+            prints: vec![0; ROLL_SLICES],
             next_roll: now,
             next_look: now + LOOK_FOR_DOWN,
         }
+    }
+
+    /// Whether no other node was ever met.
+    pub(crate) fn knows_nobody(&self) -> bool {
+        self.members.is_empty()
     }
 
     pub(crate) fn lives(&self, node: NodeId) -> bool {
         self.members.get(&node).is_some_and(Member::lives)
     }
 
-    /// A member appeared or changed.
+    /// A member appeared, or its state or incarnation changed.
     fn on_changed(&mut self, node: NodeId) {
         self.changed.insert(node);
-        let state = self.members.get(&node).map(|member| member.state);
+        let Some(member) = self.members.get_mut(&node) else { return };
+        let print = if member.lives() { print_of(&member.record) } else { 0 };
+        self.prints[slice_of(node)] ^= core::mem::replace(&mut member.print, print) ^ print;
+        let state = Some(member.state);
         let keeps = matches!(state, Some(MemberState::Alive | MemberState::Suspect));
         self.view_changed |= self.view.set(node, keeps);
         if self.living.set(node, keeps || state == Some(MemberState::Draining)) {
@@ -163,24 +182,30 @@ impl Membership {
     }
 
     /// Takes in a newer record and believes what it says.
-    fn take(&mut self, record: NodeRecord, now: Time) {
+    fn take(&mut self, record: SharedRecord, now: Time) {
         let (node, state) = (record.node, said_by(&record));
-        let member = self.members.entry(node).or_insert_with(|| Member::new(record.clone(), now));
-        if member.record.incarnation < record.incarnation {
-            member.mourners = 0;
-            if member.state == MemberState::Suspect {
-                member.refuted += 1;
-                let doublings = member.refuted.min(PATIENCE_DOUBLINGS_MAX);
-                member.patient_until = now + PATIENCE_FIRST * (1 << doublings) / 2;
-            }
+        let Some(member) = self.members.get_mut(&node) else {
+            self.members.insert(node, Member::new(record, now));
+            return self.on_changed(node);
+        };
+        let reborn = member.record.incarnation < record.incarnation;
+        if reborn && member.state == MemberState::Suspect {
+            member.refuted += 1;
+            let doublings = member.refuted.min(PATIENCE_DOUBLINGS_MAX);
+            member.patient_until = now + PATIENCE_FIRST * (1 << doublings) / 2;
         }
         member.record = record;
         member.heard = now;
-        if member.state != state {
-            member.state = state;
-            member.since = now;
+        if reborn {
+            member.mourners = 0;
         }
-        self.on_changed(node);
+        if reborn || member.state != state {
+            member.since = now;
+            member.state = state;
+            self.on_changed(node);
+        } else {
+            self.changed.insert(node);
+        }
     }
 
     /// `clamp(N / 100, 1, 60)` seconds between linked members, less often in a sparse swarm: the cost per node stays flat
@@ -199,21 +224,26 @@ impl Membership {
         self.again = true;
     }
 
-    /// Members that live, with what is known of each; this node first.
-    fn living_records(&self) -> impl Iterator<Item = &NodeRecord> {
-        let others = self.members.values().filter(|member| member.lives()).map(|member| &member.record);
-        core::iter::once(&self.me).chain(others)
+    /// What the members of a slice that live say of themselves.
+    fn living_in(&self, slice: u8) -> impl Iterator<Item = SharedRecord> + '_ {
+        let width = (256 / ROLL_SLICES) as u8;
+        let (first, last) = (slice * width, slice * width + (width - 1));
+        let (mut from, mut to) = ([0; 32], [u8::MAX; 32]);
+        (from[0], to[0]) = (first, last);
+        let others = self.members.range(NodeId::from_bytes(from)..=NodeId::from_bytes(to)).map(|(_, member)| member);
+        let me = (slice_of(self.me.node) == usize::from(slice)).then(|| self.my_record());
+        others.filter(|member| member.lives()).map(|member| member.record.clone()).chain(me)
     }
 
-    /// Names what is known of the members that live, slice by slice.
+    /// Names what is known of the members that live, this node among them, slice by slice.
     fn roll(&self) -> Vec<u64> {
-        let mut slices = vec![0; ROLL_SLICES];
-        for record in self.living_records() {
-            let head = record.node.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_be_bytes(*head));
-            let facts = record.incarnation << 1 | u64::from(record.draining);
-            slices[slice_of(record.node)] ^= mixed(head ^ mixed(facts));
-        }
+        let mut slices = self.prints.clone();
+        slices[slice_of(self.me.node)] ^= print_of(&self.me);
         slices
+    }
+
+    pub(crate) fn my_record(&self) -> SharedRecord {
+        self.me.clone().into()
     }
 }
 
@@ -232,21 +262,23 @@ impl Node {
     }
 
     fn myself(&self) -> MemberView {
-        let record = self.membership.me.clone();
+        let record = self.membership.my_record();
         MemberView { state: said_by(&record), record, heard: self.now }
     }
 
     /// What a newly linked peer is told of the members.
     pub(crate) fn greet(&mut self, peer: NodeId) {
-        let me = self.membership.me.clone();
+        let me = self.membership.my_record();
         self.send(peer, Message::Hello(me));
-        if self.membership.sparse {
-            let slices = self.membership.roll();
-            self.send(peer, Message::Roll(slices));
-        } else {
+        // Peers that were there all the time compare their members anyway, now and then.
+        let returns = !self.membership.lives(peer) || self.is_kin(peer);
+        if !self.membership.sparse {
             let others = self.membership.members.values().filter(|member| member.lives());
             let peers = others.take(PEERS_MAX).map(|member| member.record.clone()).collect();
             self.send(peer, Message::Peers(peers));
+        } else if returns {
+            let slices = self.membership.roll();
+            self.send(peer, Message::Roll(slices));
         }
         if let Some(member) = self.membership.members.get_mut(&peer) {
             member.refuted = 0;
@@ -256,7 +288,7 @@ impl Node {
 
     // ---- records
 
-    pub(crate) fn on_hello(&mut self, from: NodeId, record: NodeRecord) {
+    pub(crate) fn on_hello(&mut self, from: NodeId, record: SharedRecord) {
         if record.node != from {
             return;
         }
@@ -270,7 +302,7 @@ impl Node {
     }
 
     /// A node's word about itself, on my own link to it or in gossip.
-    fn on_record(&mut self, record: NodeRecord, linked: bool) {
+    fn on_record(&mut self, record: SharedRecord, linked: bool) {
         let (node, now) = (record.node, self.now);
         if node == self.me() {
             return self.outlive(record.incarnation);
@@ -293,14 +325,15 @@ impl Node {
     }
 
     /// Another node's word about a member.
-    fn on_hearsay(&mut self, record: NodeRecord) {
+    fn on_hearsay(&mut self, record: SharedRecord) {
         if record.node == self.me() {
             return self.outlive(record.incarnation);
         }
         let news = match self.membership.members.get(&record.node) {
             None => self.membership.members.len() < MEMBERS_MAX,
             Some(known) if known.record.incarnation == record.incarnation => {
-                known.is_sound() && known.record.sequence < record.sequence
+                let differs = known.record.draining != record.draining || known.record.addresses != record.addresses;
+                known.is_sound() && known.record.sequence < record.sequence && differs
             }
             Some(known) => known.record.incarnation < record.incarnation,
         };
@@ -309,14 +342,14 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_peers(&mut self, peers: Vec<NodeRecord>) {
+    pub(crate) fn on_peers(&mut self, peers: Vec<SharedRecord>) {
         // Where all can be linked each is heard itself; a thousand cannot.
         let believed = self.membership.sparse || self.membership.members.len() + peers.len() > LINKS_FULL_MAX;
         for hint in peers.into_iter().take(PEERS_MAX) {
             if believed {
                 self.on_hearsay(hint);
             } else if !self.membership.lives(hint.node) {
-                self.want_link(hint.node, hint.addresses);
+                self.want_link(hint.node, hint.addresses.clone());
             }
         }
     }
@@ -364,14 +397,13 @@ impl Node {
         let mine = self.membership.roll();
         let differ = |slice: &usize| theirs.len() == mine.len() && theirs[*slice] != mine[*slice];
         let mut answers = vec![(Vec::new(), Vec::new())];
-        for slice in (0..mine.len()).filter(differ) {
-            let of_slice = self.membership.living_records().filter(|record| slice_of(record.node) == slice);
-            let of_slice: Vec<_> = of_slice.cloned().collect();
+        for slice in (0..mine.len()).filter(differ).map(|slice| slice as u8) {
+            let of_slice: Vec<_> = self.membership.living_in(slice).collect();
             if answers.last().is_some_and(|(_, records)| records.len() + of_slice.len() > PEERS_MAX) {
                 answers.push((Vec::new(), Vec::new()));
             }
             if let Some((slices, records)) = answers.last_mut() {
-                slices.push(slice as u8);
+                slices.push(slice);
                 records.extend(of_slice);
             }
         }
@@ -381,7 +413,7 @@ impl Node {
     }
 
     /// Takes in what the other knows, and gives what it does not.
-    pub(crate) fn on_roll_differs(&mut self, from: NodeId, slices: &[u8], records: Vec<NodeRecord>) {
+    pub(crate) fn on_roll_differs(&mut self, from: NodeId, slices: &[u8], records: Vec<SharedRecord>) {
         let told: BTreeMap<_, _> =
             records.iter().map(|record| (record.node, (record.incarnation, record.draining))).collect();
         let down = told.iter().filter_map(|(node, (its, _))| {
@@ -391,11 +423,12 @@ impl Node {
         });
         let down: Vec<_> = down.collect();
         records.into_iter().take(2 * PEERS_MAX).for_each(|record| self.on_hearsay(record));
-        let concerned = |record: &&NodeRecord| slices.contains(&(slice_of(record.node) as u8));
-        let lacking = |record: &&NodeRecord| {
+        let lacking = |record: &SharedRecord| {
             told.get(&record.node).is_none_or(|its| *its < (record.incarnation, record.draining))
         };
-        let news: Vec<_> = self.membership.living_records().filter(concerned).filter(lacking).cloned().collect();
+        let slices: BTreeSet<_> = slices.iter().copied().filter(|slice| usize::from(*slice) < ROLL_SLICES).collect();
+        let mine = slices.into_iter().flat_map(|slice| self.membership.living_in(slice));
+        let news: Vec<_> = mine.filter(lacking).collect();
         for news in news.chunks(PEERS_MAX) {
             self.send(from, Message::Peers(news.to_vec()));
         }
@@ -447,7 +480,7 @@ impl Node {
         self.membership.me.addresses = addresses;
         self.on_me_changed();
         for peer in self.linked() {
-            let me = self.membership.me.clone();
+            let me = self.membership.my_record();
             self.send(peer, Message::Hello(me));
         }
     }
@@ -596,7 +629,7 @@ impl Node {
         let me = &mut self.membership.me;
         me.sequence = if by_clock { self.now.as_micros() } else { me.sequence + 1 };
         me.slots_free = slots_free;
-        self.out.gossip.push(Gossip::Alive(me.clone()));
+        self.out.gossip.push(Gossip::Alive(me.clone().into()));
         self.membership.changed.insert(self.membership.me.node);
     }
 

@@ -1,8 +1,10 @@
 //! What nodes say to each other. Any message may be lost, repeated, reordered or late; none is the truth by itself.
 
+use core::ops::Deref;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::lattice::{Counts, Segment};
 use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
@@ -43,11 +45,41 @@ pub struct NodeRecord {
     pub draining: bool,
 }
 
+/// A record that many hold: a copy costs nothing. On the wire it is the record itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedRecord(Arc<NodeRecord>);
+
+impl From<NodeRecord> for SharedRecord {
+    fn from(record: NodeRecord) -> Self {
+        Self(Arc::new(record))
+    }
+}
+
+impl Deref for SharedRecord {
+    type Target = NodeRecord;
+
+    fn deref(&self) -> &NodeRecord {
+        &self.0
+    }
+}
+
+impl Serialize for SharedRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SharedRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        NodeRecord::deserialize(deserializer).map(Self::from)
+    }
+}
+
 /// What is said to everybody. A hint: what must not be lost is repaired by direct messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Gossip {
     /// "This is me, and I live."
-    Alive(NodeRecord),
+    Alive(SharedRecord),
     /// "I lost `node` and cannot reach it." Refuted by a higher incarnation.
     Suspect {
         /// The suspect.
@@ -103,9 +135,9 @@ pub struct ShardDigest {
 pub enum Message {
     // ---- links
     /// First on a new link, and whenever it changes: who I am. Saves waiting for gossip.
-    Hello(NodeRecord),
+    Hello(SharedRecord),
     /// Members the sender knows, so that a newcomer can dial them. Hints, unauthenticated.
-    Peers(Vec<NodeRecord>),
+    Peers(Vec<SharedRecord>),
     /// Every 250 ms on a link over which work is shared, every second on others.
     Heartbeat {
         /// Tasks that the sender arbitrates and could grant now.
@@ -126,7 +158,7 @@ pub enum Message {
         /// Numbers of slices.
         slices: Vec<u8>,
         /// All members in them. Hearsay.
-        records: Vec<NodeRecord>,
+        records: Vec<SharedRecord>,
     },
     /// These nodes are down in these incarnations. Hearsay; each refutes with a higher one.
     AreDown(Vec<(NodeId, u64)>),
@@ -145,6 +177,8 @@ pub enum Message {
         job: JobId,
         /// The stop that the sender knows of.
         stop: Option<StopCause>,
+        /// Whether the sender holds the job's blobs.
+        held: bool,
     },
     /// "Send me this job."
     JobPull(JobId),
@@ -221,12 +255,21 @@ pub enum Message {
         /// The higher epoch.
         epoch: Epoch,
     },
-    /// Facts about a shard, to be joined. Not acknowledged: digests repair.
+    /// Facts about a shard, to be joined. Mostly not acknowledged: digests repair.
     Merge {
         /// The shard.
         shard: ShardId,
         /// The facts.
         segment: Segment,
+        /// Set when the sender hands over, and has to know that they are synced.
+        receipt: Option<u64>,
+    },
+    /// The facts are synced here.
+    Merged {
+        /// The shard.
+        shard: ShardId,
+        /// As in `Merge`.
+        receipt: u64,
     },
     /// What the sender keeps, so that differences are found.
     Digests(Vec<ShardDigest>),

@@ -89,6 +89,11 @@ impl View {
         true
     }
 
+    /// Whether this node may keep things.
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.0.binary_search(&(Key::of_node(node), node)).is_ok()
+    }
+
     /// Every member, the nearest to `key` by XOR first: a walk through the trie that the sorted keys are.
     pub fn nearest(&self, key: Key) -> impl Iterator<Item = NodeId> + '_ {
         let mut ahead = vec![(&self.0[..], 0)];

@@ -184,9 +184,10 @@ impl World {
         }
     }
 
-    /// A node that runs and listens.
+    /// A node that runs and listens, and that users know: of a second machine with the identity of another they do not.
     pub(crate) fn any_node(&mut self) -> Option<usize> {
-        let awake: Vec<_> = (0..self.machines.len()).filter(|node| self.machines[*node].is_awake()).collect();
+        let is_open = |node: &usize| self.machines[*node].is_awake() && !self.is_second(*node);
+        let awake: Vec<_> = (0..self.machines.len()).filter(is_open).collect();
         dice::pick(&mut self.clients.rng, &awake)
     }
 

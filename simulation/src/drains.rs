@@ -28,7 +28,8 @@ impl World {
         if !stay || !self.twins.is_empty() || self.machines.iter().any(drains) {
             return;
         }
-        if let Some(node) = self.some_node(Fault::Drain, Machine::is_awake) {
+        let twins: Vec<_> = self.twins.keys().copied().collect();
+        if let Some(node) = self.some_node(Fault::Drain, |it| it.is_awake() && !twins.contains(&it.id)) {
             self.drain(node);
         }
     }

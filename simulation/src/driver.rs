@@ -132,8 +132,11 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        let Effects { persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
+        if !note.is_empty() {
+            self.machines[node].disk.write(&note);
+        }
         for (to, message) in send {
             self.send(node, to, message);
         }
@@ -373,7 +376,7 @@ impl World {
         let me = machine.id;
         let Some(running) = &mut machine.running else { return };
         let mut writes = Vec::new();
-        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &member.record) {
+        for NodeRecord { node, addresses, .. } in members.iter().map(|member| &*member.record) {
             if *node != me && !addresses.is_empty() && running.peers.get(node) != Some(addresses) {
                 running.peers.insert(*node, addresses.clone());
                 writes.push(Write::put(Table::Peers, node.as_bytes(), codec::encode(addresses)));

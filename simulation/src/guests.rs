@@ -141,8 +141,8 @@ impl World {
             Fate::Kills => {
                 self.note_at(node, format_args!("is taken down by task {task} of {lease:?}"));
                 self.census.hit(Fault::GuestKills);
-                let survivors = self.survivors(node);
-                self.crash(node, survivors);
+                // Only the process dies: what it had written is with the system.
+                self.crash(node, usize::MAX);
                 let wait = dice::millis(self.dice(Fault::GuestKills), BACK_MS);
                 self.after(wait, Happening::Restart { node });
                 None

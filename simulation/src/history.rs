@@ -258,7 +258,7 @@ impl History {
 /// The facts about tasks in a message, with their shard.
 pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[Run])> {
     match message {
-        Message::Record { shard, segment, .. } | Message::Merge { shard, segment } => Some((*shard, segment)),
+        Message::Record { shard, segment, .. } | Message::Merge { shard, segment, .. } => Some((*shard, segment)),
         _ => None,
     }
 }

@@ -163,7 +163,9 @@ impl World {
 
     /// What the custodians of a shard have of it. Every node may name them; all must name the same in the end.
     fn copies(&self, shard: ShardId) -> Vec<(NodeId, Option<Hash>)> {
-        let cores = self.machines.iter().filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
+        // Two machines with one identity are linked to the others by turns.
+        let machines = self.machines.iter().filter(|machine| !self.twins.contains_key(&machine.id));
+        let cores = machines.filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
         let named: BTreeSet<_> = cores.clone().flat_map(|(_, core)| core.shard_custodians(shard)).collect();
         cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
     }
@@ -171,7 +173,9 @@ impl World {
     /// Asks every node, in a large swarm some of them, for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
-        let up: Vec<_> = (0..self.machines.len()).filter(|node| self.machines[*node].is_up()).collect();
+        let is_one = |node: &usize| !self.twins.contains_key(&self.machines[*node].id);
+        let up = (0..self.machines.len()).filter(|node| self.machines[*node].is_up());
+        let up: Vec<_> = up.filter(is_one).collect();
         for node in up.iter().copied().step_by(up.len().div_ceil(NODES_ASKED_MAX).max(1)) {
             for job in &jobs {
                 self.question(node, Query::Job(*job));

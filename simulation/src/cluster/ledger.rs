@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     pub(super) unanswered: u64,
     /// Answers about jobs.
     pub(super) answers: u64,
+    /// Answers that a job is under way when another node had told of its end: true a moment ago, and no longer.
+    pub(super) stale: u64,
     examples: Vec<String>,
     /// What any run of the load's one job file told first, when that is all that is known of it.
     pattern: Option<Hash>,
@@ -121,6 +123,7 @@ impl Ledger {
     pub(super) fn told(&mut self, position: usize, node: usize, reading: &Reading, is_over: bool, recipe: &Recipe) {
         self.answers += 1;
         let entry = &self.jobs[position];
+        self.stale += u64::from(entry.over.is_some() && !is_over);
         let mut bad = Bad { doubled: reading.doubled, ..Bad::default() };
         let mut examples = Vec::new();
         for ((stage, index), outcome) in &reading.outcomes {
@@ -208,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let recipe = Recipe::built_in(dir.path(), Duration::from_millis(1)).unwrap();
         let mut ledger = Ledger::default();
-        ledger.acknowledged(0, "ab".into(), 3, 0);
+        ledger.acknowledged(1, "ab".into(), 3, 0);
         let right = reading(&recipe, 0..3);
         ledger.told(0, 1, &right, true, &recipe);
         ledger.told(0, 2, &right, true, &recipe);
@@ -229,7 +232,7 @@ mod tests {
     #[test]
     fn a_job_that_nobody_knows_is_lost_with_all_its_tasks() {
         let mut ledger = Ledger::default();
-        ledger.acknowledged(0, "ab".into(), 3, 0);
+        ledger.acknowledged(1, "ab".into(), 3, 0);
         ledger.vanished(0, 1, "not found");
         assert_eq!(ledger.bad(), Bad { lost: 3, ..Bad::default() });
     }
@@ -238,7 +241,7 @@ mod tests {
         let outcome = |index| Outcome {
             ended: "done".into(),
             ending: "exited 0".into(),
-            stdout: Bytes::Text(String::from_utf8(recipe.stdout(0, index).unwrap()).unwrap()),
+            stdout: Bytes::Text(String::from_utf8(recipe.stdout(1, index).unwrap()).unwrap()),
             stderr: Bytes::Text(String::new()),
             outputs: Vec::new(),
             holders: Vec::new(),

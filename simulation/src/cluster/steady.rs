@@ -159,7 +159,7 @@ impl<'a> Steady<'a> {
             tasks_per_second: end.over as f64 / end.lasted.as_secs_f64(),
             refused: ledger.refused,
             late: shared.late(),
-            told: Told { answers: ledger.answers, unanswered: ledger.unanswered },
+            told: Told { answers: ledger.answers, unanswered: ledger.unanswered, stale: ledger.stale },
             apart: apart(&self.stage.cuts, &ledger),
             bad: ledger.bad(),
             attempts: journal.attempts(),

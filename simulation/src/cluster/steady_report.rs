@@ -73,6 +73,8 @@ pub struct Told {
     pub answers: u64,
     /// Questions without an answer, during the faults.
     pub unanswered: u64,
+    /// Answers that a job is under way after another node had told of its end.
+    pub stale: u64,
 }
 
 /// What was done while some nodes were cut off: by those, and by the others.
@@ -170,7 +172,8 @@ impl fmt::Display for SteadyReport {
         writeln!(f, "           {} until a client knew of the end", self.jobs_took)?;
         writeln!(f, "tasks      {}, {:.1} a second", self.tasks, self.tasks_per_second)?;
         writeln!(f, "attempts   {} granted again, {} run again", attempts.granted_again, attempts.run_again)?;
-        writeln!(f, "answers    {} checked, {} questions unanswered during the faults", told.answers, told.unanswered)?;
+        writeln!(f, "answers    {} checked, {} behind what another node had told", told.answers, told.stale)?;
+        writeln!(f, "           {} questions were not answered, during the faults", told.unanswered)?;
         if self.apart.cuts > 0 {
             let Apart { cuts, acknowledged: [one, other], over: [one_over, other_over] } = self.apart;
             writeln!(
