@@ -120,7 +120,7 @@ impl Invariant for Judge {
                     self.on_record(*node, *shard, *epoch, segment)?;
                     self.note_failures(*shard, segment);
                 }
-                Message::Merge { shard, segment } => self.note_failures(*shard, segment),
+                Message::Merge { shard, segment, .. } => self.note_failures(*shard, segment),
                 _ => {}
             },
             Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
