@@ -180,17 +180,16 @@ impl World {
         }
     }
 
-    /// Whether all that this node knows is durable on other nodes that run.
+    /// Whether all that this node knows is durable on other nodes that run and stay.
     pub(crate) fn is_spare(&self, node: usize) -> bool {
         self.machines[node].is_up() && self.only_here(node).is_none()
     }
 
-    /// Something that this node knows and that is not durable on another node that runs.
+    /// Something that this node knows and that is not durable on another node that runs and stays.
     pub(crate) fn only_here(&self, node: usize) -> Option<String> {
         let core = &self.machines[node].running.as_ref()?.core;
-        // Nor is what a node has that is about to leave.
-        let leaves = |it: &usize| self.machines[*it].running.as_ref().is_some_and(|running| running.draining);
-        let others: Vec<_> = (0..self.machines.len()).filter(|it| *it != node && !leaves(it)).collect();
+        let stays = |other: &usize| self.machines[*other].running.as_ref().is_some_and(|it| !it.draining);
+        let others: Vec<_> = (0..self.machines.len()).filter(|other| *other != node && stays(other)).collect();
         // What a core knows while it syncs may not be durable yet.
         let running = others.iter().filter_map(|other| self.machines[*other].running.as_ref());
         let cores: Vec<_> = running.filter(|it| it.syncing.is_none()).map(|it| &it.core).collect();
@@ -206,8 +205,7 @@ impl World {
             }
         }
         let blobs = &self.machines[node].blobs;
-        let held =
-            |blob: &Hash| others.iter().any(|it| self.machines[*it].is_up() && self.machines[*it].blobs.contains(blob));
+        let held = |blob: &Hash| others.iter().any(|it| self.machines[*it].blobs.contains(blob));
         let of_jobs = self.clients.submitted.iter().filter(|job| stop_of(core, **job) == Some(None));
         let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
         let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));

@@ -198,8 +198,8 @@ mod tests {
         let trapped = || job.left(0).ending;
         let others = Message::Merge {
             shard: job.shard(),
-            segment: vec![failure(0, job.lease(2, 1), 3, trapped())],
             receipt: None,
+            segment: vec![failure(0, job.lease(2, 1), 3, trapped())],
         };
         let mut given_up = given_up(0, job.lease(2, 1), 3, trapped());
         given_up.state.failures.clear();
