@@ -184,9 +184,10 @@ impl World {
         }
     }
 
-    /// A node that runs and listens, and that users know: of a second machine with the identity of another they do not.
+    /// A node that runs and listens, and that users know: of a second machine with the identity of another they do not,
+    /// and when the storm is over they trust neither of the two.
     pub(crate) fn any_node(&mut self) -> Option<usize> {
-        let is_open = |node: &usize| self.machines[*node].is_awake() && !self.is_second(*node);
+        let is_open = |node: &usize| self.machines[*node].is_awake() && !self.is_distrusted(*node);
         let awake: Vec<_> = (0..self.machines.len()).filter(is_open).collect();
         dice::pick(&mut self.clients.rng, &awake)
     }
