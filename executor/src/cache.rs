@@ -1,8 +1,8 @@
 //! Compiled code kept on this machine's disk, so that a restart does not compile again.
 //!
 //! Always true:
-//! - a file is either complete or recognised as damaged: it begins with the BLAKE3 of what follows, and is written
-//!   beside its place and renamed;
+//! - a file is either complete and in its own place or recognised as damaged: it begins with the BLAKE3 of what follows,
+//!   keyed by its name, and is written beside its place and renamed;
 //! - what is read here was written here: the directory is this user's alone, and nothing from the network enters it.
 //!
 //! A cache that cannot be read or written only costs time, so every error here is logged and passed over.
@@ -11,13 +11,13 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use swarm_protocol::Hash;
 
 /// First bytes of a file: what it is, and the version of its layout.
-const MAGIC: &[u8; 8] = b"swarmcw1";
+const MAGIC: &[u8; 8] = b"swarmcw2";
 /// Magic and BLAKE3.
 const HEADER_BYTES: usize = MAGIC.len() + 32;
 /// Compiled code is about three times its module; this keeps hundreds of ordinary ones.
@@ -37,9 +37,10 @@ impl Cache {
 
     /// The compiled code of a module, if it is here, whole, and made by this very program and configuration.
     pub(crate) fn load(&self, engine: &wasmtime::Engine, module: Hash) -> Option<wasmtime::Module> {
-        let path = self.path(engine, module);
+        let key = key(engine, module);
+        let path = self.path(&key);
         let file = fs::read(&path).ok()?;
-        let Some(code) = intact(&file) else {
+        let Some(code) = intact(&key, &file) else {
             tracing::warn!(path = %path.display(), "cached code is damaged; compiling again");
             return None;
         };
@@ -52,19 +53,19 @@ impl Cache {
     pub(crate) fn save(&self, engine: &wasmtime::Engine, module: Hash, compiled: &wasmtime::Module) {
         let saved = compiled.serialize().map_err(io::Error::other).and_then(|code| {
             self.make_room(code.len() as u64)?;
-            self.write(&self.path(engine, module), &code)
+            self.write(&key(engine, module), &code)
         });
         if let Err(error) = saved {
             tracing::warn!(dir = %self.dir.display(), %error, "compiled code was not cached");
         }
     }
 
-    fn write(&self, path: &Path, code: &[u8]) -> io::Result<()> {
+    fn write(&self, key: &Key, code: &[u8]) -> io::Result<()> {
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
         file.write_all(MAGIC)?;
-        file.write_all(blake3::hash(code).as_bytes())?;
+        file.write_all(blake3::keyed_hash(key, code).as_bytes())?;
         file.write_all(code)?;
-        file.persist(path).map_err(|error| error.error)?;
+        file.persist(self.path(key)).map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -91,22 +92,29 @@ impl Cache {
         Ok(described.collect())
     }
 
-    /// Named by the module, the engine's settings and processor features, and this program's version.
-    fn path(&self, engine: &wasmtime::Engine, module: Hash) -> PathBuf {
-        let mut settings = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut settings);
-        let mut key = blake3::Hasher::new();
-        key.update(module.as_bytes());
-        key.update(&settings.finish().to_le_bytes());
-        key.update(env!("CARGO_PKG_VERSION").as_bytes());
-        self.dir.join(format!("{}.cwasm", key.finalize().to_hex()))
+    fn path(&self, key: &Key) -> PathBuf {
+        self.dir.join(format!("{}.cwasm", blake3::Hash::from_bytes(*key).to_hex()))
     }
 }
 
-fn intact(file: &[u8]) -> Option<&[u8]> {
+/// What compiled code depends on: the module, the engine's settings and processor features, and this program's version.
+type Key = [u8; 32];
+
+fn key(engine: &wasmtime::Engine, module: Hash) -> Key {
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let mut key = blake3::Hasher::new();
+    key.update(module.as_bytes());
+    key.update(&settings.finish().to_le_bytes());
+    key.update(env!("CARGO_PKG_VERSION").as_bytes());
+    *key.finalize().as_bytes()
+}
+
+/// The code in a file, if it is what was written under this key: the code of another module has another hash.
+fn intact<'a>(key: &Key, file: &'a [u8]) -> Option<&'a [u8]> {
     let (header, code) = file.split_at_checked(HEADER_BYTES)?;
     let (magic, hash) = header.split_at(MAGIC.len());
-    (magic == MAGIC && hash == blake3::hash(code).as_bytes()).then_some(code)
+    (magic == MAGIC && hash == blake3::keyed_hash(key, code).as_bytes()).then_some(code)
 }
 
 #[expect(unsafe_code, reason = "wasmtime trusts serialized code; this was written by `save`, never by a peer")]

@@ -128,6 +128,7 @@ impl Driver {
     async fn rebuild(&self, inbox: &Inbox) -> Result<(Node, Effects), DriverError> {
         self.commands.forget();
         self.work.stop_all();
+        self.told.members.send_replace(Vec::new());
         let records = self.storage.records().await?;
         let now = self.clock.now();
         let config = Config { seed: fastrand::u64(..), ..self.config.clone() };
@@ -185,6 +186,11 @@ impl Driver {
         if !effects.persist.is_empty() {
             self.storage.commit(effects.persist).await?;
         }
+        if !effects.note.is_empty()
+            && let Err(error) = self.storage.commit_lazily(effects.note)
+        {
+            tracing::warn!(%error, "what runs is not noted");
+        }
         for (to, message) in &effects.send {
             // A link that is gone meanwhile shows as `LinkDown`; whatever mattered is then said again.
             let _sent = self.network.send(*to, message);
@@ -218,7 +224,7 @@ impl Driver {
             }
             Notice::Members(members) => {
                 self.remember_addresses(&members, inbox);
-                self.told.members.send_replace(members);
+                self.told.members.send_modify(|known| update(known, members));
             }
             Notice::Drained => {
                 self.told.drained.send_replace(true);
@@ -240,6 +246,16 @@ impl Driver {
             && let Err(error) = self.storage.commit_lazily(writes)
         {
             tracing::warn!(%error, "the addresses of members are not remembered");
+        }
+    }
+}
+
+/// Puts members that are new or changed in their place in the list, which is in the order of the nodes' ids.
+fn update(known: &mut Vec<MemberView>, changed: Vec<MemberView>) {
+    for member in changed {
+        match known.binary_search_by_key(&member.record.node, |known| known.record.node) {
+            Ok(place) => known[place] = member,
+            Err(place) => known.insert(place, member),
         }
     }
 }

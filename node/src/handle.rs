@@ -13,7 +13,7 @@ use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
     StageSpec, Time, codec,
 };
-use swarm_store::Blobs;
+use swarm_store::{BlobError, Blobs};
 use tokio::sync::watch;
 
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
@@ -118,9 +118,20 @@ impl Handle {
         Ok(blocking(move || blobs.put(&bytes)).await?)
     }
 
-    /// Brings a blob onto this node, from the given nodes or whoever else has it.
+    /// Brings a blob onto this node, from the given nodes or whoever else has it, and verifies it. What turns out to be
+    /// damaged on this disk is fetched once more.
     pub async fn ensure_blob(&self, hash: Hash, from: Vec<NodeId>) -> Result<(), CommandError> {
-        Ok(self.0.artifacts.ensure(vec![hash], &from).await?)
+        self.0.artifacts.ensure(vec![hash], &from).await?;
+        if matches!(self.verify_blob(hash).await, Err(BlobError::Damaged { .. } | BlobError::Missing { .. })) {
+            self.0.artifacts.ensure(vec![hash], &from).await?;
+        }
+        Ok(self.verify_blob(hash).await?)
+    }
+
+    /// Whether a blob is here, every byte of it as it was stored.
+    pub async fn verify_blob(&self, hash: Hash) -> Result<(), BlobError> {
+        let blobs = self.0.blobs.clone();
+        blocking(move || blobs.verify(hash).map(drop)).await
     }
 
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.

@@ -3,6 +3,7 @@
 //! ```text
 //! NodeSupervisor   restart with back-off, at most 5 in 60 s, then the process exits
 //! ├─ storage       stops everything when a commit failed
+//! ├─ blobs         stops everything when the disk under the blobs failed
 //! ├─ network       hands what the network hears to the core; stops everything when the libp2p task is gone
 //! ├─ kad           writes Kademlia records behind
 //! ├─ artifacts     brings blobs here, each once at a time
@@ -40,7 +41,7 @@ use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
 use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, NetworkEvent};
-use crate::storage::Storage;
+use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
 use crate::watchers::{self, Watchers};
 use crate::work::{Work, WorkError, WorkOptions};
@@ -49,6 +50,8 @@ use crate::work::{Work, WorkError, WorkOptions};
 pub const DEFAULT_SWARM: &str = "default";
 /// Where an embedded node listens: nobody else has to reach it.
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
+/// Where the records are, in the data directory.
+const RECORDS_DIR: &str = "db";
 /// The longest time for compiling one module: above any honest one, below what a user would wait for.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
 /// The largest memory of one task, and so the address space that each slot reserves: all that 32-bit WebAssembly has.
@@ -131,9 +134,14 @@ pub enum StartError {
         /// Why.
         source: Failure,
     },
-    /// The records are there but do not make sense.
-    #[error("the records of the last run cannot be used")]
-    Records(#[source] Failure),
+    /// The records are not those that were stored.
+    #[error("the records in `{dir}` are damaged")]
+    Damaged {
+        /// The directory.
+        dir: PathBuf,
+        /// What was noticed, and in which table.
+        source: Failure,
+    },
     /// The blobs cannot be opened.
     #[error(transparent)]
     Blobs(#[from] BlobError),
@@ -155,8 +163,18 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn records(error: impl Into<Failure>) -> Self {
-        Self::Records(error.into())
+    fn opened(dir: PathBuf, error: StorageError) -> Self {
+        match error.is_damage() {
+            true => Self::Damaged { dir, source: error.into() },
+            false => Self::Storage { dir, source: error.into() },
+        }
+    }
+
+    fn read(dir: PathBuf, error: ReadError) -> Self {
+        match error.is_damage() {
+            true => Self::Damaged { dir, source: error.into() },
+            false => Self::Storage { dir, source: error.into() },
+        }
     }
 }
 
@@ -224,12 +242,14 @@ impl Parts {
     async fn assemble(options: RuntimeOptions) -> Result<Self, StartError> {
         let opening = options.clone();
         let Disk { lock, identity, storage, blobs, engine } = blocking(move || Disk::open(&opening)).await?;
-        let records = storage.records().await.map_err(StartError::records)?;
-        let kad_records = storage.table(Table::Kad).await.map_err(StartError::records)?;
+        let db = options.data.join(RECORDS_DIR);
+        let records = storage.records().await.map_err(|error| StartError::read(db.clone(), error))?;
+        let kad_records = storage.table(Table::Kad).await.map_err(|error| StartError::read(db.clone(), error))?;
         let peers = driver::known_peers(&records);
         let clock = Clock::start();
         let config = Config { record: node_record(&options, identity.node()), seed: fastrand::u64(..) };
-        let first = Node::start(config.clone(), clock.now(), records).map_err(StartError::records)?;
+        let first = Node::start(config.clone(), clock.now(), records)
+            .map_err(|error| StartError::Damaged { dir: db, source: error.into() })?;
         let (commands, events) = Commands::new();
         let told = Told::default();
 
@@ -284,8 +304,10 @@ impl Parts {
         let Driver { storage, commands, work, .. } = parts;
         let api = Server::listen(handle.clone())?;
         let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
+        let disk = hear_of_failure(handle.blobs());
         let children = vec![
             Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
+            Service::new("blobs", OnFailure::Stop, move || watch_blobs(disk.clone())),
             Service::new("network", OnFailure::Stop, move || hear(Arc::clone(&heard), commands.clone())),
             Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
             Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
@@ -312,9 +334,8 @@ impl Disk {
     fn open(options: &RuntimeOptions) -> Result<Self, StartError> {
         let dir = &options.data;
         let lock = lock(dir)?;
-        let records = dir.join("db");
-        let opened = Storage::open(&records);
-        let storage = opened.map_err(|error| StartError::Storage { dir: records, source: error.into() })?;
+        let records = dir.join(RECORDS_DIR);
+        let storage = Storage::open(&records).map_err(|error| StartError::opened(records, error))?;
         Ok(Self {
             lock,
             identity: Identity::load_or_create(dir)?,

@@ -1,4 +1,4 @@
-//! Storage: the records on this node's disk.
+//! Storage: the records on this node's disk, and what stops the process when that disk fails.
 //!
 //! Always true: a commit that returned is durable. After the first failure nothing is written any more and the process
 //! stops rather than lies, because what is on the disk is then unknown.
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarm_protocol::{Table, Write};
-use swarm_store::{OpenError, Rocks, Store, StoreError, Writer, WriterError};
+use swarm_store::{Blobs, OpenError, Rocks, Store, StoreError, Writer, WriterError};
 use tokio::sync::{oneshot, watch};
 
 use crate::handle::blocking;
@@ -59,6 +59,20 @@ struct Opened {
     writer: Writer,
     // Locked by the writer's thread for a commit, and by a reader only while the core is (re)built.
     store: Arc<Mutex<dyn Store>>,
+}
+
+impl StorageError {
+    /// Whether what was stored is no longer what is there.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(self, Self::Open(error) if error.is_damage())
+    }
+}
+
+impl ReadError {
+    /// Whether what was stored is no longer what is there.
+    pub(crate) const fn is_damage(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_damage())
+    }
 }
 
 impl Storage {
@@ -131,6 +145,21 @@ impl Storage {
         let store = lock(&self.open).as_ref().map(|open| Arc::clone(&open.store)).ok_or(ReadError::Closed)?;
         Ok(blocking(move || scan(&*lock(&store), &tables)).await?)
     }
+}
+
+/// Hears of the first failure of the disk under the blobs.
+pub(crate) fn hear_of_failure(blobs: &Blobs) -> watch::Receiver<Option<String>> {
+    let (failed, heard) = watch::channel(None);
+    blobs.on_failure(move |sentence| {
+        failed.send_replace(Some(sentence));
+    });
+    heard
+}
+
+/// Returns when the disk under the blobs has failed: the process must stop.
+pub(crate) async fn watch_blobs(mut failed: watch::Receiver<Option<String>>) -> Result<(), Failure> {
+    let sentence = failed.wait_for(Option::is_some).await?.clone();
+    Err(sentence.expect("waited for").into())
 }
 
 /// The store as its writer and its readers share it.

@@ -47,9 +47,9 @@ const WANTS_MAX: usize = 4096;
 /// The first wait after being deposed; a random one, so that two that argue do not meet again.
 const QUIET_FIRST_MS: core::ops::Range<u64> = 50..400;
 /// The longest such wait: whoever deposed me and then died is not waited for longer.
-const QUIET_MAX: Duration = Duration::from_secs(8);
+const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Deposed again within this time after the wait: the argument goes on.
-const QUIET_MEMORY: Duration = Duration::from_secs(10);
+const QUIET_MEMORY: Duration = Duration::from_secs(3);
 /// Not more often than this are executors told that there is work again.
 const HINT_EVERY: Duration = Duration::from_millis(20);
 
@@ -316,7 +316,7 @@ impl Node {
 
     /// The first reachable custodian of each open shard arbitrates it.
     fn review_arbitration(&mut self) {
-        let may = self.now >= self.alone_until || !self.membership.links.is_empty();
+        let may = self.has_settled();
         let me = self.me();
         let mut prepares: BTreeMap<NodeId, Vec<(ShardId, Epoch)>> = BTreeMap::new();
         let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
@@ -413,7 +413,23 @@ impl Node {
             Phase::Grace { until } if now >= *until => arbiter.phase = Phase::Granting,
             _ => return,
         }
+        self.exhaust_overrun(id);
         self.custody.grants_changed = true;
+    }
+
+    /// Ends tasks that several arbiters, on both sides of a partition, gave more attempts together than are allowed.
+    pub(crate) fn exhaust_overrun(&mut self, id: ShardId) {
+        let Some(shard) = self.custody.shards.get(&id).filter(|shard| shard.arbiter.is_some()) else { return };
+        let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
+        let overrun = |run: Run| {
+            let outcome = Outcome::bare(run.state.overrun(&stage.retry)?);
+            Some(Run { range: run.range, state: TaskState::ended(End::Exhausted(Results::one(outcome, []))) })
+        };
+        let segment: Segment = shard.state.runs().filter_map(overrun).collect();
+        if !segment.is_empty() {
+            self.recall_ended(id, &segment);
+            self.record(id, segment, None);
+        }
     }
 
     // ---- what time brings

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::arbiter::{Arbiter, Parked, Want};
 use crate::codec::{self, DecodeError};
+use crate::handover::{Repair, blobs_of, holders_of, lacks_holders};
 use crate::lattice::{Counts, End, Run, Segment, ShardState};
 use crate::message::{CHUNK_BYTES, Message, ShardDigest, ShardPromise};
 use crate::node::Node;
@@ -43,9 +44,13 @@ pub(crate) struct Shard {
     next_segment: u64,
     digest: Option<Hash>,
     /// Nodes whose copy equals mine.
-    confirmed: BTreeSet<NodeId>,
+    pub(crate) confirmed: BTreeSet<NodeId>,
     /// Nodes that were given all that I knew: enough for a node that leaves, though the copies of a busy shard differ.
-    given: BTreeSet<NodeId>,
+    pub(crate) given: BTreeSet<NodeId>,
+    /// Messages on their way to such nodes, not yet acknowledged.
+    pub(crate) giving: BTreeMap<NodeId, BTreeSet<u64>>,
+    /// Whether any result here names a blob.
+    pub(crate) has_blobs: bool,
     pub(crate) arbiter: Option<Arbiter>,
     /// After losing an argument about the epoch, wait until then.
     pub(crate) quiet_until: Time,
@@ -107,6 +112,11 @@ pub(crate) struct Custody {
     /// Reports whose blobs are on their way here.
     pub(crate) parked_reports: BTreeMap<u64, Parked>,
     parked_records: BTreeMap<u64, ParkedRecord>,
+    /// Blobs on their way here because too few nodes hold them.
+    pub(crate) repairs: BTreeMap<u64, Repair>,
+    /// Shards whose blobs may have too few holders.
+    pub(crate) blobs_due: BTreeSet<ShardId>,
+    last_receipt: u64,
     pub(crate) arbitration_changed: bool,
     pub(crate) grants_changed: bool,
     pub(crate) claimable: u32,
@@ -116,10 +126,25 @@ pub(crate) struct Custody {
     next_digest: Time,
 }
 
+impl Custody {
+    /// Copies are compared soon.
+    pub(crate) fn hurry(&mut self, now: Time) {
+        self.next_digest = self.next_digest.min(now + DIGEST_SOON);
+    }
+}
+
 impl Node {
     /// Names what this node knows of a shard's tasks; `None` when it keeps nothing of it.
     pub fn shard_digest(&self, shard: ShardId) -> Option<Hash> {
         self.custody.shards.get(&shard).map(|kept| kept.state.digest())
+    }
+
+    /// Whether this node knows all that the other knows of a shard's tasks.
+    pub fn knows_all_of(&self, other: &Self, shard: ShardId) -> bool {
+        let Some(theirs) = other.custody.shards.get(&shard) else { return true };
+        let mine = self.custody.shards.get(&shard).map(|kept| kept.state.clone());
+        let segment: Segment = theirs.state.runs().collect();
+        segment.is_empty() || mine.is_some_and(|mut mine| !mine.join(&segment))
     }
 
     /// The custodians of a shard as this node sees them, the first arbiter first.
@@ -163,6 +188,8 @@ impl Node {
                 digest: None,
                 confirmed: BTreeSet::new(),
                 given: BTreeSet::new(),
+                giving: BTreeMap::new(),
+                has_blobs: false,
                 arbiter: None,
                 quiet_until: Time::ZERO,
                 quiet: Duration::ZERO,
@@ -203,6 +230,7 @@ impl Node {
         let number = key.last_chunk::<8>().map_or(0, |tail| u64::from_be_bytes(*tail));
         let next = u64::from(!self.plants(PlantedBug::OverwritesSegments));
         let Some(shard) = self.ensure_shard(id) else { return Ok(()) };
+        shard.has_blobs |= names_blobs(&segment);
         shard.state.join(&segment);
         shard.next_segment = shard.next_segment.max(number + next);
         self.close_if_over(id);
@@ -211,6 +239,7 @@ impl Node {
 
     /// Takes in facts and persists them; true when any was new.
     pub(crate) fn learn(&mut self, id: ShardId, segment: Segment) -> bool {
+        let me = self.me();
         let Some(shard) = self.ensure_shard(id) else { return false };
         let segment = within(shard.range, segment);
         if !shard.state.join(&segment) {
@@ -218,12 +247,17 @@ impl Node {
         }
         shard.digest = None;
         shard.confirmed.clear();
+        let (named, lacked) = (names_blobs(&segment), segment.iter().any(|run| lacks_holders(run, me)));
+        shard.has_blobs |= named;
         let key = [&shard_key(id)[..], &shard.next_segment.to_be_bytes()].concat();
         shard.next_segment += 1;
         if let Some(arbiter) = &mut shard.arbiter {
             arbiter.forget_ended(&segment);
         }
         self.out.persist.push(Write::put(Table::Segments, key, codec::encode(&segment)));
+        if lacked {
+            self.custody.blobs_due.insert(id);
+        }
         self.progress_is_due(id);
         self.close_if_over(id);
         true
@@ -237,12 +271,18 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_merge(&mut self, shard: ShardId, mut segment: Segment) {
+    pub(crate) fn on_merge(&mut self, from: NodeId, shard: ShardId, mut segment: Segment, receipt: Option<u64>) {
         if self.plants(PlantedBug::MergesFailuresOnly) {
             segment.iter_mut().for_each(|run| run.state.end = None);
         }
         self.recall_ended(shard, &segment);
-        self.learn(shard, segment);
+        let failed = segment.iter().any(|run| !run.state.failures.is_empty());
+        if self.learn(shard, segment) && failed {
+            self.exhaust_overrun(shard);
+        }
+        if let Some(receipt) = receipt.filter(|_| self.custody.shards.contains_key(&shard)) {
+            self.send(from, Message::Merged { shard, receipt });
+        }
     }
 
     pub(crate) fn on_record_asked(&mut self, from: NodeId, id: ShardId, epoch: Epoch, number: u64, segment: Segment) {
@@ -263,7 +303,7 @@ impl Node {
             self.learn(id, segment);
             self.send(from, Message::Recorded { shard: id, epoch, number });
         } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
-            let sources = segment.iter().flat_map(holders).chain([from]).collect::<BTreeSet<_>>();
+            let sources = segment.iter().flat_map(holders_of).chain([from]).collect::<BTreeSet<_>>();
             let fetch = self.fetch_blobs(wanted, sources);
             self.custody.parked_records.insert(fetch, ParkedRecord { from, shard: id, epoch, number, segment });
         }
@@ -288,11 +328,7 @@ impl Node {
             return;
         }
         let me = self.me();
-        for run in &mut parked.segment {
-            if let Some(End::Done(results) | End::Exhausted(results)) = &mut run.state.end {
-                results.add_holder(me);
-            }
-        }
+        parked.segment.iter_mut().for_each(|run| run.add_holder(me));
         self.learn(parked.shard, parked.segment);
         let (shard, epoch, number) = (parked.shard, parked.epoch, parked.number);
         self.send(parked.from, Message::Recorded { shard, epoch, number });
@@ -318,6 +354,9 @@ impl Node {
             if self.jobs.get(shard.job).is_none() {
                 self.pull_job(shard.job, from);
             }
+            if !self.may_arbitrate(from, shard) {
+                continue; // its view is not complete yet, or mine; it asks again
+            }
             let before = self.custody.promises.get(&shard).copied().unwrap_or_default();
             if epoch > before {
                 self.promise(shard, epoch);
@@ -328,15 +367,21 @@ impl Node {
         self.send(from, Message::Promise(promises));
     }
 
+    /// Whether nobody whom I reach should rather arbitrate the shard than this node, which is no custodian for me.
+    fn may_arbitrate(&self, node: NodeId, shard: ShardId) -> bool {
+        let custodians = self.shard_custodians(shard);
+        custodians.contains(&node) || !custodians.iter().any(|custodian| self.reaches(*custodian))
+    }
+
     pub(crate) fn send_prepares(&mut self, to: NodeId, shards: &[(ShardId, Epoch)]) {
         for chunk in shards.chunks(SHARDS_PER_MESSAGE) {
             self.send(to, Message::Prepare(chunk.to_vec()));
         }
     }
 
-    /// All that is known here of a shard, in messages of bounded size.
-    fn send_facts(&mut self, to: NodeId, id: ShardId) {
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+    /// All that is known here of a shard, in segments of bounded size.
+    fn facts_of(&self, id: ShardId) -> Vec<Segment> {
+        let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
         let mut messages = Vec::new();
         let (mut segment, mut weight) = (Vec::new(), 0);
         for run in shard.state.runs() {
@@ -350,8 +395,30 @@ impl Node {
         if !segment.is_empty() {
             messages.push(segment);
         }
+        messages
+    }
+
+    fn send_facts(&mut self, to: NodeId, id: ShardId) {
+        for segment in self.facts_of(id) {
+            self.send(to, Message::Merge { shard: id, segment, receipt: None });
+        }
+    }
+
+    /// The same to a custodian, by a node that is none any more: it has to know that they arrived.
+    fn hand_over_facts(&mut self, to: NodeId, id: ShardId) {
+        let messages = self.facts_of(id);
+        let mut open = BTreeSet::new();
         for segment in messages {
-            self.send(to, Message::Merge { shard: id, segment });
+            self.custody.last_receipt += 1;
+            let receipt = self.custody.last_receipt;
+            open.insert(receipt);
+            self.send(to, Message::Merge { shard: id, segment, receipt: Some(receipt) });
+        }
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        if open.is_empty() {
+            shard.given.insert(to);
+        } else {
+            shard.giving.insert(to, open);
         }
     }
 
@@ -362,7 +429,8 @@ impl Node {
             return;
         }
         let jitter = Duration::from_millis(self.rng.u64(0..1000));
-        self.custody.next_digest = self.now + DIGEST_EVERY + jitter;
+        let every = if self.membership.me.draining { DIGEST_SOON } else { DIGEST_EVERY };
+        self.custody.next_digest = self.now + every + jitter;
         let me = self.me();
         let drops = self.plants(PlantedBug::DropsHandOver);
         let mut digests: BTreeMap<NodeId, Vec<ShardDigest>> = BTreeMap::new();
@@ -411,6 +479,7 @@ impl Node {
     }
 
     pub(crate) fn on_digests_compared(&mut self, from: NodeId, same: Vec<(ShardId, Hash)>, pull: Vec<ShardId>) {
+        let me = self.me();
         for (id, digest) in same {
             // It may have changed here meanwhile; then the next round finds out.
             if let Some(shard) = self.custody.shards.get_mut(&id)
@@ -420,9 +489,11 @@ impl Node {
             }
         }
         for id in pull.into_iter().take(SHARDS_PER_MESSAGE) {
-            self.send_facts(from, id);
-            if let Some(shard) = self.custody.shards.get_mut(&id) {
-                shard.given.insert(from);
+            let former = self.custody.shards.get(&id).is_some_and(|shard| !shard.custodians.contains(&me));
+            if former {
+                self.hand_over_facts(from, id);
+            } else {
+                self.send_facts(from, id);
             }
         }
     }
@@ -432,32 +503,16 @@ impl Node {
         for shard in self.custody.shards.values_mut() {
             shard.confirmed.remove(&peer);
             shard.given.remove(&peer);
+            shard.giving.remove(&peer);
         }
-        self.custody.next_digest = self.custody.next_digest.min(self.now + DIGEST_SOON);
+        self.custody.hurry(self.now);
         self.doubt_jobs_of(peer);
-    }
-
-    /// A fact that this node made is not with those who were given the others.
-    pub(crate) fn is_mine_alone(&mut self, id: ShardId) {
-        if let Some(shard) = self.custody.shards.get_mut(&id) {
-            shard.given.clear();
-        }
     }
 
     /// Compares copies now rather than with the next round.
     pub(crate) fn hurry_digests(&mut self) {
         self.custody.next_digest = self.now;
         self.wake(self.now, "digests");
-    }
-
-    /// Whether all that is kept here is with somebody who stays.
-    pub(crate) fn is_handed_over(&self) -> bool {
-        let me = self.me();
-        let has = |shard: &Shard, node: &NodeId| shard.confirmed.contains(node) || shard.given.contains(node);
-        let safe = |shard: &Shard| shard.custodians.iter().any(|node| *node != me && has(shard, node));
-        self.plants(PlantedBug::LeavesInDebt)
-            || self.membership.view.is_empty()
-            || self.custody.shards.values().all(safe)
     }
 
     // ---- progress
@@ -520,21 +575,16 @@ fn within(range: Range, segment: Segment) -> Segment {
     segment.into_iter().filter_map(clamp).collect()
 }
 
-/// Blobs of results that fewer than two nodes are known to hold.
-fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
-    match &run.state.end {
-        Some(End::Done(results) | End::Exhausted(results)) if results.holders().count() < 2 => {
-            results.outcome().blobs().collect()
-        }
-        _ => Vec::new(),
-    }
+fn names_blobs(segment: &[Run]) -> bool {
+    segment.iter().any(|run| match &run.state.end {
+        Some(End::Done(results) | End::Exhausted(results)) => results.holders().next().is_some(),
+        _ => false,
+    })
 }
 
-fn holders(run: &Run) -> Vec<NodeId> {
-    match &run.state.end {
-        Some(End::Done(results) | End::Exhausted(results)) => results.holders().collect(),
-        _ => Vec::new(),
-    }
+/// Blobs of results that fewer than two nodes are known to hold.
+fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
+    if holders_of(run).len() < 2 { blobs_of(run) } else { Vec::new() }
 }
 
 /// 38 bytes that sort like the shards.

@@ -75,6 +75,8 @@ pub enum Event {
 pub struct Effects {
     /// To be durable before anything below happens.
     pub persist: Vec<Write>,
+    /// To be written before anything is started, without waiting for the disk: only a help.
+    pub note: Vec<Write>,
     /// To linked peers; dropped when the link is gone.
     pub send: Vec<(NodeId, Message)>,
     /// To everybody.
@@ -97,6 +99,7 @@ impl Effects {
     /// Adds what is to be done after this.
     pub fn append(&mut self, mut later: Self) {
         self.persist.append(&mut later.persist);
+        self.note.append(&mut later.note);
         self.send.append(&mut later.send);
         self.gossip.append(&mut later.gossip);
         self.dial.append(&mut later.dial);

@@ -62,6 +62,8 @@ pub(crate) struct Job {
     pub(crate) stages_done: BTreeSet<u16>,
     /// Nodes that have the record, as they said. Custodians not among them are told of it again and again.
     known_by: BTreeSet<NodeId>,
+    /// Those of them that hold the blobs, too.
+    held_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
     /// It was said that it is over.
@@ -152,12 +154,12 @@ impl Node {
 
     pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
         let stored: StoredJob = codec::decode(value, 2 * crate::JOB_SPEC_BYTES_MAX)?;
-        if let Ok(spec) = stored.job.verify() {
-            let id = stored.job.id();
-            self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
-            self.adopt_shards(id);
-            self.seek_in(id);
-        }
+        // It was verified before it was stored: left out now, an acknowledged job would be forgotten without a word.
+        let spec = stored.job.verify().map_err(|error| DecodeError::Malformed(error.to_string()))?;
+        let id = stored.job.id();
+        self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
+        self.adopt_shards(id);
+        self.seek_in(id);
         Ok(())
     }
 
@@ -181,6 +183,7 @@ impl Node {
             progress: BTreeMap::new(),
             stages_done: BTreeSet::new(),
             known_by: BTreeSet::new(),
+            held_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
             said_over: false,
         };
@@ -210,13 +213,14 @@ impl Node {
     fn announce(&mut self, id: JobId) {
         let me = self.me();
         let Some(job) = self.jobs.jobs.get(&id) else { return };
-        let (stop, keeps) = (job.stop, job.custodians.contains(&me));
+        let keeps = job.custodians.contains(&me);
         if keeps {
             self.out.gossip.push(Gossip::Job { job: id, holder: me });
         }
         if keeps || self.membership.sparse {
             for peer in self.linked_neighbours() {
-                self.send(peer, Message::Announce { job: id, stop });
+                let announcement = self.announcement(id);
+                self.send(peer, announcement);
             }
         }
     }
@@ -237,7 +241,8 @@ impl Node {
     fn keep_heard_of(&mut self) {
         let (now, jobs) = (self.now, &mut self.jobs);
         jobs.heard_of.retain(|job, _| !jobs.jobs.contains_key(job));
-        let late: Vec<_> = jobs.heard_of.iter().filter(|(_, (at, _))| now >= *at).map(|(job, it)| (*job, it.1)).collect();
+        let late: Vec<_> =
+            jobs.heard_of.iter().filter(|(_, (at, _))| now >= *at).map(|(job, it)| (*job, it.1)).collect();
         for (job, holder) in late {
             self.jobs.heard_of.remove(&job);
             self.pull_job(job, holder);
@@ -306,6 +311,27 @@ impl Node {
         self.want_job_blobs(id, vec![from]);
     }
 
+    fn note_held_by(&mut self, job: JobId, node: NodeId) {
+        if let Some(job) = self.jobs.jobs.get_mut(&job) {
+            job.held_by.insert(node);
+        }
+    }
+
+    /// Whether every job is known to somebody who stays, and where it is not over, its blobs are there.
+    pub(crate) fn jobs_are_with(&self, stays: impl Fn(&NodeId) -> bool) -> bool {
+        let is_with = |nodes: &BTreeSet<NodeId>| nodes.iter().any(&stays);
+        self.jobs.jobs.values().all(|job| {
+            let needs_blobs = job.blobs == Blobs::Held && !job.status().state().is_over();
+            is_with(&job.known_by) && (!needs_blobs || is_with(&job.held_by))
+        })
+    }
+
+    fn announcement(&self, id: JobId) -> Message {
+        let job = self.jobs.jobs.get(&id);
+        let held = job.is_some_and(|job| job.blobs == Blobs::Held);
+        Message::Announce { job: id, stop: job.and_then(|job| job.stop), held }
+    }
+
     /// `node` knows the job and this stop: enough, unless I know of a stronger one.
     fn note_known_by(&mut self, job: JobId, node: NodeId, stop: Option<StopCause>) {
         if let Some(job) = self.jobs.jobs.get_mut(&job)
@@ -317,6 +343,7 @@ impl Node {
 
     pub(crate) fn on_published(&mut self, from: NodeId, job: JobId) {
         self.note_known_by(job, from, None);
+        self.note_held_by(job, from);
         confirm(&mut self.jobs.submits, from, job);
         self.keep_submits();
     }
@@ -438,7 +465,10 @@ impl Node {
     }
 
     /// A custodian of the job wonders about its shards here, or says that it knows the job.
-    pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId, stop: Option<StopCause>) {
+    pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId, stop: Option<StopCause>, held: bool) {
+        if held {
+            self.note_held_by(job, from);
+        }
         self.on_announced(job, from);
         self.note_known_by(job, from, stop);
         self.even_out_stops(from, job, stop);
@@ -513,8 +543,8 @@ impl Node {
             let Some(known) = self.jobs.jobs.get(&job) else { continue };
             if !known.custodians.contains(&from) {
                 // It tells me because I am a custodian, and goes on until it knows that I know.
-                let stop = known.stop;
-                self.send(from, Message::Announce { job, stop });
+                let announcement = self.announcement(job);
+                self.send(from, announcement);
             }
         }
     }
@@ -637,7 +667,8 @@ impl Node {
         }
         if self.now >= self.jobs.next_digest {
             let jitter = Duration::from_millis(self.rng.u64(0..1000));
-            self.jobs.next_digest = self.now + DIGEST_EVERY + jitter;
+            let every = if self.membership.me.draining { REPEAT } else { DIGEST_EVERY };
+            self.jobs.next_digest = self.now + every + jitter;
             self.send_job_digests();
         }
     }
@@ -660,8 +691,8 @@ impl Node {
             }
         }
         for (node, id) in nudges {
-            let stop = self.jobs.jobs.get(&id).and_then(|job| job.stop);
-            self.send(node, Message::Announce { job: id, stop });
+            let announcement = self.announcement(id);
+            self.send(node, announcement);
         }
     }
 
@@ -685,7 +716,7 @@ impl Node {
     }
 
     fn send_job_digests(&mut self) {
-        let me = self.me();
+        let (me, draining) = (self.me(), self.membership.me.draining);
         let mut digests: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         for (&id, job) in &self.jobs.jobs {
             let keeps = job.custodians.contains(&me);
@@ -693,8 +724,12 @@ impl Node {
             if self.membership.sparse && !keeps && job.blobs == Blobs::Unknown {
                 continue;
             }
+            let owes_blobs = draining && job.blobs == Blobs::Held && !job.status().state().is_over();
             for other in job.custodians.iter().filter(|other| **other != me) {
-                if keeps || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian)) {
+                if (owes_blobs && !job.held_by.contains(other))
+                    || keeps
+                    || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian))
+                {
                     digests.entry(*other).or_default().push((id, job.stop));
                 }
             }
@@ -724,6 +759,7 @@ impl Node {
     pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
         self.jobs.jobs.values_mut().for_each(|job| {
             job.known_by.remove(&peer);
+            job.held_by.remove(&peer);
         });
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
-use crate::{Ending, Hash, LeaseId, NodeId, Outcome, Range};
+use crate::{Ending, Hash, LeaseId, NodeId, Outcome, Range, Retry};
 
 /// Names one attempt of one task: the lease it ran under. A task is in a lease once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,6 +89,14 @@ impl Results {
             self.0.entry(outcome.clone()).or_default().extend(holders);
         }
     }
+
+    /// The same for failures, which may well differ from run to run: only the greatest is kept.
+    fn join_greatest(&mut self, other: &Self) {
+        self.join(other);
+        while self.0.len() > 1 {
+            self.0.pop_first();
+        }
+    }
 }
 
 /// The terminal state of a task.
@@ -114,9 +122,8 @@ impl End {
     fn join(&mut self, other: &Self) {
         let rises = other.rank() > self.rank();
         match (&mut *self, other) {
-            (Self::Done(mine), Self::Done(theirs)) | (Self::Exhausted(mine), Self::Exhausted(theirs)) => {
-                mine.join(theirs);
-            }
+            (Self::Done(mine), Self::Done(theirs)) => mine.join(theirs),
+            (Self::Exhausted(mine), Self::Exhausted(theirs)) => mine.join_greatest(theirs),
             (mine, theirs) if rises => *mine = theirs.clone(),
             _ => {}
         }
@@ -164,6 +171,19 @@ impl TaskState {
         self.failures.values().filter(|failure| failure.ending == Ending::Lost).count()
     }
 
+    /// How the task failed, when its attempts are more than its budgets allow though nobody has ended it: several
+    /// arbiters counted their own.
+    pub fn overrun(&self, retry: &Retry) -> Option<Ending> {
+        let failed = self.failures.values().map(|failure| &failure.ending).filter(|ending| **ending != Ending::Lost);
+        if self.end.is_some() {
+            None
+        } else if self.failed_attempts() > usize::from(retry.max) {
+            failed.max().cloned()
+        } else {
+            (self.lost() > usize::from(retry.lost_max)).then_some(Ending::Lost)
+        }
+    }
+
     /// Attempts that failed by themselves.
     pub fn failed_attempts(&self) -> usize {
         self.failures.len() - self.lost()
@@ -180,6 +200,13 @@ pub struct Run {
 }
 
 impl Run {
+    /// Notes that `node` holds the blobs that it names.
+    pub fn add_holder(&mut self, node: NodeId) {
+        if let Some(End::Done(results) | End::Exhausted(results)) = &mut self.state.end {
+            results.add_holder(node);
+        }
+    }
+
     /// About how many bytes its encoding has: messages are cut by this.
     pub fn weight(&self) -> usize {
         let results = match &self.state.end {

@@ -138,9 +138,7 @@ impl Node {
         let links = &self.membership.links;
         match links.up.get(&node) {
             Some(link) => self.now.since(link.heard) >= link.silence_max + SILENCE_BEFORE_SUSPECT,
-            None => {
-                links.dials.get(&node).is_some_and(|dial| self.now.since(dial.since) >= SILENCE_BEFORE_SUSPECT)
-            }
+            None => links.dials.get(&node).is_some_and(|dial| self.now.since(dial.since) >= SILENCE_BEFORE_SUSPECT),
         }
     }
 
@@ -304,8 +302,7 @@ impl Node {
             dial.addresses = addresses;
             dial.wanted = now;
         } else if links.dials.len() < DIALS_MAX {
-            let dial =
-                Dial { addresses, since: now, next: now, wait: REDIAL_FIRST, wanted: now, waiting: Vec::new() };
+            let dial = Dial { addresses, since: now, next: now, wait: REDIAL_FIRST, wanted: now, waiting: Vec::new() };
             links.dials.insert(node, dial);
             if sparse {
                 self.wake(now, "dial");

@@ -142,6 +142,11 @@ impl Membership {
         }
     }
 
+    /// Whether no other node was ever met.
+    pub(crate) fn knows_nobody(&self) -> bool {
+        self.members.is_empty()
+    }
+
     pub(crate) fn lives(&self, node: NodeId) -> bool {
         self.members.get(&node).is_some_and(Member::lives)
     }

@@ -177,6 +177,8 @@ pub enum Message {
         job: JobId,
         /// The stop that the sender knows of.
         stop: Option<StopCause>,
+        /// Whether the sender holds the job's blobs.
+        held: bool,
     },
     /// "Send me this job."
     JobPull(JobId),
@@ -253,12 +255,21 @@ pub enum Message {
         /// The higher epoch.
         epoch: Epoch,
     },
-    /// Facts about a shard, to be joined. Not acknowledged: digests repair.
+    /// Facts about a shard, to be joined. Mostly not acknowledged: digests repair.
     Merge {
         /// The shard.
         shard: ShardId,
         /// The facts.
         segment: Segment,
+        /// Set when the sender hands over, and has to know that they are synced.
+        receipt: Option<u64>,
+    },
+    /// The facts are synced here.
+    Merged {
+        /// The shard.
+        shard: ShardId,
+        /// As in `Merge`.
+        receipt: u64,
     },
     /// What the sender keeps, so that differences are found.
     Digests(Vec<ShardDigest>),

@@ -6,7 +6,7 @@
 //! - effects are to be executed in the order persist, send, start, notify.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
@@ -14,6 +14,7 @@ use crate::jobs::Jobs;
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
+use crate::notes::RUNNING_KEY;
 use crate::planted::PlantedBug;
 use crate::questions::Questions;
 use crate::seek::Seek;
@@ -66,6 +67,9 @@ pub struct Node {
     wakes: BTreeMap<Time, &'static str>,
     /// Before this I do not arbitrate: others who know more may be about to appear.
     pub(crate) alone_until: Time,
+    /// Nodes that were known before the start.
+    pub(crate) expected: BTreeSet<NodeId>,
+    pub(crate) started: Time,
     /// A node that starts knows only itself and would keep everything. When it was one of many, it waits until then for
     /// word of the others before it keeps what it did not keep before.
     settles_at: Option<Time>,
@@ -95,12 +99,15 @@ impl Node {
             next_heartbeat: now,
             wakes: BTreeMap::new(),
             alone_until: now,
+            expected: BTreeSet::new(),
+            started: now,
             settles_at: None,
             next_fetch: 0,
             #[cfg(feature = "planted-bugs")]
             bug: config.bug,
         };
         let mut segments = Vec::new();
+        let mut note = None;
         let mut incarnation = 0;
         let records: Vec<_> = records.into_iter().collect();
         if records.iter().filter(|(table, ..)| *table == Table::Peers).count() > LINKS_FULL_MAX {
@@ -112,7 +119,8 @@ impl Node {
                 Table::Meta if key == INCARNATION_KEY => {
                     incarnation = codec::decode(&value, RECORD_BYTES_MAX).map_err(unreadable)?;
                 }
-                Table::Peers => node.alone_until = now + STARTUP_GRACE,
+                Table::Meta if key == RUNNING_KEY => note = Some(value),
+                Table::Peers => node.expect(&key),
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
                 Table::Segments => segments.push((key, value)),
@@ -126,8 +134,22 @@ impl Node {
             let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
             node.restore_segment(&key, &value).map_err(unreadable)?;
         }
+        if let Some(note) = note {
+            node.restore_note(&note).map_err(|source| RestoreError { table: Table::Meta.name(), source })?;
+        }
         let effects = node.finish();
         Ok((node, effects))
+    }
+
+    /// A node that was known before: it is about to be linked, unless it is gone.
+    fn expect(&mut self, key: &[u8]) {
+        self.alone_until = self.now + STARTUP_GRACE;
+        self.expected.extend(<[u8; 32]>::try_from(key).ok().map(NodeId::from_bytes));
+    }
+
+    /// Whether this node has met whom it knew, or waited for them: before that others may know more.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.now >= self.alone_until || self.expected.iter().all(|node| self.is_heard(*node))
     }
 
     /// Takes one event and returns what the caller must now do.
@@ -176,7 +198,7 @@ impl Node {
 
             Message::Publish(job) => self.on_publish(from, job),
             Message::Published(job) => self.on_published(from, job),
-            Message::Announce { job, stop } => self.on_nudged(from, job, stop),
+            Message::Announce { job, stop, held } => self.on_nudged(from, job, stop, held),
             Message::JobPull(job) => self.on_job_pull(from, job),
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),
@@ -193,7 +215,8 @@ impl Node {
             }
             Message::Recorded { shard, epoch, number } => self.on_recorded(from, shard, epoch, number),
             Message::Deposed { shard, epoch } => self.on_deposed(shard, epoch),
-            Message::Merge { shard, segment } => self.on_merge(shard, segment),
+            Message::Merge { shard, segment, receipt } => self.on_merge(from, shard, segment, receipt),
+            Message::Merged { shard, receipt } => self.on_merged(from, shard, receipt),
             Message::Digests(digests) => self.on_digests(from, digests),
             Message::DigestsCompared { same, pull } => self.on_digests_compared(from, same, pull),
 
@@ -226,6 +249,8 @@ impl Node {
             self.keep_membership();
             self.keep_jobs();
             self.keep_worker();
+            self.keep_blobs();
+            self.note_running(true);
             self.send_heartbeats();
             self.custody.arbitration_changed = true;
         }
@@ -251,6 +276,7 @@ impl Node {
                 break;
             }
         }
+        self.note_running(false);
         self.notify_members();
         core::mem::take(&mut self.out)
     }
@@ -287,6 +313,7 @@ impl Node {
         self.on_job_fetched(fetch, complete);
         self.on_report_fetched(fetch, complete);
         self.on_record_fetched(fetch, complete);
+        self.on_repair_fetched(fetch, complete);
     }
 
     /// A peer became reachable or unreachable.
@@ -300,6 +327,7 @@ impl Node {
         self.refresh_custodians();
         self.custody.arbitration_changed = true;
         self.on_confirmations_changed();
+        self.doubt_blobs();
         self.hand_over_jobs();
     }
 

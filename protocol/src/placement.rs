@@ -89,6 +89,11 @@ impl View {
         true
     }
 
+    /// Whether this node may keep things.
+    pub(crate) fn contains(&self, node: NodeId) -> bool {
+        self.0.binary_search(&(Key::of_node(node), node)).is_ok()
+    }
+
     /// Every member, the nearest to `key` by XOR first: a walk through the trie that the sorted keys are.
     pub fn nearest(&self, key: Key) -> impl Iterator<Item = NodeId> + '_ {
         let mut ahead = vec![(&self.0[..], 0)];
@@ -172,7 +177,8 @@ mod tests {
         let view = View::of(members.clone());
         for number in 0..40 {
             let key = Key::of_shard(ShardId { job: JobId::from_bytes([3; 32]), stage: 0, number });
-            let distance = |node: &NodeId| Key::of_node(*node).0.iter().zip(key.0).map(|(a, b)| a ^ b).collect::<Vec<_>>();
+            let distance =
+                |node: &NodeId| Key::of_node(*node).0.iter().zip(key.0).map(|(a, b)| a ^ b).collect::<Vec<_>>();
             let mut sorted = members.clone();
             sorted.sort_by_key(distance);
             let expected: BTreeSet<_> = sorted.into_iter().take(CUSTODIANS).collect();

@@ -28,6 +28,8 @@ const RESUME_REPEAT: Duration = Duration::from_millis(300);
 const RESUME_MAX: Duration = Duration::from_secs(20);
 /// A grant waits this long for its job's record.
 const PARKED_GRANT_MAX: Duration = Duration::from_secs(5);
+/// A grant may be late, and come twice: its lease is remembered so long after its start.
+const STARTED_MEMORY: Duration = Duration::from_secs(60);
 /// Grants that may wait.
 const PARKED_GRANTS_MAX: usize = 256;
 /// New work is asked for when less than this is left: half a batch.
@@ -88,6 +90,8 @@ pub(crate) struct Worker {
     held: BTreeMap<LeaseId, Held>,
     /// Name at the arbiter of now → name at the start.
     started_as: BTreeMap<LeaseId, LeaseId>,
+    /// Leases that were started, and when: a grant that comes again is not started again, also when the lease is over.
+    begun: BTreeMap<LeaseId, Time>,
     parked: Vec<(Time, NodeId, Grant)>,
     /// Arbiters at which I am parked, and since when.
     wanted: BTreeMap<NodeId, Time>,
@@ -97,6 +101,8 @@ pub(crate) struct Worker {
     rate: u32,
     ended_since_heartbeat: u32,
     drained: bool,
+    /// What runs here changed since it was last noted.
+    pub(crate) note_due: bool,
 }
 
 impl Worker {
@@ -118,7 +124,14 @@ impl Worker {
     fn remove(&mut self, started: LeaseId) -> Option<Held> {
         let held = self.held.remove(&started)?;
         self.started_as.remove(&held.current);
+        self.note_due = true;
         Some(held)
+    }
+
+    /// Every lease with what runs under it, by the name under which its arbiter of now would charge it.
+    pub(crate) fn running_leases(&self) -> Vec<(LeaseId, Vec<Range>)> {
+        let running = self.held.values().filter(|held| !held.running.is_empty());
+        running.map(|held| (held.current, ranges_of(&held.running))).collect()
     }
 
     fn by_current(&mut self, current: LeaseId) -> Option<(LeaseId, &mut Held)> {
@@ -201,7 +214,7 @@ impl Node {
         self.on_found();
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
-        let known = self.worker.started_as.contains_key(&grant.lease) || self.worker.held.contains_key(&grant.lease);
+        let known = self.worker.begun.contains_key(&grant.lease);
         if known && !self.plants(PlantedBug::StartsTwice) {
             // said twice
         } else if refuses {
@@ -229,6 +242,8 @@ impl Node {
         let held =
             Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
         self.worker.held.insert(lease, held);
+        self.worker.begun.insert(lease, self.now);
+        self.worker.note_due = true;
         self.worker.started_as.insert(lease, lease);
         let me = self.me();
         let sources = self.job_sources(lease.shard.job).into_iter().filter(|node| *node != me).collect();
@@ -237,6 +252,9 @@ impl Node {
 
     /// Another arbiter took the lease over: what it did not grant is done elsewhere.
     fn continue_lease(&mut self, from: NodeId, grant: Grant) {
+        if self.worker.started_as.contains_key(&grant.lease) {
+            return; // said twice
+        }
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let Some((started, held)) = grant.continues.and_then(|old| self.worker.by_current(old)) else {
             self.send(from, Message::Release { lease: grant.lease, tasks });
@@ -255,6 +273,7 @@ impl Node {
             .map(|gap| Range { first: gap.start, count: gap.end - gap.start })
             .collect();
         let outcomes = held.outcomes.clone();
+        self.worker.note_due = true;
         self.worker.started_as.remove(&old);
         self.worker.started_as.insert(grant.lease, started);
         self.drop_tasks(started, dropped);
@@ -311,6 +330,7 @@ impl Node {
         held.reported = self.now;
         let (current, arbiter) = (held.current, held.arbiter);
         let searching = held.resume.is_some();
+        self.worker.note_due = true;
         let ended: u32 = new.iter().map(|(range, _)| range.count).sum();
         self.worker.ended_since_heartbeat = self.worker.ended_since_heartbeat.saturating_add(ended);
         if !searching {
@@ -407,6 +427,8 @@ impl Node {
         let now = self.now;
         self.keep_rate();
         self.worker.parked.retain(|(at, _, _)| now.since(*at) < PARKED_GRANT_MAX);
+        let held = &self.worker.held;
+        self.worker.begun.retain(|lease, at| now.since(*at) < STARTED_MEMORY || held.contains_key(lease));
         let mut again = Vec::new();
         for held in self.worker.held.values_mut() {
             let waits = !held.outcomes.is_empty() && held.resume.is_none();
@@ -449,6 +471,7 @@ impl Node {
         let owes = !self.worker.held.is_empty() || !self.is_handed_over();
         if self.membership.me.draining && !self.worker.drained && !owes {
             self.worker.drained = true;
+            self.note_running(true);
             let incarnation = self.membership.me.incarnation;
             self.out.gossip.push(Gossip::Left { incarnation });
             self.out.notify.push(Notice::Drained);

@@ -10,7 +10,12 @@ fn sample() -> Vec<Message> {
     vec![
         Message::Prepare(vec![(shard, epoch)]),
         Message::Want { slots: 2, rate: 9 },
-        Message::Heartbeat { claimable: 1, leases: vec![swarm_protocol::LeaseId { shard, epoch, number: 1 }], every_ms: 250, wanted: true },
+        Message::Heartbeat {
+            claimable: 1,
+            leases: vec![swarm_protocol::LeaseId { shard, epoch, number: 1 }],
+            every_ms: 250,
+            wanted: true,
+        },
     ]
 }
 

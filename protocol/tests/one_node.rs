@@ -50,7 +50,7 @@ impl Lone {
     }
 
     fn execute(&mut self, effects: Effects) {
-        for Write { table, key, value } in effects.persist {
+        for Write { table, key, value } in effects.persist.into_iter().chain(effects.note) {
             match value {
                 Some(value) => self.disk.insert((table, key), value),
                 None => self.disk.remove(&(table, key)),

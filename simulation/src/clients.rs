@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Answer, Elements, Event, Hash, JobId, JobSpec, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId, SignedJob,
-    StageSpec, Stdin, Time, codec,
+    Answer, Elements, Event, Hash, JobId, JobSpec, JobStatus, Limits, NodeId, Query, Refusal, Retry, RetryOn, ShardId,
+    SignedJob, StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
+use crate::faults::{Fault, Faults};
 use crate::guests::{FILE, Leaves, Script};
-use crate::history::Fact;
+use crate::history::{Fact, tasks_of};
 use crate::world::{Happening, World};
 
 /// What a user waits for.
@@ -34,6 +36,10 @@ pub(crate) struct Clients {
     pub(crate) acknowledged: BTreeSet<JobId>,
     /// Those that are over, as the users were told.
     pub(crate) over: BTreeSet<JobId>,
+    /// Tasks whose runs differed, as the users were told.
+    pub(crate) disputed: BTreeSet<(ShardId, u32)>,
+    /// Blobs of results, as the users were told in the end.
+    pub(crate) results: BTreeSet<Hash>,
 }
 
 /// One stage of a job to be submitted.
@@ -42,7 +48,11 @@ pub(crate) struct StagePlan {
     pub(crate) needs: Vec<u16>,
     pub(crate) script: Script,
     pub(crate) retry: Retry,
+    pub(crate) run_ms_max: u64,
 }
+
+/// No honest task of a run takes as long.
+pub(crate) const RUN_MS_MAX: u64 = 60_000;
 
 impl Clients {
     pub(crate) const fn new(rng: Rng, tasks: u32) -> Self {
@@ -54,6 +64,8 @@ impl Clients {
             submitted: Vec::new(),
             acknowledged: BTreeSet::new(),
             over: BTreeSet::new(),
+            disputed: BTreeSet::new(),
+            results: BTreeSet::new(),
         }
     }
 
@@ -78,32 +90,58 @@ impl Clients {
         self.tokens
     }
 
-    fn plan_job(&mut self) -> (Vec<StagePlan>, u32) {
+    fn plan_job(&mut self, faults: &Faults) -> (Vec<StagePlan>, u32) {
         let stages = [1, 1, 1, 2, 2, 3][self.rng.usize(0..6)];
-        let rng = &mut self.rng;
-        let failing = [0, 0, 0, 20, 100][rng.usize(0..5)];
-        let mut plans = Vec::new();
-        for stage in 0..stages {
-            let most = self.tasks_left.clamp(1, 200);
-            let count = if rng.bool() { rng.u32(1..=most) } else { rng.u32(1..=most.min(10)) };
-            self.tasks_left = self.tasks_left.saturating_sub(count);
-            // About 20 s of work at most in one stage, so that a run ends.
-            let longest = [2_000, 50_000, 500_000, 4_000_000][rng.usize(0..4)].min(20_000_000 / u64::from(count));
-            let needs = (0..stage).filter(|_| rng.u32(0..3) > 0).collect();
-            let (exits, traps) = if rng.bool() { (failing, 0) } else { (0, failing) };
-            let leaves = [Leaves::Same, Leaves::Own, Leaves::File][rng.usize(0..3)];
-            let on = if rng.bool() { vec![RetryOn::AnyExit, RetryOn::Trap] } else { Vec::new() };
-            plans.push(StagePlan {
-                count,
-                needs,
-                script: Script { run_us: (longest / 4, longest), exits, traps, leaves },
-                retry: Retry { on, max: rng.u16(0..=2), ..patient() },
-            });
-        }
-        let failures_max = [0, 3, u32::MAX][rng.usize(0..3)];
+        let plans = (0..stages).map(|stage| self.plan_stage(stage, faults)).collect();
+        let failures_max = [0, 3, u32::MAX][self.rng.usize(0..3)];
         (plans, failures_max)
     }
+
+    fn plan_stage(&mut self, stage: u16, faults: &Faults) -> StagePlan {
+        let rng = &mut self.rng;
+        let most = self.tasks_left.clamp(1, 200);
+        let count = if rng.bool() { rng.u32(1..=most) } else { rng.u32(1..=most.min(10)) };
+        self.tasks_left = self.tasks_left.saturating_sub(count);
+        // About 20 s of work at most in one stage, so that a run ends.
+        let longest = [2_000, 50_000, 500_000, 4_000_000][rng.usize(0..4)].min(20_000_000 / u64::from(count));
+        let needs = (0..stage).filter(|_| rng.u32(0..3) > 0).collect();
+        let leaves = [Leaves::Same, Leaves::Own, Leaves::File][rng.usize(0..3)];
+        let on = if rng.bool() { vec![RetryOn::AnyExit, RetryOn::Trap] } else { Vec::new() };
+        let script = Script { run_us: (longest / 4, longest), exits: 0, traps: 0, hangs: 0, kills: 0, leaves };
+        let retry = Retry { on, max: rng.u16(0..=3), ..patient() };
+        let mut plan = StagePlan { count, needs, script, retry, run_ms_max: RUN_MS_MAX };
+        self.spoil(&mut plan, faults);
+        plan
+    }
+
+    /// Lets tasks of a stage go wrong, in the ways that are switched on.
+    fn spoil(&mut self, plan: &mut StagePlan, faults: &Faults) {
+        let rng = &mut self.rng;
+        let some = [20, 100, 300][rng.usize(0..3)];
+        match rng.u32(0..6) {
+            0 if faults.has(Fault::GuestTraps) => plan.script.traps = some,
+            1 if faults.has(Fault::GuestTraps) => plan.script.exits = some,
+            2 if faults.has(Fault::GuestHangs) => {
+                plan.script.run_us.1 = plan.script.run_us.1.min(HANGING_US_MAX);
+                plan.script.run_us.0 = plan.script.run_us.0.min(HANGING_US_MAX);
+                plan.script.hangs = 20;
+                plan.run_ms_max = plan.script.run_us.1 / 1000 + 500;
+            }
+            3 if faults.has(Fault::GuestKills) => {
+                plan.count = plan.count.min(KILLERS_AMONG);
+                plan.script.kills = some;
+                plan.retry.lost_max = rng.u16(0..=3);
+            }
+            4 if !faults.end_processes() => plan.retry.lost_max = rng.u16(0..=3),
+            _ => {}
+        }
+    }
 }
+
+/// Honest tasks beside others that hang take so many microseconds at most, and so a hanging one is ended soon.
+const HANGING_US_MAX: u64 = 500_000;
+/// A stage whose tasks kill their nodes has so many at most: each kills some nodes.
+const KILLERS_AMONG: u32 = 10;
 
 /// Never gives a task up because of nodes that were lost: in a run many are.
 pub(crate) const fn patient() -> Retry {
@@ -129,8 +167,11 @@ impl World {
         let known = dice::pick(&mut self.clients.rng, &self.clients.submitted);
         match known {
             _ if none || (action < 30 && self.clients.tasks_left > 0) => {
-                let (plans, failures_max) = self.clients.plan_job();
-                self.submit(node, plans, failures_max);
+                // Sometimes several at once.
+                for _ in 0..[1, 1, 1, 3][self.clients.rng.usize(0..4)] {
+                    let (plans, failures_max) = self.clients.plan_job(&self.faults);
+                    self.submit(node, plans, failures_max);
+                }
             }
             Some(job) if action < 35 => self.cancel(node, job),
             Some(job) if action < 65 => self.question(node, Query::Job(job)),
@@ -143,9 +184,11 @@ impl World {
         }
     }
 
-    /// A node that runs and listens.
+    /// A node that runs and listens, and that users know: of a second machine with the identity of another they do not,
+    /// and when the storm is over they trust neither of the two.
     pub(crate) fn any_node(&mut self) -> Option<usize> {
-        let awake: Vec<_> = (0..self.machines.len()).filter(|node| self.machines[*node].is_awake()).collect();
+        let is_open = |node: &usize| self.machines[*node].is_awake() && !self.is_distrusted(*node);
+        let awake: Vec<_> = (0..self.machines.len()).filter(is_open).collect();
         dice::pick(&mut self.clients.rng, &awake)
     }
 
@@ -187,7 +230,8 @@ impl World {
     /// Hands a job of a few short tasks to a node.
     pub(crate) fn submit_small(&mut self, node: usize) -> JobId {
         let script = Script::running_for(Duration::from_millis(5));
-        self.submit(node, vec![StagePlan { count: 5, needs: Vec::new(), script, retry: patient() }], 0)
+        let plan = StagePlan { count: 5, needs: Vec::new(), script, retry: patient(), run_ms_max: RUN_MS_MAX };
+        self.submit(node, vec![plan], 0)
     }
 
     /// Asks a node to cancel a job.
@@ -213,6 +257,7 @@ impl World {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
                 self.clients.acknowledged.insert(job);
+                self.job_acknowledged(node);
                 self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
             Ok(named) => self.break_with("answers_fit_questions", format!("{job:?} was acknowledged as {named:?}")),
@@ -241,14 +286,40 @@ impl World {
             Answer::Job { job, status } if status.state().is_over() => {
                 self.clients.over.insert(job.id());
             }
-            Answer::Shard { next: Some(next), .. } => {
-                if let Query::Shard { shard, first } = query
-                    && *next > first
+            Answer::Job { job, status } => self.cancel_at_the_last_moment(node, job.id(), status),
+            Answer::Shard { segment, next, .. } => {
+                self.note_results(&query, segment);
+                if let (Query::Shard { shard, first }, Some(next)) = (query, *next)
+                    && next > first
                 {
-                    self.question(node, Query::Shard { shard, first: *next });
+                    self.question(node, Query::Shard { shard, first: next });
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A cancel that races with the last tasks.
+    fn cancel_at_the_last_moment(&mut self, node: usize, job: JobId, status: &JobStatus) {
+        let left = status.tasks().saturating_sub(u64::from(status.counts().ended()));
+        if self.stormy && left <= 3 && self.clients.rng.u32(0..4) == 0 {
+            self.cancel(node, job);
+        }
+    }
+
+    /// What results users were told of: in the end every blob of them must be somewhere.
+    fn note_results(&mut self, query: &Query, segment: &[Run]) {
+        let Query::Shard { shard, .. } = query else { return };
+        let history = self.auditor.history();
+        let acknowledged = history.jobs.get(&shard.job).is_some_and(|job| job.acknowledged.is_some());
+        for Run { range, state } in segment {
+            let Some(End::Done(results)) = &state.end else { continue };
+            if results.is_disputed() {
+                self.clients.disputed.extend(tasks_of(*range).map(|task| (*shard, task)));
+            }
+            if history.settled && acknowledged {
+                self.clients.results.extend(results.outcome().blobs());
+            }
         }
     }
 
@@ -306,7 +377,7 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
         outputs: if plan.script.leaves == Leaves::File { vec![FILE.into()] } else { Vec::new() },
         needs: plan.needs.clone(),
         retry: plan.retry.clone(),
-        run_ms_max: 60_000,
+        run_ms_max: plan.run_ms_max,
         queue_ms_max: None,
         limits: Limits {
             memory_bytes_max: 1 << 24,

@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use swarm_protocol::lattice::End;
+use swarm_protocol::{Hash, Message, Node, ShardId};
 use swarm_store::StoreError;
 
 use crate::dice;
 use crate::faults::Fault;
-use crate::history::Fact;
+use crate::history::{Fact, facts_in};
 use crate::machine::{Copy, Machine};
 use crate::world::{Happening, World};
 
@@ -119,8 +121,13 @@ impl World {
             return self.after(LOOK_AGAIN, Happening::StrikeNow(Fault::Wipe));
         };
         self.note_at(node, format_args!("loses its disk"));
+        self.lose_disk(node, Fault::Wipe);
+    }
+
+    /// The node ends, and will start with an empty disk.
+    pub(crate) fn lose_disk(&mut self, node: usize, fault: Fault) {
         let empty = Copy { disk: self.machines[node].disk.emptied(), blobs: BTreeSet::new() };
-        self.replace_disk(node, Fault::Wipe, empty);
+        self.replace_disk(node, fault, empty);
     }
 
     /// First a disk is copied; later, as soon as it may, its node is set back to the copy.
@@ -163,24 +170,47 @@ impl World {
         dice::pick(self.dice(fault), &spare)
     }
 
+    /// Blobs of outcomes that somebody recorded may not be lost; those that a task left of which nobody knows may.
+    pub(crate) fn note_recorded_blobs(&mut self, message: &Message) {
+        let ended = facts_in(message).into_iter().flat_map(|(_, runs)| runs).filter_map(|run| run.state.end.as_ref());
+        for end in ended {
+            if let End::Done(results) | End::Exhausted(results) = end {
+                self.recorded_blobs.extend(results.outcome().blobs());
+            }
+        }
+    }
+
     /// Whether all that this node knows is durable on other nodes that run.
-    fn is_spare(&self, node: usize) -> bool {
-        let Some(core) = self.machines[node].running.as_ref().map(|running| &running.core) else { return false };
-        let others = self.machines.iter().enumerate().filter(|(other, _)| *other != node);
-        let others: Vec<_> = others.filter_map(|(_, machine)| Some((machine, machine.running.as_ref()?))).collect();
-        let settled =
-            || others.iter().filter(|(_, running)| running.syncing.is_none()).map(|(_, running)| &running.core);
-        let keeps_job = |job| match core.job_status(job).map(|status| status.stop) {
-            Some(stop) => settled().any(|other| other.job_status(job).is_some_and(|status| status.stop == stop)),
-            None => true,
-        };
-        let keeps_shard = |shard| match core.shard_digest(shard) {
-            Some(digest) => settled().any(|other| other.shard_digest(shard) == Some(digest)),
-            None => true,
-        };
-        let jobs = || self.clients.submitted.iter().copied();
-        self.machines[node].blobs.iter().all(|blob| others.iter().any(|(machine, _)| machine.blobs.contains(blob)))
-            && jobs().all(keeps_job)
-            && jobs().flat_map(|job| self.shards_of(job)).all(keeps_shard)
+    pub(crate) fn is_spare(&self, node: usize) -> bool {
+        self.machines[node].is_up() && self.only_here(node).is_none()
+    }
+
+    /// Something that this node knows and that is not durable on another node that runs.
+    pub(crate) fn only_here(&self, node: usize) -> Option<String> {
+        let core = &self.machines[node].running.as_ref()?.core;
+        // Nor is what a node has that is about to leave.
+        let leaves = |it: &usize| self.machines[*it].running.as_ref().is_some_and(|running| running.draining);
+        let others: Vec<_> = (0..self.machines.len()).filter(|it| *it != node && !leaves(it)).collect();
+        // What a core knows while it syncs may not be durable yet.
+        let running = others.iter().filter_map(|other| self.machines[*other].running.as_ref());
+        let cores: Vec<_> = running.filter(|it| it.syncing.is_none()).map(|it| &it.core).collect();
+        let stop_of = |core: &Node, job| core.job_status(job).map(|status| status.stop);
+        for job in &self.clients.submitted {
+            let Some(stop) = stop_of(core, *job) else { continue };
+            if !cores.iter().any(|other| stop_of(other, *job) >= Some(stop)) {
+                return Some(format!("job {job:?}, stopped: {stop:?}"));
+            }
+            let alone = |shard: &ShardId| !cores.iter().any(|other| other.knows_all_of(core, *shard));
+            if let Some(shard) = self.shards_of(*job).into_iter().find(alone) {
+                return Some(format!("facts of {shard:?}"));
+            }
+        }
+        let blobs = &self.machines[node].blobs;
+        let held =
+            |blob: &Hash| others.iter().any(|it| self.machines[*it].is_up() && self.machines[*it].blobs.contains(blob));
+        let of_jobs = self.clients.submitted.iter().filter(|job| stop_of(core, **job) == Some(None));
+        let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
+        let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));
+        needed.find(|blob| !held(blob)).map(|blob| format!("blob {blob}"))
     }
 }

@@ -11,7 +11,7 @@ use swarm_protocol::{
 use crate::bug::Bug;
 use crate::dice;
 use crate::disk::Record;
-use crate::guests::Attempt;
+use crate::guests::{Attempt, Fate};
 use crate::history::{Fact, Queues};
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
@@ -133,8 +133,12 @@ impl World {
 
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
-        let Effects { persist: _, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        self.note_speaker(node);
+        let Effects { persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
+        if !note.is_empty() {
+            self.machines[node].disk.write(&note);
+        }
         for (to, message) in send {
             self.send(node, to, message);
         }
@@ -165,7 +169,11 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
         self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
-        let Some(&to) = self.by_id.get(&to) else { return };
+        let Some(to) = self.machine_of(from, to) else { return };
+        self.note_recorded_blobs(&message);
+        if matches!(message, Message::Ack { .. }) {
+            self.report_acknowledged(from);
+        }
         if let Some(meter) = &mut self.meter {
             meter.said(from, &message);
         }
@@ -223,7 +231,7 @@ impl World {
     }
 
     /// A list and all that it names.
-    fn with_listed(&self, list: Hash) -> Vec<Hash> {
+    pub(crate) fn with_listed(&self, list: Hash) -> Vec<Hash> {
         let named = self.lists.get(&list).into_iter().flatten();
         std::iter::once(list).chain(named.copied()).collect()
     }
@@ -307,9 +315,12 @@ impl World {
         let boot = self.machines[node].boot;
         while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next()) {
             let shard = attempt.lease.shard;
-            let Some((_, scripts)) = self.jobs.get(&shard.job) else { continue };
-            let script = &scripts[usize::from(shard.stage)];
-            let wait = script.duration(&mut self.timing);
+            let Some((spec, scripts)) = self.jobs.get(&shard.job) else { continue };
+            let stage = usize::from(shard.stage);
+            let wait = match scripts[stage].fate(spec.nonce, shard.stage, attempt.task) {
+                Fate::Hangs => Duration::from_millis(spec.stages[stage].run_ms_max),
+                Fate::Ends(_) | Fate::Kills => scripts[stage].duration(&mut self.timing),
+            };
             self.after(wait, Happening::Ran { node, boot, number });
         }
     }
@@ -320,9 +331,8 @@ impl World {
         }
         let slots = self.machines[node].running.as_mut().map(|running| &mut running.slots);
         let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
+        let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
-        let Some((spec, scripts)) = self.jobs.get(&lease.shard.job) else { return };
-        let outcome = scripts[usize::from(lease.shard.stage)].outcome(spec.nonce, lease.shard.stage, task);
         let machine = &mut self.machines[node];
         machine.blobs.extend(outcome.blobs());
         let id = machine.id;
@@ -357,10 +367,7 @@ impl World {
                 self.remember_addresses(node, &changed);
                 self.note_deaths(node, &changed);
             }
-            Notice::Drained => {
-                self.note_at(node, format_args!("is drained"));
-                self.observe(&Fact::Drained { node: self.machines[node].id });
-            }
+            Notice::Drained => self.on_drained(node),
         }
     }
 

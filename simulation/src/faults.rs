@@ -1,7 +1,7 @@
 //! What may go wrong in a run, by name, and which of it a seed switches on.
 //!
 //! Always true: whether and how a seed switches on one kind does not depend on the other kinds, so a run without some of
-//! them differs as little as possible.
+//! them differs as little as possible. The one exception is `wipe-after-ack`, which tolerates few others.
 //!
 //! Elsewhere: doing it to the swarm is `strikes` and its neighbours; the network's own faults are done by `network`.
 
@@ -57,6 +57,11 @@ pub enum Fault {
     Wipe,
     /// The same, but it finds an old copy of them.
     OldDisk,
+    /// A node that has just acknowledged something loses its disk, whatever others have; no other fault but those of
+    /// single messages and clocks happens in such a run.
+    WipeAfterAck,
+    /// A second machine runs with the identity of a node, on a copy of its disk, perhaps an old one.
+    Twin,
     /// A crash loses what was not synced.
     LostWrites,
     /// A crash tears the batch that was being written, and loses those after it.
@@ -67,6 +72,16 @@ pub enum Fault {
     FullDisk,
     /// The records cannot be read at a start: the node refuses to start, and is tried again.
     ReadError,
+    /// A node is told to drain; when it is drained it leaves for good, or comes back later.
+    Drain,
+    /// Some tasks trap or exit with a code, always.
+    GuestTraps,
+    /// Some tasks never end by themselves.
+    GuestHangs,
+    /// Some tasks take the node down that runs them, always.
+    GuestKills,
+    /// Some successful tasks leave something else behind on one machine than on all others.
+    GuestLies,
 }
 
 impl Fault {
@@ -86,19 +101,27 @@ impl Fault {
         match self {
             Self::LinkCut => Some(4),
             Self::Crash | Self::CrashInWrite | Self::Pause | Self::Stall | Self::ClockJump => Some(8),
-            Self::Wipe | Self::OldDisk | Self::FullDisk => Some(10),
+            Self::Wipe | Self::OldDisk | Self::FullDisk | Self::Twin | Self::Drain => Some(10),
             Self::Partition | Self::OneWay | Self::Bridge | Self::HalfOpen | Self::SlowReader => Some(12),
             Self::PowerCut | Self::LongPause => Some(20),
             _ => None,
         }
     }
 
+    /// Whether no node is ever hindered, cut off or stopped by it, so that two copies are two copies.
+    const fn hinders_nobody(self) -> bool {
+        let of_messages = matches!(self, Self::Loss | Self::Duplication | Self::Reordering);
+        of_messages || matches!(self, Self::ClockJump | Self::ClockDrift | Self::WipeAfterAck)
+    }
+
     /// How much rarer than others a seed switches it on: one in so many of those that otherwise would.
     const fn rarity(self) -> u32 {
         match self {
             Self::PowerCut | Self::SlowSync => 2,
+            // It drives out others.
+            Self::WipeAfterAck => 3,
             // Each costs as much as some other runs.
-            Self::LongPause => 5,
+            Self::LongPause => 4,
             _ => 1,
         }
     }
@@ -198,7 +221,10 @@ impl Faults {
     pub(crate) fn choose(seed: u64, allowed: &FaultSet) -> Self {
         let share = SHARES[dice::fork(seed, "faults").usize(..SHARES.len())];
         let is_on = |fault: &Fault| dice::fork(seed, &fault.name()).u32(0..100 * fault.rarity()) < share;
-        let on: FaultSet = allowed.iter().filter(is_on).collect();
+        let mut on: FaultSet = allowed.iter().filter(is_on).collect();
+        if on.contains(Fault::WipeAfterAck) {
+            on = on.iter().filter(|fault| fault.hinders_nobody()).collect();
+        }
         let rate = |fault, most| if on.contains(fault) { dice_of(seed, fault).u32(1..=most) } else { 0 };
         let rates = Rates {
             loss: rate(Fault::Loss, 100),
@@ -214,6 +240,11 @@ impl Faults {
         Self { on: FaultSet::from_iter([Fault::Loss]), rates: Rates { loss, ..Rates::default() } }
     }
 
+    /// Exactly these, as far as they are no matter of rates.
+    pub(crate) fn exactly(on: FaultSet) -> Self {
+        Self { on, rates: Rates::default() }
+    }
+
     /// The kinds that are switched on.
     pub const fn on(&self) -> &FaultSet {
         &self.on
@@ -222,6 +253,16 @@ impl Faults {
     /// Whether this kind is switched on.
     pub(crate) fn has(&self, fault: Fault) -> bool {
         self.on.contains(fault)
+    }
+
+    /// Whether nodes may stop without a word.
+    pub(crate) fn end_processes(&self) -> bool {
+        use Fault::{
+            Crash, CrashInWrite, FullDisk, GuestKills, LongPause, OldDisk, Pause, PowerCut, ReadError, Stall, Wipe,
+        };
+        let all =
+            [Crash, CrashInWrite, FullDisk, GuestKills, LongPause, OldDisk, Pause, PowerCut, ReadError, Stall, Wipe];
+        all.into_iter().any(|fault| self.has(fault))
     }
 
     /// The strikes that are switched on, each with the seconds within which it comes again.

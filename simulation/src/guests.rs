@@ -1,5 +1,5 @@
 //! Guests without WebAssembly: what a task does is a function of its job, stage and index, as it is for a deterministic
-//! module, so any two runs of a task leave the same behind.
+//! module, so any two runs of a task leave the same behind; except on a machine that lies.
 //!
 //! Also a node's slots: which attempts run, which wait, which have ended and are not yet told to the core.
 
@@ -10,6 +10,8 @@ use fastrand::Rng;
 use swarm_protocol::{Content, Ending, Hash, LeaseId, Outcome, OutputFile, Range};
 
 use crate::dice;
+use crate::faults::Fault;
+use crate::world::{Happening, World};
 
 /// What the tasks of a stage do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub struct Script {
     pub exits: u32,
     /// Tasks in a thousand that trap, always.
     pub traps: u32,
+    /// Tasks in a thousand that never end by themselves.
+    pub hangs: u32,
+    /// Tasks in a thousand that take their node with them, always.
+    pub kills: u32,
     /// What successful tasks leave behind.
     pub leaves: Leaves,
 }
@@ -35,6 +41,20 @@ pub enum Leaves {
     File,
 }
 
+/// One success in so many is lied about, on a machine that lies.
+const LIE_EVERY: u64 = 3;
+
+/// How a run of a task goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It ends by itself.
+    Ends(Outcome),
+    /// It has to be ended.
+    Hangs,
+    /// Its node ends with it.
+    Kills,
+}
+
 /// The declared output of tasks that leave a file.
 pub(crate) const FILE: &str = "result";
 
@@ -42,19 +62,42 @@ impl Script {
     /// Tasks that run for about this long and succeed.
     pub const fn running_for(run: Duration) -> Self {
         let micros = run.as_micros() as u64;
-        Self { run_us: (micros, micros), exits: 0, traps: 0, leaves: Leaves::Own }
+        Self { run_us: (micros, micros), exits: 0, traps: 0, hangs: 0, kills: 0, leaves: Leaves::Own }
     }
 
-    /// How the task ends, whoever runs it and how often.
+    /// How the task goes, whoever runs it and how often.
+    pub(crate) fn fate(&self, nonce: u64, stage: u16, task: u32) -> Fate {
+        let number = number_of(nonce, stage, task);
+        let lot = (number % 1000) as u32;
+        let [exits, traps, hangs, kills] = [self.exits, self.traps, self.hangs, self.kills];
+        match lot {
+            _ if lot < exits => Fate::Ends(Outcome::bare(Ending::Exited(7))),
+            _ if lot < exits + traps => Fate::Ends(Outcome::bare(Ending::Trapped("wasm trap: unreachable".into()))),
+            _ if lot < exits + traps + hangs => Fate::Hangs,
+            _ if lot < exits + traps + hangs + kills => Fate::Kills,
+            _ => Fate::Ends(self.success(number)),
+        }
+    }
+
+    /// How the task ends, as it is recorded.
     pub(crate) fn outcome(&self, nonce: u64, stage: u16, task: u32) -> Outcome {
-        let number = dice::mix(nonce ^ dice::mix(u64::from(stage) << 32 | u64::from(task)));
-        let fate = (number % 1000) as u32;
-        if fate < self.exits {
-            return Outcome::bare(Ending::Exited(7));
+        match self.fate(nonce, stage, task) {
+            Fate::Ends(outcome) => outcome,
+            Fate::Hangs => Outcome::bare(Ending::TimedOut),
+            Fate::Kills => Outcome::bare(Ending::Lost),
         }
-        if fate < self.exits + self.traps {
-            return Outcome::bare(Ending::Trapped("wasm trap: unreachable".into()));
-        }
+    }
+
+    /// What a machine that lies says instead, of some tasks that succeed.
+    pub(crate) fn lie(&self, nonce: u64, stage: u16, task: u32) -> Option<Outcome> {
+        let number = number_of(nonce, stage, task);
+        let leaves = if self.leaves == Leaves::Same { Leaves::Own } else { self.leaves };
+        let succeeds = matches!(self.fate(nonce, stage, task), Fate::Ends(outcome) if outcome.ending.is_success());
+        let lies = succeeds && (number / 1000).is_multiple_of(LIE_EVERY);
+        lies.then(|| Self { leaves, ..self.clone() }.success(!number))
+    }
+
+    fn success(&self, number: u64) -> Outcome {
         let line = |text: String| Content::Inline(text.into_bytes());
         match self.leaves {
             Leaves::Same => Outcome { stdout: line("ok".into()), ..Outcome::bare(Ending::Exited(0)) },
@@ -73,11 +116,58 @@ impl Script {
     }
 }
 
+/// Scatters all tasks of all jobs.
+const fn number_of(nonce: u64, stage: u16, task: u32) -> u64 {
+    dice::mix(nonce ^ dice::mix((stage as u64) << 32 | task as u64))
+}
+
 /// One run of one task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Attempt {
     pub(crate) lease: LeaseId,
     pub(crate) task: u32,
+}
+
+/// After so many milliseconds a node starts again that a guest took down.
+const BACK_MS: std::ops::RangeInclusive<u64> = 50..=3000;
+
+impl World {
+    /// A guest comes to its end: what it leaves behind, unless it is its node's end, too.
+    pub(crate) fn end_guest(&mut self, node: usize, Attempt { lease, task }: Attempt) -> Option<Outcome> {
+        let (spec, scripts) = self.jobs.get(&lease.shard.job)?;
+        let (script, stage) = (&scripts[usize::from(lease.shard.stage)], lease.shard.stage);
+        let (fate, lie) = (script.fate(spec.nonce, stage, task), script.lie(spec.nonce, stage, task));
+        match fate {
+            Fate::Kills => {
+                self.note_at(node, format_args!("is taken down by task {task} of {lease:?}"));
+                self.census.hit(Fault::GuestKills);
+                // Only the process dies: what it had written is with the system.
+                self.crash(node, usize::MAX);
+                let wait = dice::millis(self.dice(Fault::GuestKills), BACK_MS);
+                self.after(wait, Happening::Restart { node });
+                None
+            }
+            Fate::Hangs => {
+                self.census.hit(Fault::GuestHangs);
+                Some(Outcome::bare(Ending::TimedOut))
+            }
+            Fate::Ends(_) if lie.is_some() && self.is_liar(node) => {
+                self.census.hit(Fault::GuestLies);
+                lie
+            }
+            Fate::Ends(truth) => {
+                if !truth.ending.is_success() {
+                    self.census.hit(Fault::GuestTraps);
+                }
+                Some(truth)
+            }
+        }
+    }
+
+    /// Where guests lie, if anywhere.
+    fn is_liar(&self, node: usize) -> bool {
+        self.faults.has(Fault::GuestLies) && self.scenario.seed % self.scenario.nodes as u64 == node as u64
+    }
 }
 
 /// The slots of one node.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use swarm_protocol::lattice::{Counts, Run};
 use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
 
+use crate::clients::patient;
 use crate::guests::Script;
 
 /// Something that the auditor is told, in the order in which it happens.
@@ -24,9 +25,12 @@ pub(crate) enum Fact<'a> {
     Disturbed,
     /// A node's process ended, by whatever cause.
     Down { node: NodeId },
+    /// A node is told to drain.
+    Draining { node: NodeId },
     /// A node says that everything which it owed is handed over.
     Drained { node: NodeId },
-    /// A node's disk was lost or is that of an earlier day: what it said before binds it no more.
+    /// A node's disk was lost or is that of an earlier day, or another machine with its identity speaks from now on: what
+    /// it said before binds it no more.
     Forgot { node: NodeId },
     /// A node says something to a linked peer.
     Said { node: NodeId, to: NodeId, message: &'a Message },
@@ -74,8 +78,10 @@ pub(crate) struct JobHistory {
     pub(crate) cancelling: bool,
     /// When a user was first told that the cancel is safe.
     pub(crate) cancelled: Option<Time>,
-    /// Per stage, the tasks that came to their end at least once.
+    /// Per stage, the tasks that came to their end on an honest machine at least once.
     ran: Vec<BTreeSet<u32>>,
+    /// What tasks left behind where guests lie.
+    lies: BTreeMap<(u16, u32), BTreeSet<Outcome>>,
     /// Per stage, how many tasks succeed by their script.
     succeed: Vec<u32>,
     /// Per stage, how many different tasks succeeded.
@@ -101,13 +107,14 @@ impl JobHistory {
             cancelling: false,
             cancelled: None,
             ran: vec![BTreeSet::new(); stages],
+            lies: BTreeMap::new(),
             succeed,
             succeeded: vec![0; stages],
             ended: vec![BTreeSet::new(); stages],
         }
     }
 
-    /// How a task ends, whoever runs it; `None` when there is no such task.
+    /// How a task ends on an honest machine; `None` when there is no such task.
     pub(crate) fn scripted(&self, stage: u16, task: u32) -> Option<Outcome> {
         let script = self.scripts.get(usize::from(stage))?;
         let count = self.spec.stages.get(usize::from(stage))?.count;
@@ -116,7 +123,29 @@ impl JobHistory {
 
     /// Whether the task came to its end anywhere.
     pub(crate) fn has_run(&self, stage: u16, task: u32) -> bool {
+        self.has_run_honestly(stage, task) || self.lies.contains_key(&(stage, task))
+    }
+
+    fn has_run_honestly(&self, stage: u16, task: u32) -> bool {
         self.ran.get(usize::from(stage)).is_some_and(|ran| ran.contains(&task))
+    }
+
+    /// Whether a run of the task left this behind.
+    pub(crate) fn has_left(&self, stage: u16, task: u32, outcome: &Outcome) -> bool {
+        let honest = || self.scripted(stage, task).is_some_and(|it| it == *outcome);
+        self.lies.get(&(stage, task)).is_some_and(|lies| lies.contains(outcome))
+            || (self.has_run_honestly(stage, task) && honest())
+    }
+
+    /// Whether runs of the task left different things behind.
+    pub(crate) fn has_two_outcomes(&self, stage: u16, task: u32) -> bool {
+        let lies = self.lies.get(&(stage, task)).map_or(0, BTreeSet::len);
+        lies + usize::from(self.has_run_honestly(stage, task)) > 1
+    }
+
+    /// Whether tasks of the job may be given up for nodes that were lost.
+    pub(crate) fn may_be_lost(&self) -> bool {
+        self.spec.stages.iter().any(|stage| stage.retry.lost_max < patient().lost_max)
     }
 
     /// Whether every task of the stage succeeded somewhere.
@@ -128,6 +157,19 @@ impl JobHistory {
     /// Whether somebody said of every task that it ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.spec.stages.iter().zip(&self.ended).all(|(stage, ended)| stage.count as usize == ended.len())
+    }
+
+    fn note_run(&mut self, stage: u16, task: u32, outcome: &Outcome) {
+        let position = usize::from(stage);
+        let Some(honest) = self.scripted(stage, task) else { return };
+        if !self.has_run(stage, task) && outcome.ending.is_success() {
+            self.succeeded[position] += 1;
+        }
+        if honest == *outcome {
+            self.ran[position].insert(task);
+        } else {
+            self.lies.entry((stage, task)).or_default().insert(outcome.clone());
+        }
     }
 
     fn note_ends(&mut self, shard: ShardId, segment: &[Run]) {
@@ -186,13 +228,9 @@ impl History {
                 self.healed = self.healed.map(|_| at);
             }
             Fact::Linked { nodes } => self.linked = self.linked.or(Some((at, *nodes))),
-            Fact::Ran { lease, task, outcome, .. } => self.change(&lease.shard.job, |it| {
-                let stage = usize::from(lease.shard.stage);
-                let first = it.ran.get_mut(stage).is_some_and(|ran| ran.insert(*task));
-                if first && outcome.ending.is_success() {
-                    it.succeeded[stage] += 1;
-                }
-            }),
+            Fact::Ran { lease, task, outcome, .. } => {
+                self.change(&lease.shard.job, |it| it.note_run(lease.shard.stage, *task, outcome));
+            }
             Fact::Said { message: Message::Progress { job, shards }, .. } => {
                 self.change(job, |it| it.note_progress(shards));
             }
@@ -220,7 +258,7 @@ impl History {
 /// The facts about tasks in a message, with their shard.
 pub(crate) fn facts_in(message: &Message) -> Option<(ShardId, &[Run])> {
     match message {
-        Message::Record { shard, segment, .. } | Message::Merge { shard, segment } => Some((*shard, segment)),
+        Message::Record { shard, segment, .. } | Message::Merge { shard, segment, .. } => Some((*shard, segment)),
         _ => None,
     }
 }

@@ -4,13 +4,17 @@
 //! after which everything that was acknowledged must finish. A [`Report`] says what broke, if anything, and the
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
+mod after_ack;
 mod bug;
 mod census;
 mod clients;
 pub mod cluster;
+pub mod crash_points;
+pub mod damage;
 mod dice;
 mod disk;
 mod disks;
+mod drains;
 mod driver;
 mod faults;
 mod guests;
@@ -29,6 +33,7 @@ mod story;
 mod strikes;
 mod sweep;
 mod trace;
+mod twins;
 mod walls;
 mod world;
 

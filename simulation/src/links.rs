@@ -24,7 +24,7 @@ const KNOWN_DIALLED_MAX: usize = 32;
 impl World {
     /// Dials a node at these addresses.
     pub(crate) fn dial(&mut self, from: usize, to: NodeId, addresses: &[String]) {
-        let Some(&to) = self.by_id.get(&to) else { return };
+        let Some(to) = self.machine_at(to, addresses) else { return };
         let known = addresses.contains(&self.machines[to].address);
         self.note_at(from, format_args!("dials n{to}{}", if known { "" } else { " at a wrong address" }));
         self.census.count("dial");
@@ -48,7 +48,9 @@ impl World {
         }
         self.dialling.remove(&(from, to));
         let open = self.machines[to].is_awake() && self.machines[from].is_awake() && self.network.meets(from, to);
-        if open && self.network.end(from, to).is_none() {
+        let other = self.machines[from].id != self.machines[to].id;
+        if open && other && self.network.end(from, to).is_none() && self.makes_way(to, from) && self.makes_way(from, to)
+        {
             self.connect(from, to);
         }
     }
@@ -66,7 +68,7 @@ impl World {
             let peer = self.machines[peer].id;
             self.give(node, self.machines[node].boot, Event::LinkUp(peer));
         }
-        let nodes = self.machines.len();
+        let nodes = self.by_id.len();
         if self.network.links().len() == nodes * (nodes - 1) / 2 && !self.faults.has(Fault::Delay) {
             self.observe(&Fact::Linked { nodes });
         }

@@ -25,6 +25,8 @@ pub(crate) struct Machine {
     pub(crate) boot: u64,
     /// How far its wall clock is off, in milliseconds: the core is never told of it.
     pub(crate) wall_off_ms: i64,
+    /// Left for good, with its disk: it never starts again.
+    pub(crate) gone: bool,
     /// What runs, unless the node is down.
     pub(crate) running: Option<Running>,
 }
@@ -39,7 +41,7 @@ impl Machine {
     pub(crate) fn new(position: usize, rng: &mut Rng, disk: Disk) -> Self {
         let key = SigningKey::from_bytes(&std::array::from_fn(|_| rng.u8(..)));
         let id = NodeId::from_bytes(key.verifying_key().to_bytes());
-        let address = format!("/ip4/10.0.{}.{}/tcp/4001", position / 250, position % 250 + 1);
+        let address = address_of(position);
         let slots = rng.u32(1..=4);
         Self {
             id,
@@ -51,8 +53,17 @@ impl Machine {
             copy: None,
             boot: 0,
             wall_off_ms: 0,
+            gone: false,
             running: None,
         }
+    }
+
+    /// A second machine with the same identity, on a copy of its disk.
+    pub(crate) fn twin(&self, position: usize, Copy { disk, blobs }: Copy) -> Self {
+        let (id, key, slots) = (self.id, self.key.clone(), self.slots);
+        let address = address_of(position);
+        let (copy, boot, wall_off_ms, gone, running) = (None, 0, 0, false, None);
+        Self { id, key, slots, address, disk, blobs, copy, boot, wall_off_ms, gone, running }
     }
 
     /// What a user reads on its wall clock, in milliseconds since 1970.
@@ -68,6 +79,10 @@ impl Machine {
     pub(crate) fn is_awake(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.paused)
     }
+}
+
+fn address_of(position: usize) -> String {
+    format!("/ip4/10.0.{}.{}/tcp/4001", position / 250, position % 250 + 1)
 }
 
 /// The wall clock at the beginning of virtual time: some day in 2026.
@@ -122,6 +137,8 @@ pub(crate) struct Running {
     pub(crate) paused: bool,
     /// Takes no events, but its network layer lives.
     pub(crate) stalled: bool,
+    /// Was told to drain.
+    pub(crate) draining: bool,
     /// Takes events one by one.
     pub(crate) crawl: Option<Crawl>,
     /// Events that the core has not taken yet: it takes none while a sync is under way.
@@ -179,6 +196,7 @@ impl Running {
             clock,
             paused: false,
             stalled: false,
+            draining: false,
             crawl: None,
             inbox: VecDeque::new(),
             syncing: None,

@@ -357,7 +357,12 @@ impl fmt::Display for MembershipReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let MembershipOptions { nodes, loss, churn, minutes, seed } = self.options;
         writeln!(f, "{nodes} nodes, {minutes} min of virtual time, seed {seed}")?;
-        writeln!(f, "{:.1} % of messages lost, {:.1} % of nodes crash a minute", loss as f64 / 10.0, churn as f64 / 10.0)?;
+        writeln!(
+            f,
+            "{:.1} % of messages lost, {:.1} % of nodes crash a minute",
+            loss as f64 / 10.0,
+            churn as f64 / 10.0
+        )?;
         writeln!(f, "{:>10.2}  node days", self.node_days)?;
         let a_day = self.false_deaths_a_day();
         writeln!(f, "{:>10}  false deaths, {a_day:.3} a node and day", self.false_deaths)?;
@@ -367,7 +372,11 @@ impl fmt::Display for MembershipReport {
         bytes.sort_by(f64::total_cmp);
         let most = bytes.last().copied().unwrap_or_default();
         let p99 = bytes.get(bytes.len() * 99 / 100).copied().unwrap_or_default();
-        writeln!(f, "{:>10.0}  bytes sent a second by a node (p99 {p99:.0}, most {most:.0}), of these", self.mean_bytes())?;
+        writeln!(
+            f,
+            "{:>10.0}  bytes sent a second by a node (p99 {p99:.0}, most {most:.0}), of these",
+            self.mean_bytes()
+        )?;
         for (kind, bytes) in &self.bytes_by_kind {
             writeln!(f, "{bytes:>10.0}    {kind}")?;
         }
@@ -384,7 +393,13 @@ impl MembershipReport {
         let at = |per_mille: usize| all.get(all.len() * per_mille / 1000).copied().unwrap_or_default().as_secs_f64();
         let others: usize = self.crashes.iter().map(|crash| crash.others).sum();
         writeln!(f, "{:>10}  crashes watched for {} s", self.crashes.len(), KNOWN_WITHIN.as_secs())?;
-        writeln!(f, "{:>10.2}  s until another node knows: p50 (p99 {:.2} s, p99.9 {:.2} s)", at(500), at(990), at(999))?;
+        writeln!(
+            f,
+            "{:>10.2}  s until another node knows: p50 (p99 {:.2} s, p99.9 {:.2} s)",
+            at(500),
+            at(990),
+            at(999)
+        )?;
         let mut known: Vec<_> = self.crashes.iter().map(|crash| crash.known_to(99)).collect();
         known.sort_by_key(|it| it.unwrap_or(Duration::MAX));
         let show = |it: Option<&Option<Duration>>| match it {
@@ -394,6 +409,11 @@ impl MembershipReport {
         };
         let (median, worst) = (show(known.get(known.len() / 2)), show(known.last()));
         writeln!(f, "{median:>10}  s until 99 of 100 nodes know: median over crashes (worst {worst} s)")?;
-        writeln!(f, "{:>10}  of {others} that should have known did not within {} s", others - all.len(), KNOWN_WITHIN.as_secs())
+        writeln!(
+            f,
+            "{:>10}  of {others} that should have known did not within {} s",
+            others - all.len(),
+            KNOWN_WITHIN.as_secs()
+        )
     }
 }

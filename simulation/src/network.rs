@@ -75,7 +75,15 @@ impl Network {
     pub(crate) fn new(mut rng: Rng, rates: Rates) -> Self {
         // A rack, a building, or a continent.
         let latency_us = [(100, 500), (500, 3000), (10_000, 60_000)][[0, 0, 1, 1, 1, 2][rng.usize(0..6)]];
-        Self { rng, latency_us, rates, links: BTreeMap::new(), ends: BTreeMap::new(), numbers: 0, walls: BTreeMap::new() }
+        Self {
+            rng,
+            latency_us,
+            rates,
+            links: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            numbers: 0,
+            walls: BTreeMap::new(),
+        }
     }
 
     /// Whether packets pass this way.
@@ -117,6 +125,11 @@ impl Network {
     /// Every link: its nodes and number.
     pub(crate) fn links(&self) -> Vec<(usize, usize, u64)> {
         self.links.iter().map(|((a, b), link)| (*a, *b, link.number)).collect()
+    }
+
+    /// How many links are open at both ends.
+    pub(crate) fn open_links(&self) -> usize {
+        self.links.values().filter(|link| link.open == [true; 2]).count()
     }
 
     /// The link that `node` has open to `peer`.

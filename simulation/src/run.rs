@@ -7,7 +7,7 @@ use std::time::Duration;
 use swarm_protocol::{Hash, NodeId, Query, ShardId, Time};
 
 use crate::census::Census;
-use crate::faults::Faults;
+use crate::faults::{Fault, Faults};
 use crate::history::Fact;
 use crate::invariants::Violation;
 use crate::scenario::Scenario;
@@ -68,9 +68,13 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     let mut world = World::new(scenario.clone(), faults.clone(), trace);
     let nodes: Vec<_> = world.machines.iter().map(|machine| machine.id).collect();
     world.note(format_args!("{scenario:?} with {}; nodes n0.. are {nodes:?}", faults.on()));
-    world.begin_storm();
-    world.begin_users();
     world.storm_until = world.now() + scenario.storm_time();
+    world.begin_storm();
+    if faults.has(Fault::WipeAfterAck) {
+        world.prepare_ambush();
+    } else {
+        world.begin_users();
+    }
     while world.broken.is_none() && world.now() < world.storm_until {
         world.run_until(world.storm_until);
     }
@@ -159,7 +163,9 @@ impl World {
 
     /// What the custodians of a shard have of it. Every node may name them; all must name the same in the end.
     fn copies(&self, shard: ShardId) -> Vec<(NodeId, Option<Hash>)> {
-        let cores = self.machines.iter().filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
+        // Two machines with one identity are linked to the others by turns.
+        let machines = self.machines.iter().filter(|machine| !self.twins.contains_key(&machine.id));
+        let cores = machines.filter_map(|machine| Some((machine.id, &machine.running.as_ref()?.core)));
         let named: BTreeSet<_> = cores.clone().flat_map(|(_, core)| core.shard_custodians(shard)).collect();
         cores.filter(|(id, _)| named.contains(id)).map(|(id, core)| (id, core.shard_digest(shard))).collect()
     }
@@ -167,8 +173,10 @@ impl World {
     /// Asks every node, in a large swarm some of them, for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
-        let nodes = self.machines.len();
-        for node in (0..nodes).step_by(nodes.div_ceil(NODES_ASKED_MAX)) {
+        let is_one = |node: &usize| !self.twins.contains_key(&self.machines[*node].id);
+        let up = (0..self.machines.len()).filter(|node| self.machines[*node].is_up());
+        let up: Vec<_> = up.filter(is_one).collect();
+        for node in up.iter().copied().step_by(up.len().div_ceil(NODES_ASKED_MAX).max(1)) {
             for job in &jobs {
                 self.question(node, Query::Job(*job));
                 for shard in self.shards_of(*job) {
@@ -184,21 +192,11 @@ impl World {
         self.observe(&Fact::Closed);
     }
 
-    /// Counts the holders of every blob of the jobs that are done.
+    /// Counts the holders of every blob of a result that users were told of.
     fn observe_blobs(&mut self) {
-        for job in self.clients.over.clone() {
-            let Some((spec, scripts)) = self.jobs.get(&job) else { continue };
-            let nonce = spec.nonce;
-            let failing = self.auditor.history().jobs.get(&job).is_none_or(|it| it.failing() > 0 || it.cancelling);
-            let tasks =
-                spec.stages.iter().enumerate().flat_map(|(stage, it)| (0..it.count).map(move |task| (stage, task)));
-            let left =
-                tasks.filter(|_| !failing).map(|(stage, task)| scripts[stage].outcome(nonce, stage as u16, task));
-            let blobs: Vec<_> = left.flat_map(|outcome| outcome.blobs().collect::<Vec<_>>()).collect();
-            for blob in blobs {
-                let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
-                self.observe(&Fact::Held { blob, holders });
-            }
+        for blob in self.clients.results.clone() {
+            let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
+            self.observe(&Fact::Held { blob, holders });
         }
     }
 }

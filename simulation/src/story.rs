@@ -6,8 +6,8 @@ use swarm_protocol::{JobId, Query};
 
 use crate::bug::Bug;
 use crate::census::Census;
-use crate::clients::{StagePlan, patient};
-use crate::faults::{Fault, Faults};
+use crate::clients::{RUN_MS_MAX, StagePlan, patient};
+use crate::faults::{Fault, FaultSet, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
 use crate::network::Wall;
@@ -43,6 +43,13 @@ impl Swarm {
         Self::of(Scenario { bug: Some(bug), ..self.world.scenario })
     }
 
+    /// The same where these happen without being told to. To be called after the others.
+    #[must_use]
+    pub fn with_faults(mut self, faults: FaultSet) -> Self {
+        self.world.faults = Faults::exactly(faults);
+        self
+    }
+
     fn of(scenario: Scenario) -> Self {
         Self { world: World::new(scenario, Faults::default(), Trace::Rough) }
     }
@@ -59,7 +66,7 @@ impl Swarm {
     /// # Panics
     /// When nobody acknowledges it in two minutes of virtual time.
     pub fn submit(&mut self, node: usize, tasks: u32, script: Script) -> JobId {
-        let plan = StagePlan { count: tasks, needs: Vec::new(), script, retry: patient() };
+        let plan = StagePlan { count: tasks, needs: Vec::new(), script, retry: patient(), run_ms_max: RUN_MS_MAX };
         let job = self.world.submit(node, vec![plan], 0);
         self.run_until(|it| it.world.clients.acknowledged.contains(&job));
         job
@@ -105,6 +112,21 @@ impl Swarm {
     /// Cuts these nodes off from the others.
     pub fn part(&mut self, far: &[usize]) {
         self.world.raise(Fault::Partition, Wall::Around(far.iter().copied().collect()));
+    }
+
+    /// Tells a node to hand over what it owes; then it leaves.
+    pub fn drain(&mut self, node: usize) {
+        self.world.drain(node);
+    }
+
+    /// Whether the node runs.
+    pub fn is_up(&self, node: usize) -> bool {
+        self.world.machines[node].is_up()
+    }
+
+    /// Of how many tasks users were told that runs of them differed.
+    pub fn disputed(&self) -> usize {
+        self.world.clients.disputed.len()
     }
 
     /// Asks a node to cancel a job.

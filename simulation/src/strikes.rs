@@ -61,9 +61,14 @@ impl World {
             Fault::Wipe => self.strike_wipe(),
             Fault::OldDisk => self.strike_old_disk(),
             Fault::FullDisk => self.strike_full_disk(),
-            // These are no strikes: they happen to messages, syncs, crashes, starts and clocks all the time.
+            Fault::Twin => self.strike_twin(),
+            Fault::Drain => self.strike_drain(),
+            // These are no strikes: they happen to messages, syncs, crashes, starts, clocks and tasks all the time.
+            Fault::GuestTraps | Fault::GuestHangs | Fault::GuestKills | Fault::GuestLies => {}
             Fault::Loss | Fault::Duplication | Fault::Reordering | Fault::Delay => {}
             Fault::SlowSync | Fault::LostWrites | Fault::TornWrite | Fault::ReadError | Fault::ClockDrift => {}
+            // This one waits for its moment.
+            Fault::WipeAfterAck => {}
         }
     }
 
@@ -148,6 +153,7 @@ impl World {
     pub(crate) fn end_storm(&mut self) {
         self.stormy = false;
         self.doomed = None;
+        self.ambush = None;
         self.note(format_args!("the storm is over"));
         self.faults = Faults::default();
         self.network.rates = self.faults.rates;
@@ -161,6 +167,7 @@ impl World {
             self.after(wait, Happening::Restart { node });
         }
         self.run_for(Duration::from_millis(500));
+        self.end_twins();
         self.observe(&Fact::Healed);
     }
 }

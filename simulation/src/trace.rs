@@ -131,7 +131,7 @@ impl fmt::Display for Brief<'_> {
             Message::Record { shard, epoch, number, segment } => {
                 write!(f, "Record {shard:?} {epoch:?} #{number} {}", Facts(segment))
             }
-            Message::Merge { shard, segment } => write!(f, "Merge {shard:?} {}", Facts(segment)),
+            Message::Merge { shard, segment, .. } => write!(f, "Merge {shard:?} {}", Facts(segment)),
             Message::Report { lease, outcomes } => {
                 write!(f, "Report {lease:?}")?;
                 outcomes.iter().try_for_each(|(range, outcome)| write!(f, " {range:?} {:?}", outcome.ending))

@@ -14,6 +14,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
 
+use crate::after_ack::Ambush;
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
@@ -24,8 +25,8 @@ use crate::faults::{self, Fault, Faults};
 use crate::guests::Script;
 use crate::history::Fact;
 use crate::invariants::{Auditor, Violation};
-use crate::membership::Meter;
 use crate::machine::{LocalClock, Machine, Running};
+use crate::membership::Meter;
 use crate::network::Network;
 use crate::queue::Queue;
 use crate::scenario::Scenario;
@@ -78,6 +79,14 @@ pub(crate) enum Happening {
     Restart { node: usize },
     /// A full disk has room again.
     Room { node: usize },
+    /// One of two machines with one identity is stopped, if it may be.
+    EndTwin { first: usize, twin: usize },
+    /// All nodes are linked since some time, or not yet: then it is looked again until this moment.
+    Ambush { until: Time },
+    /// A node that has just acknowledged something loses its disk.
+    LoseDisk { node: usize },
+    /// A drained process ends.
+    Leave { node: usize, boot: u64 },
 }
 
 /// The swarm.
@@ -86,6 +95,13 @@ pub(crate) struct World {
     pub(crate) queue: Queue<Happening>,
     pub(crate) machines: Vec<Machine>,
     pub(crate) by_id: BTreeMap<NodeId, usize>,
+    /// The second machines of nodes that are two.
+    pub(crate) twins: BTreeMap<NodeId, usize>,
+    /// Which machine of each of them spoke last.
+    pub(crate) speakers: BTreeMap<NodeId, usize>,
+    pub(crate) ambush: Option<Ambush>,
+    /// Blobs of outcomes that were told from node to node.
+    pub(crate) recorded_blobs: BTreeSet<Hash>,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) census: Census,
@@ -132,6 +148,10 @@ impl World {
             queue: Queue::new(),
             machines,
             by_id,
+            twins: BTreeMap::new(),
+            speakers: BTreeMap::new(),
+            ambush: None,
+            recorded_blobs: BTreeSet::new(),
             network: Network::new(dice::fork(seed, "network"), faults.rates),
             clients,
             census: Census::default(),
@@ -178,7 +198,8 @@ impl World {
         while self.broken.is_none() {
             let Some(what) = self.queue.take(until) else { return };
             self.steps += 1;
-            let most = STEPS_MAX.max(self.now().as_micros() / 1_000_000 * STEPS_A_NODE_SECOND * self.machines.len() as u64);
+            let most =
+                STEPS_MAX.max(self.now().as_micros() / 1_000_000 * STEPS_A_NODE_SECOND * self.machines.len() as u64);
             if self.steps > most {
                 self.break_with("nodes_come_to_rest", format!("more than {most} events in one run"));
             }
@@ -194,7 +215,7 @@ impl World {
     fn happen(&mut self, what: Happening) {
         match what {
             Happening::Arrive { to, from, boot, link, message } => self.on_arrive(to, from, boot, link, message),
-            Happening::Heard { to, boot, from, gossip } => self.give(to, boot, Event::Gossip { from, gossip }),
+            Happening::Heard { to, boot, from, gossip } => self.on_gossip_heard(to, boot, from, gossip),
             Happening::Dialled { from, boot, to } => self.on_dialled(from, boot, to),
             Happening::KeepLinked { node, boot, peer, wait } => self.on_keep_linked(node, boot, peer, wait),
             Happening::LinkLost { node, peer, link } => self.on_link_lost(node, peer, link),
@@ -217,7 +238,12 @@ impl World {
             Happening::Resume { .. } | Happening::Unstall { .. } | Happening::ReadOn { .. } => {}
             Happening::Doom { doom, boot } => self.on_doom(doom, boot),
             Happening::Restart { node } => self.start(node),
+            Happening::EndTwin { first, twin } => self.on_end_twin(first, twin),
+            Happening::Ambush { until } => self.on_ambush(until),
+            Happening::LoseDisk { node } => self.on_lose_disk(node),
             Happening::Room { node } => self.make_room(node),
+            Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
+            Happening::Leave { .. } => {}
         }
     }
 
@@ -239,7 +265,7 @@ impl World {
 
     /// Starts a node that is down, on its disk as it is.
     pub(crate) fn start(&mut self, node: usize) {
-        if self.machines[node].is_up() {
+        if self.machines[node].is_up() || self.machines[node].gone {
             return;
         }
         self.meet_unreadable_disk(node);

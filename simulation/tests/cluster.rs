@@ -1,4 +1,4 @@
-//! Real swarms of `swarm` processes: killed, restarted, started in the wrong order. One at a time, as each is a machine room.
+//! Real swarms of `swarm` processes: killed, stopped, restarted, started in the wrong order. One at a time, as each is a machine room.
 //!
 //! The program must have been built: `cargo build --release -p swarm-node`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use swarm_simulation::cluster::{Cluster, ClusterOptions, DEADLINE, Node, find_swarm, run, wait_until};
+use swarm_simulation::cluster::{
+    Cluster, ClusterOptions, DEADLINE, Interval, Kind, Node, find_swarm, run, steady, wait_until,
+};
 use tempfile::TempDir;
 
 /// A job's: minutes on a machine that builds something beside it.
@@ -23,7 +25,7 @@ const ROUNDS_FEW: u32 = 1_000;
 #[test]
 fn the_submitter_and_an_executing_node_die_and_every_task_has_one_outcome() {
     let _turn = my_turn();
-    let work = Work::new(200, ROUNDS_100_MS);
+    let work = Work::new(100, ROUNDS_100_MS);
     let mut cluster = start(5);
     let job = cluster.node(0).submit(&work.job()).unwrap();
     cluster.node_mut(0).kill();
@@ -40,26 +42,42 @@ fn the_submitter_and_an_executing_node_die_and_every_task_has_one_outcome() {
 #[test]
 fn the_command_plays_the_same_story_and_reports_it() {
     let _turn = my_turn();
-    let work = Work::new(60, ROUNDS_100_MS);
+    let work = Work::new(40, ROUNDS_100_MS);
     let expect = work.dir.path().join("expected");
     fs::write(&expect, work.expected()).unwrap();
     let options = ClusterOptions {
         nodes: 4,
-        job: work.job(),
+        job: Some(work.job()),
         kill: 2,
         kill_submitter: true,
-        slots: 1,
-        swarm_bin: None,
         seed: Some(1),
         timeout: JOB_DEADLINE,
         expect: Some(expect),
-        keep: false,
+        ..ClusterOptions::default()
     };
     let report = run(options).unwrap();
     println!("{report}");
     assert!(report.is_good(), "{report}");
-    assert_eq!((report.state.as_str(), report.tasks, report.kills.len()), ("done", 60, 2));
+    assert_eq!((report.state.as_str(), report.tasks, report.kills.len()), ("done", 40, 2));
     assert_eq!((report.same_output, report.expected_output), (Some(true), Some(true)));
+}
+
+/// Two minutes: as many as all the others together, because what goes wrong takes its time.
+#[test]
+fn under_a_steady_load_nodes_are_killed_stopped_and_restarted_and_nothing_is_lost() {
+    let _turn = my_turn();
+    let options = ClusterOptions {
+        duration: Some(Duration::from_secs(70)),
+        tasks_per_second: 40.0,
+        chaos: vec![Kind::Kill, Kind::Stop, Kind::Restart],
+        chaos_every: Interval(Duration::from_secs(2)..Duration::from_secs(6)),
+        seed: Some(1),
+        ..ClusterOptions::default()
+    };
+    let report = steady(&options).unwrap();
+    println!("{report}");
+    assert!(report.is_good(), "{report}");
+    assert!(report.faults.contains_key("kill"), "{report}");
 }
 
 #[test]
@@ -81,7 +99,7 @@ fn swarms_of_one_two_and_three_nodes_work() {
 #[test]
 fn a_rolling_restart_during_jobs_loses_nothing() {
     let _turn = my_turn();
-    let work = Work::new(150, ROUNDS_100_MS);
+    let work = Work::new(60, ROUNDS_100_MS);
     let mut cluster = start(3);
     let mut jobs = Vec::new();
     for number in 0..3 {
@@ -127,19 +145,6 @@ fn a_node_that_starts_before_its_bootstrap_peer_joins_once_that_is_up() {
     let job = cluster.node(1).submit(&work.job()).unwrap();
     wait_over(cluster.node(0), &job);
     assert_all_done(cluster.node(0), &job, &work);
-}
-
-#[test]
-fn the_tasks_of_a_crashed_node_run_elsewhere() {
-    let _turn = my_turn();
-    let work = Work::new(60, ROUNDS_100_MS);
-    let mut cluster = start(3);
-    let job = cluster.node(0).submit(&work.job()).unwrap();
-    let victim = somebody_executing(&cluster);
-    cluster.node_mut(victim).kill();
-    let [survivor, _] = two_running(&cluster);
-    wait_over(survivor, &job);
-    assert_all_done(survivor, &job, &work);
 }
 
 /// Tests take turns: several swarms at once would only wait for each other's processors.

@@ -4,16 +4,16 @@
 
 use swarm_simulation::{Bug, FaultSet, Report, Scenario, Trace, run, shrink, sweep};
 
-/// The seeds of one size: together 200.
+/// The seeds of one size: together 160.
 const SEEDS_A_SIZE: u64 = 40;
-/// The seeds in which every kind of fault must be met.
-const CENSUS_SEEDS: u64 = 100;
+/// The seeds in which every kind of fault must be met, and every promise be kept.
+const CENSUS_SEEDS: u64 = 200;
 /// So many seeds must be enough to notice a bug.
-const SEEDS_A_BUG: u64 = 60;
+const SEEDS_A_BUG: u64 = 120;
 
 #[test]
 fn every_promise_holds_in_swarms_of_every_size() {
-    for nodes in [1, 2, 3, 5, 7] {
+    for nodes in [1, 2, 3, 7] {
         let failed = failures(|seed| Scenario::new(seed, nodes), 0..SEEDS_A_SIZE);
         assert!(failed.is_empty(), "{}", explain(&failed));
     }
@@ -36,12 +36,15 @@ fn one_seed_is_one_trace() {
 }
 
 #[test]
-fn storms_do_happen() {
+fn storms_of_every_kind_happen_and_break_nothing() {
     let mut census = swarm_simulation::Census::default();
+    let mut failed = Vec::new();
     sweep(&(0..CENSUS_SEEDS).map(|seed| Scenario::new(seed, 5)).collect::<Vec<_>>(), threads(), |report| {
         census.merge(&report.census);
+        failed.extend(report.violation.is_some().then_some(report));
         true
     });
+    assert!(failed.is_empty(), "{}", explain(&failed));
     for fault in FaultSet::all().iter() {
         assert!(census.hits(fault) > 0, "no {fault:?} in {CENSUS_SEEDS} storms");
     }

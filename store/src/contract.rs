@@ -53,6 +53,13 @@ pub enum StoreError {
     Stopped,
 }
 
+impl StoreError {
+    /// Whether what was stored is no longer what is there.
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. })
+    }
+}
+
 /// What the storage engine says, in its own words.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]

@@ -38,7 +38,8 @@ pub(crate) fn database() -> Options {
     options.set_paranoid_checks(true);
     // Every acknowledged write was synced, so only the very end of a log can be torn, and what is torn was never
     // acknowledged: this mode forgives exactly that. Damage further in means acknowledged writes are gone; this mode then
-    // refuses to open, where RocksDB's default (point in time) would open without them and say nothing.
+    // refuses to open, where RocksDB's default (point in time) would open without them and say nothing. What it forgives
+    // and should not (an end that was acknowledged) is noticed by the mark.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(true); // a log that vanished is noticed, too
     options.set_max_total_wal_size(WAL_BYTES_MAX);
@@ -51,6 +52,14 @@ pub(crate) fn database() -> Options {
     options.set_keep_log_file_num(2);
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);
+    options
+}
+
+/// The database as it is looked at before it is opened: up to the first change that is missing, where
+/// [`database`] would go on behind a hole of zeroes.
+pub(crate) fn looked_at() -> Options {
+    let mut options = database();
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options
 }
 

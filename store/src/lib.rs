@@ -6,13 +6,16 @@
 
 mod blobs;
 mod contract;
+mod crash_point;
 mod layout;
+mod mark;
 mod memory;
 mod rocks;
 mod writer;
 
-pub use blobs::{BlobError, Blobs, Receiver};
+pub use blobs::{BlobError, Blobs, Receiver, Sender};
 pub use contract::{EngineError, Store, StoreError};
+pub use crash_point::{CRASH_POINT_VARIABLE, CrashPoint};
 pub use layout::FORMAT;
 pub use memory::Memory;
 pub use rocks::{OpenError, Rocks};

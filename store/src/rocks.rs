@@ -1,7 +1,8 @@
 //! The store on a disk: RocksDB.
 //!
 //! Always true: one process at a time has the directory; a commit is one write-ahead log record, synced before it
-//! returns; no type of RocksDB leaves this crate. Elsewhere: tables and tuning are `layout`.
+//! returns; a store that lacks what was acknowledged is not opened, and is left as it was; no type of RocksDB leaves this
+//! crate. Elsewhere: tables and tuning are `layout`, how much was acknowledged is `mark`.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -11,7 +12,8 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, PrefixRange, ReadOptions, WriteBatch,
 use swarm_protocol::{Table, Write};
 
 use crate::layout::{self, FORMAT, FORMAT_KEY};
-use crate::{EngineError, Store, StoreError};
+use crate::mark::Mark;
+use crate::{CrashPoint, EngineError, Store, StoreError};
 
 /// Its lock keeps a second process out. RocksDB's own `LOCK` would too, but says so only in prose.
 const LOCK_FILE: &str = "swarm.lock";
@@ -21,6 +23,8 @@ const LOCK_FILE: &str = "swarm.lock";
 #[derive(Debug)]
 pub struct Rocks {
     db: DB,
+    /// What of it was acknowledged.
+    mark: Mark,
     /// Released when the process ends, however it ends. Declared after `db`, so that it outlives it.
     _lock: File,
 }
@@ -58,6 +62,14 @@ pub enum OpenError {
         /// What RocksDB says.
         source: EngineError,
     },
+    /// Changes that were acknowledged are not in it any more: files were cut, removed or replaced. It is left as it was.
+    #[error("the store in `{dir}` is damaged: the last {missing} changes that were acknowledged are missing")]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+        /// How many; a batch is one for each record in it.
+        missing: u64,
+    },
     /// RocksDB cannot open it for another reason.
     #[error("the store in `{dir}` cannot be opened")]
     Engine {
@@ -76,13 +88,29 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether what was stored is no longer what is there: the same will be said of it tomorrow.
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Missing { .. } => true,
+            Self::Format { source, .. } => source.is_damage(),
+            Self::Locked { .. } | Self::Unwritable { .. } | Self::TooNew { .. } | Self::Engine { .. } => false,
+        }
+    }
+}
+
 impl Rocks {
     /// Opens the store in `dir`, creating both when missing. Blocks while the log of the last run is replayed.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let lock = lock(dir)?;
+        CrashPoint::StoreUnopened.pass();
+        check_acknowledged(dir)?;
         let db = open(dir).map_err(|error| refused(dir, error))?;
-        let mut rocks = Self { db, _lock: lock };
+        CrashPoint::StoreOpened.pass();
+        let mark = Mark::open(dir, db.latest_sequence_number()).map_err(|source| unwritable(dir, source))?;
+        let mut rocks = Self { db, mark, _lock: lock };
         rocks.check_format(dir)?;
+        CrashPoint::FormatStored.pass();
         Ok(rocks)
     }
 
@@ -114,7 +142,14 @@ impl Store for Rocks {
         }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })
+        CrashPoint::BatchUnwritten.pass();
+        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })?;
+        CrashPoint::BatchSynced.pass();
+        let marked = self.mark.set(self.db.latest_sequence_number());
+        marked
+            .map_err(|error| StoreError::Commit { source: EngineError(format!("mark it as acknowledged: {error}")) })?;
+        CrashPoint::BatchMarked.pass();
+        Ok(())
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -137,7 +172,7 @@ impl Store for Rocks {
 }
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
-    let unwritable = |source| OpenError::Unwritable { dir: dir.into(), source };
+    let unwritable = |source| unwritable(dir, source);
     std::fs::create_dir_all(dir).map_err(unwritable)?;
     sync_entry(dir).map_err(unwritable)?;
     let options = File::options().create(true).truncate(false).write(true).clone();
@@ -154,17 +189,50 @@ fn sync_entry(dir: &Path) -> io::Result<()> {
     File::open(dir.join(".."))?.sync_all()
 }
 
+/// Fails when the store has less than its mark says was acknowledged. Looks without changing anything: opened for
+/// writing, RocksDB would replay what is left of a damaged log and remove it.
+fn check_acknowledged(dir: &Path) -> Result<(), OpenError> {
+    let Some(acknowledged) = Mark::read(dir).map_err(|source| unwritable(dir, source))? else { return Ok(()) };
+    let found = last_change(dir).map_err(|error| refused(dir, error))?;
+    match acknowledged.saturating_sub(found) {
+        0 => Ok(()),
+        missing => Err(OpenError::Missing { dir: dir.into(), missing }),
+    }
+}
+
+/// The number of the last change before which none is missing.
+fn last_change(dir: &Path) -> Result<u64, rocksdb::Error> {
+    if !is_made(dir) {
+        return Ok(0);
+    }
+    let options = layout::looked_at();
+    let tables = layout::tables(DB::list_cf(&options, dir)?);
+    Ok(DB::open_cf_descriptors_read_only(&options, dir, tables, false)?.latest_sequence_number())
+}
+
 fn open(dir: &Path) -> Result<DB, rocksdb::Error> {
     let options = layout::database();
-    // RocksDB's pointer to its newest manifest: without it there is no database yet.
-    let stored = if dir.join("CURRENT").exists() { DB::list_cf(&options, dir)? } else { Vec::new() };
+    let stored = if is_made(dir) { DB::list_cf(&options, dir)? } else { Vec::new() };
     DB::open_cf_descriptors(&options, dir, layout::tables(stored))
+}
+
+/// Whether there is RocksDB's pointer to its newest manifest: without it there is no database yet.
+fn is_made(dir: &Path) -> bool {
+    dir.join("CURRENT").exists()
+}
+
+fn unwritable(dir: &Path, source: io::Error) -> OpenError {
+    OpenError::Unwritable { dir: dir.into(), source }
 }
 
 fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
     let dir = dir.into();
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { dir, source: engine(error) },
+        // RocksDB looks only for files that it wrote, and tells this kind of I/O error in prose alone.
+        ErrorKind::IOError if error.as_ref().contains("No such file") => {
+            OpenError::Damaged { dir, source: engine(error) }
+        }
         _ => OpenError::Engine { dir, source: engine(error) },
     }
 }

@@ -173,3 +173,42 @@ fn fresh() -> (TempDir, Blobs) {
 fn assert_nothing_begun(dir: &Path) {
     assert_eq!(fs::read_dir(dir.join("tmp")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_blob_is_handed_out_in_pieces_and_a_damaged_one_never_whole() {
+    let (_dir, blobs) = fresh();
+    let bytes: Vec<u8> = (0..100_u8).collect();
+    let hash = blobs.put(&bytes).unwrap();
+    assert_eq!(handed_out(&blobs, hash).unwrap(), bytes);
+    assert_eq!(handed_out(&blobs, blobs.put(b"").unwrap()).unwrap(), b"");
+
+    fs::write(blobs.path(hash), [7; 100]).unwrap();
+    assert!(matches!(handed_out(&blobs, hash), Err(BlobError::Damaged { .. })));
+    assert!(!blobs.contains(hash));
+}
+
+/// Everything that comes, when it comes to an end.
+fn handed_out(blobs: &Blobs, hash: Hash) -> Result<Vec<u8>, BlobError> {
+    let (mut sender, mut piece, mut whole) = (blobs.sender(hash)?, [0; 30], Vec::new());
+    loop {
+        match sender.read(&mut piece)? {
+            0 => return Ok(whole),
+            len => whole.extend(&piece[..len]),
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_once() {
+    let full = Path::new("/dev/full");
+    if !full.exists() {
+        return;
+    }
+    let (_dir, blobs) = fresh();
+    let (tell, told) = std::sync::mpsc::channel();
+    blobs.on_failure(move |sentence| tell.send(sentence).unwrap());
+    blobs.note("write", full, &fs::write(full, "x").unwrap_err());
+    blobs.note("write", full, &fs::write(full, "x").unwrap_err());
+    assert!(blobs.has_failed());
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["write `/dev/full`: No space left on device (os error 28)"]);
+}

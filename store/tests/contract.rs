@@ -9,6 +9,9 @@ use std::sync::mpsc;
 use swarm_protocol::{Table, Write};
 use swarm_store::{FORMAT, Memory, OpenError, Rocks, Store, StoreError, Writer};
 
+/// The file that says how much was acknowledged.
+const MARK: &str = "swarm.mark";
+
 /// One test for each store and each promise.
 macro_rules! every_store_keeps {
     ($($promise:ident),+ $(,)?) => {
@@ -150,7 +153,7 @@ fn damage_in_a_table_is_an_error_and_never_wrong_data() {
             let error = rocks.scan(Table::Jobs, b"", &mut |_, _| {}).unwrap_err();
             assert!(matches!(error, StoreError::Damaged { table: "jobs", .. }), "{error:?}");
         }
-        Err(error) => assert!(is_damage(&error), "{error:?}"),
+        Err(error) => assert!(error.is_damage(), "{error:?}"),
     }
 }
 
@@ -162,30 +165,60 @@ fn damage_in_the_log_before_its_end_is_refused_rather_than_forgotten() {
         rocks.commit(&[Write::put(Table::Jobs, n.to_be_bytes(), [7; 1_000])]).unwrap();
     }
     drop(rocks);
-    let logs = files_ending(dir.path(), ".log");
-    let log = logs.iter().max_by_key(|log| fs::metadata(log).unwrap().len()).unwrap();
-    flip_byte(log, 50_000);
+    flip_byte(&log(dir.path()), 50_000);
 
-    let error = Rocks::open(dir.path()).unwrap_err();
-    assert!(is_damage(&error), "{error:?}");
+    assert_refused_and_left_alone(dir.path());
 }
 
 #[test]
-fn a_torn_end_of_the_log_costs_the_torn_batch_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut rocks = Rocks::open(dir.path()).unwrap();
-    for n in 0..10 {
-        let batch: Vec<_> = (0..10).map(|k| Write::put(Table::Jobs, [n, k], [7; 100])).collect();
-        rocks.commit(&batch).unwrap();
-    }
-    drop(rocks);
-    let logs = files_ending(dir.path(), ".log");
-    let log = logs.iter().max_by_key(|log| fs::metadata(log).unwrap().len()).unwrap();
-    let file = fs::File::options().write(true).open(log).unwrap();
-    file.set_len(file.metadata().unwrap().len() - 20).unwrap();
-
+fn a_torn_end_of_the_log_that_was_never_acknowledged_costs_the_torn_batch_alone() {
+    let (dir, mark_before) = ten_batches();
+    cut_log(dir.path(), 20);
+    fs::write(dir.path().join(MARK), mark_before).unwrap(); // as if the process had died in the middle of the last batch
     let rocks = Rocks::open(dir.path()).unwrap();
     assert_eq!(scan(&rocks, Table::Jobs, b"").len(), 90);
+}
+
+#[test]
+fn an_end_of_the_log_that_was_acknowledged_is_missed() {
+    for cut in [20, 1_000, 5_000] {
+        let (dir, _) = ten_batches();
+        cut_log(dir.path(), cut);
+        assert_refused_and_left_alone(dir.path());
+    }
+}
+
+#[test]
+fn a_hole_of_zeroes_in_the_log_is_missed() {
+    let (dir, _) = ten_batches();
+    let log = log(dir.path());
+    let mut bytes = fs::read(&log).unwrap();
+    let last_batch = bytes.len() - 1_200;
+    bytes[1_000..last_batch].fill(0);
+    fs::write(log, bytes).unwrap();
+    assert_refused_and_left_alone(dir.path());
+}
+
+#[test]
+fn files_that_vanished_are_missed() {
+    for vanished in [&["log"][..], &["CURRENT"], &["CURRENT", "log"]] {
+        let (dir, _) = ten_batches();
+        for name in vanished {
+            fs::remove_file(if *name == "log" { log(dir.path()) } else { dir.path().join(name) }).unwrap();
+        }
+        assert_refused_and_left_alone(dir.path());
+    }
+}
+
+#[test]
+fn a_damaged_or_lost_mark_costs_nothing_but_its_own_word() {
+    for harm in [|path: &Path| fs::remove_file(path).unwrap(), |path: &Path| flip_byte(path, 3)] {
+        let (dir, _) = ten_batches();
+        harm(&dir.path().join(MARK));
+        assert_eq!(scan(&Rocks::open(dir.path()).unwrap(), Table::Jobs, b"").len(), 100);
+        cut_log(dir.path(), 0);
+        Rocks::open(dir.path()).unwrap();
+    }
 }
 
 #[test]
@@ -240,12 +273,36 @@ fn assert_unwritable(dir: &Path) {
     assert_eq!(error.to_string(), format!("`{}` cannot be written to", dir.display()));
 }
 
-fn is_damage(error: &OpenError) -> bool {
-    match error {
-        OpenError::Damaged { .. } => true,
-        OpenError::Format { source, .. } => matches!(source, StoreError::Damaged { .. }),
-        _ => false,
+/// Refused twice: the first refusal changed nothing.
+fn assert_refused_and_left_alone(dir: &Path) {
+    for _ in 0..2 {
+        let error = Rocks::open(dir).unwrap_err();
+        assert!(error.is_damage(), "{error:?}");
+        assert!(error.to_string().contains(&dir.display().to_string()), "{error}");
     }
+}
+
+/// A store of ten batches of ten records in its log, and its mark before the last of them.
+fn ten_batches() -> (tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rocks = Rocks::open(dir.path()).unwrap();
+    let mut mark_before = Vec::new();
+    for n in 0..10 {
+        let batch: Vec<_> = (0..10).map(|k| Write::put(Table::Jobs, [n, k], [7; 100])).collect();
+        mark_before = fs::read(dir.path().join(MARK)).unwrap();
+        rocks.commit(&batch).unwrap();
+    }
+    (dir, mark_before)
+}
+
+/// The log with the most in it.
+fn log(dir: &Path) -> std::path::PathBuf {
+    files_ending(dir, ".log").into_iter().max_by_key(|log| fs::metadata(log).unwrap().len()).unwrap()
+}
+
+fn cut_log(dir: &Path, bytes: u64) {
+    let file = fs::File::options().write(true).open(log(dir)).unwrap();
+    file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
 }
 
 fn files_ending(dir: &Path, end: &str) -> Vec<std::path::PathBuf> {

@@ -295,9 +295,9 @@ impl TaskList {
 }
 
 async fn has_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<StatusCode> {
-    let (hash, blobs) = (blob_name(&hex)?, api.handle.blobs().clone());
-    let found = blocking(move || blobs.contains(hash)).await?;
-    Ok(if found { StatusCode::OK } else { StatusCode::NOT_FOUND })
+    // Verified, or a user would not hand over again what is damaged here.
+    let found = api.handle.verify_blob(blob_name(&hex)?).await;
+    Ok(if found.is_ok() { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
 async fn put_blob(State(api): State<Api>, Path(hex): Path<String>, body: Body) -> Answer<Json<Stored>> {

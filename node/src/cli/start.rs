@@ -1,5 +1,6 @@
 //! `swarm start`: a node in the foreground, from its first line to a clean end.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,6 +10,7 @@ use super::node::data_dir;
 use super::output::print;
 use crate::api::{Code, Failure, causes};
 use crate::handle::Handle;
+use crate::network::IdentityError;
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
 use crate::supervisor::Crash;
 
@@ -30,9 +32,9 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
         () = signals.next() => return Ok(()),
     };
     greet(runtime.handle()).await?;
-    let api = runtime.api().clone();
+    let (api, data) = (runtime.api().clone(), runtime.handle().data_dir().to_owned());
     let ended = tokio::select! {
-        crash = runtime.crashed() => Err(crashed(&crash)),
+        crash = runtime.crashed() => Err(crashed(&crash, &data)),
         () = api.drained() => Ok(()),
         () = signals.next() => leave(runtime.handle(), &mut signals).await,
     };
@@ -66,15 +68,29 @@ fn not_started(error: &StartError) -> Failure {
     let failure = Failure::new(Code::Failed, causes(error));
     match error {
         StartError::Locked { dir } => failure.hint(format!("swarm status --node {}", dir.display())),
+        StartError::Damaged { dir, .. } => Failure { code: Code::Integrity, ..failure }.hint(moved_away(dir)),
+        StartError::Identity(IdentityError::Damaged { path }) => {
+            Failure { code: Code::Integrity, ..failure }.hint(moved_away(path))
+        }
         StartError::DataDir { .. } => failure.hint("swarm start --data DIR"),
         _ => failure,
     }
 }
 
+/// The way on from damaged data: the node comes back without it, and what other nodes keep comes back from them.
+fn moved_away(path: &Path) -> String {
+    let path = path.display();
+    format!("mv '{path}' '{path}.damaged' && swarm start …   # what other nodes keep too comes back from them")
+}
+
 /// What made the node stop, and of which of its parts that is.
-fn crashed(crash: &Crash) -> Failure {
+fn crashed(crash: &Crash, data: &Path) -> Failure {
     let message = format!("{}; without its {} the node cannot go on", causes(crash.source.as_ref()), crash.child);
-    Failure::new(Code::Failed, message).hint("swarm start")
+    let hint = match crash.child {
+        "storage" | "blobs" => format!("look at the disk of `{}` (df -h), then start the node again", data.display()),
+        _ => "swarm start".to_owned(),
+    };
+    Failure::new(Code::Failed, message).hint(hint)
 }
 
 /// Says who and where the node is, ready to be read by people and programs.
@@ -150,8 +166,9 @@ mod tests {
     fn a_crash_begins_with_its_cause() {
         let crash = Crash { child: "storage", source: "the disk is full".into() };
         assert_eq!(
-            crashed(&crash).to_string(),
-            "the disk is full; without its storage the node cannot go on\nswarm start"
+            crashed(&crash, Path::new("/data")).to_string(),
+            "the disk is full; without its storage the node cannot go on\n\
+             look at the disk of `/data` (df -h), then start the node again"
         );
     }
 }

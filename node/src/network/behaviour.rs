@@ -76,8 +76,10 @@ impl Names {
     /// Where this is gossiped.
     pub(super) fn topic(&self, gossip: &Gossip) -> IdentTopic {
         match gossip {
-            Gossip::Job { .. } => self.jobs.clone(),
-            Gossip::Alive(_) | Gossip::Suspect { .. } | Gossip::Left { .. } => self.members.clone(),
+            Gossip::Job { .. } | Gossip::JobOver(_) => self.jobs.clone(),
+            Gossip::Alive(_) | Gossip::Suspect { .. } | Gossip::Down { .. } | Gossip::Left { .. } => {
+                self.members.clone()
+            }
         }
     }
 }

@@ -3,20 +3,18 @@
 //! The one who wants it opens the stream and sends the 32 bytes of the hash. The other answers with one byte ([`FOUND`],
 //! [`NOT_FOUND`] or [`BUSY`]), and when it was found with the length (8 bytes, big-endian) and that many bytes.
 //!
-//! Always true: what is stored was verified against its hash; a peer that stands still is given up after [`STALL_MAX`];
+//! Always true: what is stored was verified against its hash, and what is damaged here is never sent whole; a peer that stands still is given up after [`STALL_MAX`];
 //! at most [`UPLOADS_MAX`] uploads run at once, and who comes then is told at once to try others.
 //!
 //! Elsewhere: from whom to fetch, and from whom next, is the caller's choice.
 
-use std::fs::File;
-use std::io::{Read, Take};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use swarm_protocol::Hash;
-use swarm_store::{BlobError, Blobs};
+use swarm_store::{BlobError, Blobs, Sender};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -104,38 +102,31 @@ async fn answer(stream: &mut Stream, blobs: Blobs, uploads: Arc<Semaphore>) -> R
     within(stream.read_exact(&mut hash)).await?;
     let Ok(_permit) = uploads.try_acquire() else { return reply(stream, &[BUSY]).await };
     let hash = Hash::from_bytes(hash);
-    let found = blocking(move || open(&blobs, hash)).await?;
-    let Some((file, len)) = found else { return reply(stream, &[NOT_FOUND]).await };
+    // One that cannot be read, or is damaged at its beginning, is as good as none for the peer, who then asks others.
+    let begun = blocking(move || next(blobs.sender(hash)?, vec![0; PIECE_BYTES])).await?;
+    let Ok(begun) = begun else { return reply(stream, &[NOT_FOUND]).await };
     let mut header = vec![FOUND];
-    header.extend(len.to_be_bytes());
+    header.extend(begun.0.len().to_be_bytes());
     within(stream.write_all(&header)).await?;
-    upload(stream, file.take(len)).await?;
+    upload(stream, begun).await?;
     within(stream.close()).await
 }
 
-/// The blob's file and length. One that cannot be read is as good as none for the peer.
-fn open(blobs: &Blobs, hash: Hash) -> Option<(File, u64)> {
-    let file = blobs.file(hash).ok()?;
-    let len = file.metadata().ok()?.len();
-    Some((file, len))
+/// A blob on its way, a buffer, and how many bytes of the buffer are the next.
+type Upload = (Sender, Vec<u8>, usize);
+
+fn next(mut sender: Sender, mut piece: Vec<u8>) -> Result<Upload, BlobError> {
+    let got = sender.read(&mut piece)?;
+    Ok((sender, piece, got))
 }
 
-/// Sends the whole file. Not verified here: the receiver does, and a damaged file is of no use to it.
-async fn upload(stream: &mut Stream, mut file: Take<File>) -> Result<(), FetchError> {
-    let mut piece = vec![0; PIECE_BYTES];
-    loop {
-        let got;
-        (file, piece, got) = blocking(move || {
-            let got = file.read(&mut piece)?;
-            Ok::<_, std::io::Error>((file, piece, got))
-        })
-        .await?
-        .map_err(FetchError::Stream)?;
-        if got == 0 {
-            return Ok(());
-        }
+/// Sends the whole blob. When it turns out to be damaged it breaks off before the last piece.
+async fn upload(stream: &mut Stream, (mut sender, mut piece, mut got): Upload) -> Result<(), FetchError> {
+    while got > 0 {
         within(stream.write_all(&piece[..got])).await?;
+        (sender, piece, got) = blocking(move || next(sender, piece)).await?.map_err(FetchError::Store)?;
     }
+    Ok(())
 }
 
 async fn reply(stream: &mut Stream, bytes: &[u8]) -> Result<(), FetchError> {

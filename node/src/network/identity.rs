@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use swarm_protocol::NodeId;
+use swarm_store::CrashPoint;
 
 /// The file in the data directory.
 const FILE_NAME: &str = "identity.key";
-/// The file holds the secret key, nothing else.
+/// The file begins with the secret key.
 const SECRET_BYTES: usize = 32;
+/// The secret key and the public one, which shows whether the secret one is still what it was. The first version stored
+/// the secret one alone, and such a file is still read.
+const FILE_BYTES: usize = SECRET_BYTES + 32;
 
 /// A node's secret key, and what follows from it. Its `Debug` shows the public part alone.
 #[derive(Clone)]
@@ -35,7 +39,8 @@ pub enum IdentityError {
     },
     /// The file holds something else.
     #[error(
-        "the identity `{path}` is damaged: it must have exactly 32 bytes; restore it, or remove it to become a new node"
+        "the identity `{path}` is damaged: it must be a secret key and the public key that belongs to it, \
+         {FILE_BYTES} bytes; restore it, or move it away to become a new node"
     )]
     Damaged {
         /// The file.
@@ -95,8 +100,9 @@ impl Identity {
     }
 
     fn from_file(bytes: &[u8], path: PathBuf) -> Result<Self, IdentityError> {
-        let secret = bytes.try_into().map_err(|_| IdentityError::Damaged { path })?;
-        Ok(Self::from_secret(secret))
+        let identity = bytes.first_chunk().map(|secret| Self::from_secret(*secret));
+        let is_whole = |identity: &Self| bytes.len() == SECRET_BYTES || bytes == identity.to_file();
+        identity.filter(is_whole).ok_or(IdentityError::Damaged { path })
     }
 
     fn create(data: &Path, path: PathBuf) -> Result<Self, IdentityError> {
@@ -108,10 +114,18 @@ impl Identity {
     fn write(&self, data: &Path, path: &Path) -> io::Result<()> {
         let partial = path.with_extension("partial");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(&self.key.to_bytes())?;
+        file.write_all(&self.to_file())?;
         file.sync_all()?;
+        CrashPoint::IdentityUnnamed.pass();
         fs::rename(&partial, path)?;
-        File::open(data)?.sync_all()
+        CrashPoint::IdentityNamed.pass();
+        File::open(data)?.sync_all()?;
+        CrashPoint::IdentityDurable.pass();
+        Ok(())
+    }
+
+    fn to_file(&self) -> [u8; FILE_BYTES] {
+        self.key.to_keypair_bytes()
     }
 }
 

@@ -295,8 +295,10 @@ async fn a_blob_that_is_damaged_at_its_source_is_refused() {
     let hash = anna.blobs.put(&bytes).unwrap();
     bytes[700_000] ^= 1;
     overwrite(&anna.blobs.path(hash), &bytes);
-    assert!(matches!(bert.network.fetch_blob(anna.id(), hash).await, Err(FetchError::Damaged)));
+    assert!(matches!(bert.network.fetch_blob(anna.id(), hash).await, Err(FetchError::Stream(_))));
     assert!(!bert.blobs.contains(hash));
+    // Its holder has noticed, too.
+    assert!(matches!(bert.network.fetch_blob(anna.id(), hash).await, Err(FetchError::NotFound)));
 }
 
 #[tokio::test]
@@ -470,9 +472,16 @@ fn an_identity_is_made_once_and_is_private() {
     assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1);
     assert!(!format!("{first:?}").contains(&hex::encode(first.signing_key().to_bytes())));
 
-    std::fs::write(&file, b"too short").unwrap();
-    assert!(matches!(Identity::load_or_create(data.path()), Err(IdentityError::Damaged { .. })));
-    assert_eq!(std::fs::read(&file).unwrap(), b"too short");
+    let whole = std::fs::read(&file).unwrap();
+    let flipped: Vec<u8> = whole.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 40)).collect();
+    for damaged in [&b"too short"[..], &whole[..40], &flipped] {
+        std::fs::write(&file, damaged).unwrap();
+        assert!(matches!(Identity::load_or_create(data.path()), Err(IdentityError::Damaged { .. })));
+        assert_eq!(std::fs::read(&file).unwrap(), damaged);
+    }
+    // As the first version stored it.
+    std::fs::write(&file, &whole[..32]).unwrap();
+    assert_eq!(Identity::load_or_create(data.path()).unwrap().node(), first.node());
 }
 
 // ---- helpers

@@ -91,6 +91,10 @@ impl State {
                     shared.slots.enqueue(job.clone()).await;
                 }
             }
+            // The process is about to stop, and what is not reported runs elsewhere or after the next start.
+            Err(reason) if shared.stages.disk_failed() => {
+                tracing::warn!(lease = ?self.lease, %reason, "the disk failed")
+            }
             Err(reason) => {
                 tracing::warn!(lease = ?self.lease, %reason, "a batch cannot be started");
                 let rejected = Outcome::bare(Ending::Rejected(reason));
@@ -119,6 +123,8 @@ impl State {
         self.reported = Instant::now();
         if !self.outcomes.is_empty() {
             let outcomes = self.outcomes.take();
+            let ended = outcomes.iter().filter(|(_, outcome)| outcome.ending != Ending::Cancelled);
+            super::log("ended", self.lease, ended.map(|(range, _)| *range));
             (self.sources.tell)(Event::Ended { lease: self.lease, outcomes }).await;
         }
     }

@@ -46,6 +46,10 @@ use slots::Slots;
 use stage::Stages;
 use supervisor::{Supervised, SupervisorMessage};
 
+/// The log, at level debug, of what is granted to this node and what ended on it: two lines a batch, for whoever follows
+/// every task from node to node.
+const TASKS_LOG: &str = "swarm_node::tasks";
+
 /// What [`Work`] needs.
 pub(crate) struct WorkOptions {
     /// The sandbox, with at least as many slots.
@@ -127,6 +131,14 @@ fn reason(error: &dyn Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+fn log(what: &str, lease: LeaseId, tasks: impl Iterator<Item = Range>) {
+    let ShardId { job, stage, .. } = lease.shard;
+    if tracing::enabled!(target: TASKS_LOG, tracing::Level::DEBUG) {
+        let tasks: Vec<Range> = tasks.collect();
+        tracing::debug!(target: TASKS_LOG, %job, stage, ?tasks, "{what}");
+    }
+}
+
 /// Runs batches. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Work {
@@ -159,6 +171,7 @@ impl Work {
 
     /// Runs the tasks of a batch; their outcomes come as [`Event::Ended`].
     pub(crate) fn run(&self, batch: Batch) {
+        log("granted", batch.lease, batch.tasks.iter().map(|(range, _)| *range));
         self.tell(SupervisorMessage::Run(batch));
     }
 

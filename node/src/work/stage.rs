@@ -4,6 +4,8 @@
 //! tried again by the next lease.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -35,6 +37,8 @@ const LIST_BYTES_MAX: usize = 256 * 1024 * 1024;
 const STDIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Files that an input may take from an earlier stage: each is a link on this node's disk.
 const FROM_FILES_MAX: u32 = 1 << 17;
+/// What a disk must still take after a task with outputs failed, or the disk may have been the cause.
+const PROBE_BYTES: usize = 64 * 1024;
 /// Questions for the shards of an earlier stage, and fetches from different holders, at once.
 const AT_ONCE: usize = 8;
 
@@ -115,9 +119,15 @@ impl Stages {
     /// The stage of a batch, ready, and with the items of the batch's own tasks. The error is for people.
     pub(super) async fn prepare(&self, batch: &Batch) -> Result<Arc<Stage>, String> {
         let cell = self.cell((batch.lease.shard.job, batch.lease.shard.stage));
-        let stage = cell.get_or_try_init(|| self.make_ready(batch)).await.map_err(|error| reason(&error))?;
+        let ready = cell.get_or_try_init(|| self.make_ready(batch)).await;
+        let stage = ready.inspect_err(|error| note_disk(&self.blobs, error)).map_err(|error| reason(&error))?;
         self.fetch_items(stage, batch).await;
         Ok(Arc::clone(stage))
+    }
+
+    /// Whether this node's disk has failed: then nothing that goes wrong here may be held against a task.
+    pub(super) fn disk_failed(&self) -> bool {
+        self.blobs.has_failed()
     }
 
     fn cell(&self, key: StageKey) -> Ready {
@@ -252,8 +262,9 @@ impl Stages {
         let Some(items) = stage.items.as_ref().filter(|_| uses_file) else { return };
         let indexes = batch.tasks.iter().flat_map(|(range, _)| range.indexes());
         let files = indexes.filter_map(|index| items.get(index as usize)?.file);
-        let hashes: Vec<_> = files.map(|(hash, _)| hash).collect();
-        if let Err(error) = (self.sources.fetch)((hashes, batch.sources.clone())).await {
+        let mut wanted = Wanted::default();
+        files.for_each(|(hash, _)| wanted.add(hash, &[]));
+        if let Err(error) = self.hold(wanted, &batch.sources).await {
             tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
         }
     }
@@ -326,14 +337,28 @@ impl Wanted {
     }
 }
 
+/// Notes when what went wrong is this node's disk.
+fn note_disk(blobs: &Blobs, error: &(dyn Error + 'static)) {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    for cause in causes.filter_map(|cause| cause.downcast_ref()) {
+        blobs.note("prepare a task with the blobs in", blobs.root(), cause);
+    }
+}
+
 impl Stage {
     fn spec(&self) -> &StageSpec {
         &self.spec.stages[usize::from(self.position)] // was there when the stage was made ready
     }
 
-    /// Runs one task to its end, on the calling thread.
+    /// Runs one task to its end, on the calling thread. Once this node's disk has failed nothing is said of a task that
+    /// could not be run: the process is about to stop, and the task runs elsewhere or after the next start.
     pub(super) fn run(&self, task: Taken, stop: &StopFlag) -> Outcome {
-        self.try_run(task, stop).unwrap_or_else(|error| Outcome::bare(Ending::Rejected(reason(&error))))
+        let run = self.try_run(task, stop).inspect_err(|error| note_disk(&self.blobs, error));
+        match run {
+            Ok(outcome) => outcome,
+            Err(_) if self.blobs.has_failed() => Outcome::bare(Ending::Cancelled),
+            Err(error) => Outcome::bare(Ending::Rejected(reason(&error))),
+        }
     }
 
     fn try_run(&self, task: Taken, stop: &StopFlag) -> Result<Outcome, Unstarted> {
@@ -360,6 +385,16 @@ impl Stage {
             stop,
         });
         self.outcome(finished, out_dir)
+    }
+
+    /// Whether this node's disk has failed, found out by writing to it.
+    fn disk_failed(&self) -> bool {
+        let writes = !self.spec().outputs.is_empty();
+        let probe = || io::Write::write_all(&mut tempfile::tempfile_in(&self.scratch)?, &[0; PROBE_BYTES]);
+        if let Err(error) = if writes { probe() } else { Ok(()) } {
+            self.blobs.note("write below", &self.scratch, &error);
+        }
+        self.blobs.has_failed()
     }
 
     fn item(&self, index: u32) -> Result<Option<&Item>, Unstarted> {
@@ -413,6 +448,10 @@ impl Stage {
 
     fn outcome(&self, finished: Finished, out_dir: Option<tempfile::TempDir>) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
+        // Of its own doing, perhaps; or it met a full disk where it wanted to leave its outputs, which are still there.
+        if !finished.ending.is_success() && self.disk_failed() {
+            return Ok(Outcome::bare(Ending::Cancelled));
+        }
         let left = match out_dir.filter(|_| finished.ending.is_success()) {
             Some(dir) => outputs::collect(dir.path(), &spec.outputs, spec.limits.outputs_bytes_max, &self.blobs)?,
             None => Ok(Vec::new()),

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use swarm_simulation::cluster::{self, ClusterOptions};
+use swarm_simulation::crash_points::{self, CrashOptions};
+use swarm_simulation::damage::{self, DamageOptions};
 use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, run, shrink};
 
 use bugs::Hunt;
@@ -67,7 +69,9 @@ enum Command {
     /// Plants one bug after the other and tells which seed finds it. Exits with 1 when one is not found.
     Bugs(Hunt),
     Membership(MembershipOptions),
-    Cluster(ClusterOptions),
+    Cluster(Box<ClusterOptions>),
+    CrashPoints(CrashOptions),
+    Damage(DamageOptions),
 }
 
 /// Every kind of fault, for the help.
@@ -87,14 +91,20 @@ impl Cli {
             Command::Replay { seed, shape, json: false } => Ok(replay(seed, &shape)),
             Command::Replay { seed, shape, json: true } => Ok(replay_as_json(seed, &shape)),
             Command::Shrink { seed, shape } => Ok(shrink_seed(seed, &shape)),
+            Command::Bugs(hunt) => Ok(hunt.run()),
             Command::Membership(options) => {
                 let report = membership(&options);
                 println!("{report}");
                 Ok(exit(report.is_good()))
             }
-            Command::Bugs(hunt) => Ok(hunt.run()),
-            Command::Cluster(options) => {
-                let report = cluster::run(options)?;
+            Command::Cluster(options) => run_cluster(*options),
+            Command::CrashPoints(options) => {
+                let report = crash_points::run(&options)?;
+                println!("{report}");
+                Ok(exit(report.is_good()))
+            }
+            Command::Damage(options) => {
+                let report = damage::run(&options)?;
                 println!("{report}");
                 Ok(exit(report.is_good()))
             }
@@ -149,6 +159,26 @@ fn shrink_seed(seed: u64, shape: &Shape) -> ExitCode {
     };
     judge(&report);
     ExitCode::FAILURE
+}
+
+fn run_cluster(options: ClusterOptions) -> anyhow::Result<ExitCode> {
+    let json = options.json;
+    if options.is_steady() {
+        let report = cluster::steady(&options)?;
+        print_report(&report, json)?;
+        return Ok(exit(report.is_good()));
+    }
+    let report = cluster::run(options)?;
+    print_report(&report, json)?;
+    Ok(exit(report.is_good()))
+}
+
+fn print_report(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string(report)?),
+        false => println!("{report}"),
+    }
+    Ok(())
 }
 
 /// Prints what broke, if anything, and the command that repeats it.

@@ -30,6 +30,8 @@ pub enum ClusterError {
         node: usize,
         /// How.
         status: String,
+        /// Its exit code; `None` when a signal ended it.
+        code: Option<i32>,
         /// The last lines of its standard error.
         said: String,
     },
@@ -53,6 +55,40 @@ pub enum ClusterError {
         /// What it said.
         stderr: String,
     },
+    /// A node's socket gave no whole answer.
+    #[error("{asked} was not answered")]
+    Unanswered {
+        /// What of whom.
+        asked: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A node's socket answered with an error.
+    #[error("{asked} was answered with {status}: {said}")]
+    Refused {
+        /// What of whom.
+        asked: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        said: String,
+    },
+    /// The store of a node that does not run.
+    #[error("the records of node {node} cannot be read: {why}")]
+    Records {
+        /// Which.
+        node: usize,
+        /// Why.
+        why: String,
+    },
+    /// A command of the system that makes or cuts networks.
+    #[error("`{command}` failed: {said}")]
+    Network {
+        /// As it could be typed.
+        command: String,
+        /// What it said.
+        said: String,
+    },
     /// A command's JSON is not as agreed.
     #[error("`{command}` answered what cannot be read: `{answer}`")]
     Answer {
@@ -73,6 +109,9 @@ pub enum ClusterError {
         /// How it was at the last look.
         last: String,
     },
+    /// A node did what it must not.
+    #[error("{0}")]
+    Unexpected(String),
     /// Ctrl-C or SIGTERM.
     #[error("interrupted")]
     Interrupted,
@@ -80,7 +119,7 @@ pub enum ClusterError {
 
 impl ClusterError {
     /// Names the step and the file of an I/O error.
-    pub(super) fn io(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { step, path, source }
     }

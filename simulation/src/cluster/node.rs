@@ -3,23 +3,29 @@
 //! Always true: at most one process at a time; it is killed by its own id and waited for, at the latest when this is
 //! dropped. Its address, once it has one, is the same in every life.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde::de::DeserializeOwned;
 
 use super::answers::Members;
+use super::client::{Client, Output};
+use super::namespaces::Home;
 use super::{ClusterError, DEADLINE, Job, Member, Status, wait_until};
 
 /// How much of its standard error is told when it ends by itself.
 const SAID_LINES: usize = 20;
 /// Draining takes up to a minute when tasks run.
-const STOP_DEADLINE: Duration = Duration::from_secs(90);
+pub(super) const STOP_DEADLINE: Duration = Duration::from_secs(90);
+/// What its processes log: what is wrong, and each batch of tasks that is granted to them or ended on them.
+const LOG: &str = "warn,libp2p_kad=error,swarm_node::tasks=debug";
+/// What of a data directory makes a node the same node.
+const IDENTITY: &str = "identity.key";
 
 /// A node: its data directory lives longer than its processes.
 #[derive(Debug)]
@@ -29,32 +35,32 @@ pub struct Node {
     /// Its data directory is `NUMBER` in here, what its processes say is beside it.
     root: PathBuf,
     slots: usize,
+    home: Home,
     bootstrap: Vec<String>,
+    environment: BTreeMap<String, String>,
     greeting: Option<Greeting>,
     child: Option<Child>,
-    /// Numbers the files that commands write to.
-    commands: AtomicU64,
-}
-
-/// What a command said and how it ended.
-#[derive(Clone, Debug)]
-pub struct Output {
-    /// As it could be typed.
-    pub command: String,
-    /// `None` when it was killed.
-    pub code: Option<i32>,
-    /// Data.
-    pub stdout: Vec<u8>,
-    /// Talk.
-    pub stderr: String,
+    client: Client,
+    peak_memory_bytes: u64,
 }
 
 impl Node {
     /// A node that is not running yet. The directories of all nodes of a cluster are in `root`.
-    pub(super) fn new(number: usize, program: &Path, root: &Path, slots: usize) -> Self {
-        let (program, root) = (program.into(), root.into());
-        let commands = AtomicU64::new(0);
-        Self { number, program, root, slots, bootstrap: Vec::new(), greeting: None, child: None, commands }
+    pub(super) fn new(number: usize, program: &Path, root: &Path, slots: usize, home: Home) -> Self {
+        let client = Client::new(program, &root.join(number.to_string()));
+        Self {
+            number,
+            program: program.into(),
+            root: root.into(),
+            slots,
+            home,
+            bootstrap: Vec::new(),
+            environment: BTreeMap::new(),
+            greeting: None,
+            child: None,
+            client,
+            peak_memory_bytes: 0,
+        }
     }
 
     /// Its position in the cluster, from 0.
@@ -93,6 +99,14 @@ impl Node {
         self.bootstrap = addresses;
     }
 
+    /// A variable in the environment of its processes from its next start on; an empty value takes it away.
+    pub fn set_variable(&mut self, name: &str, value: impl Into<String>) {
+        match value.into() {
+            value if value.is_empty() => self.environment.remove(name),
+            value => self.environment.insert(name.into(), value),
+        };
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(&mut self) -> Result<(), ClusterError> {
         self.launch()?;
@@ -100,49 +114,146 @@ impl Node {
     }
 
     /// Starts it, without waiting.
-    pub(super) fn launch(&mut self) -> Result<(), ClusterError> {
+    pub fn launch(&mut self) -> Result<(), ClusterError> {
         self.kill();
         let listen = self.greeting.as_ref().and_then(|greeting| greeting.address.split("/p2p/").next());
-        let mut command = Command::new(&self.program);
+        let listen = listen.map_or_else(|| self.home.listen(), str::to_owned);
+        let mut command = self.home.command(&self.program);
         command.arg("start").arg("--data").arg(self.dir());
-        command.args(["--listen", listen.unwrap_or("/ip4/127.0.0.1/tcp/0"), "--slots", &self.slots.to_string()]);
+        command.args(["--listen", &listen, "--slots", &self.slots.to_string()]);
         command.args(self.bootstrap.iter().flat_map(|address| ["--bootstrap", address]));
+        command.env("SWARM_LOG", LOG);
+        command.envs(&self.environment);
         command.stdin(Stdio::null()).stdout(create(&self.file("out"))?).stderr(append(&self.file("err"))?);
         self.child = Some(command.spawn().map_err(ClusterError::io("start", &self.program))?);
         Ok(())
     }
 
     /// Waits until it has greeted.
-    pub(super) fn wait_ready(&mut self) -> Result<(), ClusterError> {
+    pub fn wait_ready(&mut self) -> Result<(), ClusterError> {
         let what = format!("the start of node {}", self.number);
-        let greeting = wait_until(&what, DEADLINE, || {
-            self.check_alive()?;
-            let out = self.file("out");
-            let text = fs::read_to_string(&out).map_err(ClusterError::io("read", &out))?;
-            let wrong = |what| ClusterError::Greeting { node: self.number, what, greeting: text.clone() };
-            Greeting::parse(&text).map_err(wrong)
-        })?;
-        self.greeting = Some(greeting);
-        Ok(())
+        wait_until(&what, DEADLINE, || self.look_ready())
+    }
+
+    /// Whether it has greeted.
+    pub(super) fn look_ready(&mut self) -> Result<Option<()>, ClusterError> {
+        self.check_alive()?;
+        let out = self.file("out");
+        let text = fs::read_to_string(&out).map_err(ClusterError::io("read", &out))?;
+        let wrong = |what| ClusterError::Greeting { node: self.number, what, greeting: text.clone() };
+        let greeting = Greeting::parse(&text, self.home.host()).map_err(wrong)?;
+        let ready = greeting.is_some().then_some(());
+        self.greeting = greeting.or(self.greeting.take());
+        Ok(ready)
     }
 
     /// Kills it (SIGKILL), as a power cut would. Does nothing when it does not run.
     pub fn kill(&mut self) {
+        self.note_memory();
         let Some(mut child) = self.child.take() else { return };
         // Both fail only when it has ended by itself already.
         let _ = child.kill();
         let _ = child.wait();
     }
 
+    /// Stops it where it stands (SIGSTOP), as a machine that stalls would.
+    pub(super) fn pause(&self) -> Result<(), ClusterError> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(super) fn resume(&self) -> Result<(), ClusterError> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Asks it to leave (SIGTERM), without waiting.
+    pub(super) fn leave(&mut self) -> Result<(), ClusterError> {
+        self.note_memory();
+        self.signal(Signal::TERM)
+    }
+
+    /// Whether it has left; it must end with success.
+    pub(super) fn look_left(&mut self) -> Result<Option<()>, ClusterError> {
+        let Some(status) = self.ended()? else { return Ok(self.child.is_none().then_some(())) };
+        self.child = None;
+        if status.success() { Ok(Some(())) } else { Err(self.ended_badly(status)) }
+    }
+
     /// Asks it to leave (SIGTERM) and waits until it has handed over what it owes and ended; it must end with success.
     pub fn stop(&mut self) -> Result<(), ClusterError> {
-        let Some(child) = &self.child else { return Ok(()) };
-        kill_process(Pid::from_child(child), Signal::TERM)
-            .map_err(|errno| ClusterError::io("stop", self.dir())(errno.into()))?;
+        self.leave()?;
         let what = format!("the end of node {}", self.number);
-        let status = wait_until(&what, STOP_DEADLINE, || self.ended())?;
-        self.child = None;
-        if status.success() { Ok(()) } else { Err(self.ended_badly(status)) }
+        wait_until(&what, STOP_DEADLINE, || self.look_left())
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), ClusterError> {
+        let Some(child) = &self.child else { return Ok(()) };
+        kill_process(Pid::from_child(child), signal)
+            .map_err(|errno| ClusterError::io("signal the process of", self.dir())(errno.into()))
+    }
+
+    /// Kills it and empties its directory, as a replaced disk would be; with its identity it is the same node that
+    /// forgot everything, without it a new one.
+    pub(super) fn wipe(&mut self, keeps_identity: bool) -> Result<(), ClusterError> {
+        self.kill();
+        let (dir, identity) = (self.dir(), self.dir().join(IDENTITY));
+        let key = fs::read(&identity).map_err(ClusterError::io("read", &identity))?;
+        fs::remove_dir_all(&dir).map_err(ClusterError::io("remove", &dir))?;
+        if keeps_identity {
+            let mode = fs::Permissions::from_mode(0o600);
+            fs::create_dir(&dir).map_err(ClusterError::io("create", &dir))?;
+            fs::write(&identity, key).map_err(ClusterError::io("write", &identity))?;
+            fs::set_permissions(&identity, mode).map_err(ClusterError::io("protect", &identity))?;
+        }
+        Ok(())
+    }
+
+    /// The most memory that any of its processes had (VmHWM), as far as it was looked at before they ended.
+    pub(super) fn peak_memory_bytes(&mut self) -> u64 {
+        self.note_memory();
+        self.peak_memory_bytes
+    }
+
+    /// The memory that its process has now (VmRSS).
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn note_memory(&mut self) {
+        self.peak_memory_bytes = self.peak_memory_bytes.max(self.memory("VmHWM:"));
+    }
+
+    /// A line of the system's account of its process; 0 when there is none.
+    fn memory(&self, name: &str) -> u64 {
+        let Some(child) = &self.child else { return 0 };
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        line.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() * 1024
+    }
+
+    /// The size of everything in its data directory.
+    pub(super) fn disk_bytes(&self) -> u64 {
+        bytes_in(&self.dir())
+    }
+
+    /// The nodes that it knows, by its socket.
+    pub(super) fn seen(&self) -> Result<Vec<Member>, ClusterError> {
+        Ok(self.client.get_json::<Members>("/v1/nodes")?.items)
+    }
+
+    /// How many tasks it runs now, by its socket; `None` when it does not answer.
+    pub(super) fn slots_busy(&self) -> Option<u32> {
+        Some(self.client.get_json::<Status>("/v1/status").ok()?.slots_busy)
+    }
+
+    /// A user of it.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What its processes logged, all of them.
+    pub(super) fn log(&self) -> PathBuf {
+        self.file("err")
     }
 
     /// Stops it cleanly and starts it again with the same data and address.
@@ -153,25 +264,12 @@ impl Node {
 
     /// Runs `swarm --node DIR …` and says what came of it. It is killed at the deadline.
     pub fn cli<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Output, ClusterError> {
-        let number = self.commands.fetch_add(1, Ordering::Relaxed);
-        let [out, err] = ["out", "err"].map(|kind| self.file(&format!("command-{number}.{kind}")));
-        let mut command = Command::new(&self.program);
-        command.arg("--node").arg(self.dir()).args(args);
-        command.stdin(Stdio::null()).stdout(create(&out)?).stderr(create(&err)?);
-        let typed = typed(&command);
-        let mut child = Running(command.spawn().map_err(ClusterError::io("start", &self.program))?);
-        let status = wait_until(&format!("the end of `{typed}`"), DEADLINE * 2, || {
-            child.0.try_wait().map_err(ClusterError::io("wait for", &self.program))
-        })?;
-        let stdout = take(&out)?;
-        let stderr = String::from_utf8_lossy(&take(&err)?).into_owned();
-        Ok(Output { command: typed, code: status.code(), stdout, stderr })
+        self.client.run(args, DEADLINE * 2)
     }
 
     /// Submits a job file and returns the job's id.
     pub fn submit(&self, file: &Path) -> Result<String, ClusterError> {
-        let output = self.cli(&[OsStr::new("submit"), file.as_os_str(), OsStr::new("-o"), OsStr::new("id")])?.good()?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+        self.client.submit(file, DEADLINE * 2)
     }
 
     /// A job as this node knows it.
@@ -200,7 +298,7 @@ impl Node {
     }
 
     /// Fails when it should run and has ended by itself.
-    pub(super) fn check_alive(&mut self) -> Result<(), ClusterError> {
+    pub fn check_alive(&mut self) -> Result<(), ClusterError> {
         match self.ended()? {
             Some(status) => Err(self.ended_badly(status)),
             None => Ok(()),
@@ -227,7 +325,7 @@ impl Node {
     }
 
     fn ended_badly(&self, status: ExitStatus) -> ClusterError {
-        ClusterError::Ended { node: self.number, status: status.to_string(), said: self.said() }
+        ClusterError::Ended { node: self.number, status: status.to_string(), code: status.code(), said: self.said() }
     }
 
     fn greeted(&self) -> &Greeting {
@@ -248,22 +346,6 @@ impl Drop for Node {
     }
 }
 
-impl Output {
-    /// Itself, when the command succeeded.
-    pub fn good(self) -> Result<Self, ClusterError> {
-        if self.code == Some(0) {
-            return Ok(self);
-        }
-        Err(ClusterError::Command { command: self.command, code: self.code, stderr: self.stderr.trim().into() })
-    }
-
-    fn json<T: DeserializeOwned>(self) -> Result<T, ClusterError> {
-        let Self { command, stdout, .. } = self.good()?;
-        let answer = |source| ClusterError::Answer { command, answer: String::from_utf8_lossy(&stdout).into(), source };
-        serde_json::from_slice(&stdout).map_err(answer)
-    }
-}
-
 /// What `swarm start` says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Greeting {
@@ -273,33 +355,28 @@ struct Greeting {
 
 impl Greeting {
     /// Reads the lines until `ready`; `None` while they are not all there.
-    fn parse(text: &str) -> Result<Option<Self>, &'static str> {
+    fn parse(text: &str, host: &str) -> Result<Option<Self>, &'static str> {
         let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
         if !text.ends_with('\n') || !lines.contains(&("ready", "")) {
             return Ok(None);
         }
         let value = |word| move |(first, rest): &(&str, &str)| (*first == word).then(|| (*rest).to_owned());
         let id = lines.iter().find_map(value("node")).ok_or("no id")?;
-        let dialable = |address: &String| address.starts_with("/ip4/127.0.0.1/tcp/") && address.contains("/p2p/");
-        let address = lines.iter().filter_map(value("listen")).find(dialable).ok_or("no address on loopback")?;
+        let here = format!("/ip4/{host}/tcp/");
+        let dialable = |address: &String| address.starts_with(&here) && address.contains("/p2p/");
+        let address = lines.iter().filter_map(value("listen")).find(dialable).ok_or("no address where it should be")?;
         Ok(Some(Self { id, address }))
     }
 }
 
-/// A command that is killed when nobody waits for it any more.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Both fail only when it has ended already, as nearly always.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn typed(command: &Command) -> String {
-    let args = command.get_args().map(OsStr::to_string_lossy);
-    ["swarm".into()].into_iter().chain(args).collect::<Vec<_>>().join(" ")
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_in(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
 }
 
 fn create(path: &Path) -> Result<File, ClusterError> {
@@ -310,27 +387,22 @@ fn append(path: &Path) -> Result<File, ClusterError> {
     File::options().create(true).append(true).open(path).map_err(ClusterError::io("open", path))
 }
 
-/// Reads a file and removes it.
-fn take(path: &Path) -> Result<Vec<u8>, ClusterError> {
-    let bytes = fs::read(path).map_err(ClusterError::io("read", path))?;
-    fs::remove_file(path).map_err(ClusterError::io("remove", path))?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
     fn a_greeting_is_read_once_it_is_whole() {
         let whole = "node ab\nlisten /ip4/10.0.0.1/tcp/1/p2p/12D3\nlisten /ip4/127.0.0.1/tcp/2/p2p/12D3\ndata /tmp/x y\nready\n";
         for cut in 0..whole.len() {
-            assert_eq!(Greeting::parse(&whole[..cut]), Ok(None), "after {cut} bytes");
+            assert_eq!(Greeting::parse(&whole[..cut], LOOPBACK), Ok(None), "after {cut} bytes");
         }
         let greeting = Greeting { id: "ab".into(), address: "/ip4/127.0.0.1/tcp/2/p2p/12D3".into() };
-        assert_eq!(Greeting::parse(whole), Ok(Some(greeting.clone())));
-        assert_eq!(Greeting::parse(&format!("{whole}more\n")), Ok(Some(greeting)));
-        assert_eq!(Greeting::parse("node ab\nready\n"), Err("no address on loopback"));
+        assert_eq!(Greeting::parse(whole, LOOPBACK), Ok(Some(greeting.clone())));
+        assert_eq!(Greeting::parse(&format!("{whole}more\n"), LOOPBACK), Ok(Some(greeting)));
+        assert_eq!(Greeting::parse("node ab\nready\n", LOOPBACK), Err("no address where it should be"));
     }
 
     #[test]
@@ -388,6 +460,7 @@ mod tests {
         assert!(matches!(&error, ClusterError::Command { code: Some(5), stderr, .. } if stderr == "why"), "{error:?}");
     }
 
+    const LOOPBACK: &str = "127.0.0.1";
     const HELLO: &str =
         r#"echo "$@" > "${3%/*}/args"; printf 'node ab\nlisten /ip4/127.0.0.1/tcp/7/p2p/12D3\ndata x\nready\n';"#;
 
@@ -400,7 +473,7 @@ mod tests {
         // Written by another process: a file that this one has open for writing, in whatever thread, cannot be executed.
         let installed = Command::new("install").args(["-m", "755"]).args([&text, &program]).status().unwrap();
         assert!(installed.success());
-        let node = Node::new(0, &program, root.path(), 2);
+        let node = Node::new(0, &program, root.path(), 2, Home::Here);
         (root, node)
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// What came of a run. Printed, it is a few lines; the last says `ok` or what is wrong.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct ClusterReport {
     /// The job's id.
     pub job: String,
@@ -35,7 +35,7 @@ pub struct ClusterReport {
 }
 
 /// A node that was killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Kill {
     /// Which; 0 is the one that the job was submitted to.
     pub node: usize,

@@ -59,7 +59,8 @@ impl Story {
         let mut random = fastrand::Rng::with_seed(seed);
         let witness = if options.nodes == 1 { SUBMITTER } else { random.usize(1..options.nodes) };
         let deaths = deaths(options, &mut random);
-        let job = cluster.node(SUBMITTER).submit(&options.job)?;
+        let file = options.job.as_deref().ok_or_else(|| ClusterError::Options("there is no job".into()))?;
+        let job = cluster.node(SUBMITTER).submit(file)?;
         let acknowledged = Instant::now();
         eprintln!("job {job} is acknowledged by node {SUBMITTER}; node {witness} is asked about it");
         let told = acknowledged;

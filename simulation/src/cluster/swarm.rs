@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::namespaces::{Home, Namespaces};
 use super::{ClusterError, Node, wait_until};
 
 /// Nodes in directories of their own under one temporary directory, which goes when this does.
@@ -12,8 +13,9 @@ use super::{ClusterError, Node, wait_until};
 pub struct Cluster {
     program: PathBuf,
     slots: usize,
-    // Dropped before `root`: the processes end, then their directories go.
+    // Dropped in this order: the processes end, then their networks and directories go.
     nodes: Vec<Node>,
+    namespaces: Option<Namespaces>,
     root: TempDir,
 }
 
@@ -21,29 +23,57 @@ impl Cluster {
     /// Starts `count` nodes with `slots` slots each. All but the first are told to dial the first.
     pub fn start(program: &Path, count: usize, slots: usize) -> Result<Self, ClusterError> {
         let mut cluster = Self::empty(program, slots)?;
+        cluster.start_nodes(count)?;
+        Ok(cluster)
+    }
+
+    /// As [`Self::start`], each node in a network namespace of its own, so that they can be cut off from each other.
+    pub(super) fn start_apart(program: &Path, count: usize, slots: usize) -> Result<Self, ClusterError> {
+        let mut cluster = Self::empty(program, slots)?;
+        cluster.namespaces = Some(Namespaces::create(count)?);
+        cluster.start_nodes(count)?;
+        Ok(cluster)
+    }
+
+    fn start_nodes(&mut self, count: usize) -> Result<(), ClusterError> {
         for _ in 0..count {
-            cluster.add();
+            self.add();
         }
-        let Some((first, others)) = cluster.nodes.split_first_mut() else { return Ok(cluster) };
+        let Some((first, others)) = self.nodes.split_first_mut() else { return Ok(()) };
         first.start()?;
         for node in &mut *others {
             node.set_bootstrap(vec![first.address().into()]);
             node.launch()?;
         }
-        others.iter_mut().try_for_each(Node::wait_ready)?;
-        Ok(cluster)
+        others.iter_mut().try_for_each(Node::wait_ready)
     }
 
     /// A cluster without nodes; those to come have `slots` slots each.
     pub fn empty(program: &Path, slots: usize) -> Result<Self, ClusterError> {
         let root = TempDir::with_prefix("swarm-").map_err(ClusterError::io("create", std::env::temp_dir()))?;
-        Ok(Self { program: program.into(), slots, nodes: Vec::new(), root })
+        Ok(Self { program: program.into(), slots, nodes: Vec::new(), namespaces: None, root })
     }
 
     /// Adds a node that is not running yet.
     pub fn add(&mut self) -> &mut Node {
-        let node = Node::new(self.nodes.len(), &self.program, self.root.path(), self.slots);
-        self.nodes.push_mut(node)
+        let number = self.nodes.len();
+        let home = self.namespaces.as_ref().map_or(Home::Here, |namespaces| namespaces.home(number));
+        self.nodes.push_mut(Node::new(number, &self.program, self.root.path(), self.slots, home))
+    }
+
+    /// Cuts these nodes off from all others, when the nodes were started apart.
+    pub(super) fn cut(&self, side: &[usize]) -> Result<(), ClusterError> {
+        self.namespaces.as_ref().map_or(Ok(()), |namespaces| namespaces.cut(side))
+    }
+
+    /// Ends every cut.
+    pub(super) fn heal(&self) -> Result<(), ClusterError> {
+        self.namespaces.as_ref().map_or(Ok(()), Namespaces::heal)
+    }
+
+    /// Where the nodes' directories are.
+    pub(super) fn root(&self) -> &Path {
+        self.root.path()
     }
 
     /// Leaves the nodes' directories, with what the nodes said, to be looked at, and says where they are.

@@ -42,7 +42,7 @@ pub fn wait_until<T>(
 
 /// From now on, Ctrl-C and SIGTERM make every wait end with [`ClusterError::Interrupted`], so that all that was started
 /// is ended on the way out.
-pub(super) fn watch_interrupts() {
+pub(crate) fn watch_interrupts() {
     static WATCHING: Once = Once::new();
     WATCHING.call_once(|| {
         thread::spawn(|| {
@@ -64,7 +64,8 @@ async fn interrupt() -> std::io::Result<()> {
     Ok(())
 }
 
-fn check_interrupted() -> Result<(), ClusterError> {
+/// Fails after Ctrl-C.
+pub(super) fn check_interrupted() -> Result<(), ClusterError> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(ClusterError::Interrupted) } else { Ok(()) }
 }
 

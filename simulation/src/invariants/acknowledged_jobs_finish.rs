@@ -40,3 +40,27 @@ impl Invariant for Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use swarm_protocol::lattice::Counts;
+
+    use super::super::tale::{Job, Tale};
+    use super::*;
+
+    fn reported(done: u32) -> Tale<Judge> {
+        let job = Job::of(2);
+        Tale::of(Judge::default()).with(&job).reports(1, &job, Counts { done, ..Counts::default() }, None)
+    }
+
+    #[test]
+    fn a_job_that_is_over_is_fine() {
+        reported(2).fact(&Fact::Bounded).is_fine();
+    }
+
+    #[test]
+    fn a_job_that_is_not_over_is_judged() {
+        reported(1).fact(&Fact::Bounded).is_judged("is not over; last told");
+        Tale::of(Judge::default()).with(&Job::of(1)).fact(&Fact::Bounded).is_judged("nobody ever told");
+    }
+}

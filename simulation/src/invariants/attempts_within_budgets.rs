@@ -2,7 +2,8 @@
 //! attempts lost with their node.
 //!
 //! Precisely, since two halves of a swarm may spend one budget each:
-//! - in one epoch, at most `max + 1` attempts fail and `lost_max + 1` are lost;
+//! - in one epoch, at most `max + 1` attempts fail and `lost_max + 1` are lost, as often again as its arbiter forgot what
+//!   it knew, for it may then take up an epoch that it had before;
 //! - a node that itself said that a budget is used up, or that the task has ended, never grants the task again;
 //! - in the end a task is told to be exhausted only when its budget is used up, or its failure is not to be repeated.
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use swarm_protocol::lattice::{AttemptId, End, Run, TaskState};
 use swarm_protocol::message::Grant;
-use swarm_protocol::{Answer, Ending, Message, NodeId, Query, Retry, ShardId};
+use swarm_protocol::{Answer, Ending, Epoch, Message, NodeId, Query, Retry, ShardId};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
@@ -24,6 +25,8 @@ pub(super) struct Judge {
     spoken: BTreeMap<(ShardId, u32), Attempts>,
     /// What each node itself said.
     said: BTreeMap<(NodeId, ShardId), Words>,
+    /// How often each node forgot, by what its epochs have of its name.
+    forgot: BTreeMap<u64, usize>,
 }
 
 #[derive(Default)]
@@ -39,7 +42,8 @@ impl Judge {
             for task in tasks_of(run.range) {
                 let spoken = self.spoken.entry((shard, task)).or_default();
                 spoken.extend(attempts_of(&run.state));
-                judge_epochs(retry, spoken).map_err(|what| format!("task {task} of {shard:?}: {what}"))?;
+                judge_epochs(retry, spoken, &self.forgot)
+                    .map_err(|what| format!("task {task} of {shard:?}: {what}"))?;
             }
         }
         Ok(())
@@ -95,12 +99,13 @@ fn is_used_up(retry: &Retry, attempts: &Attempts) -> bool {
     failed > usize::from(retry.max) || lost > usize::from(retry.lost_max)
 }
 
-fn judge_epochs(retry: &Retry, attempts: &Attempts) -> Result<(), String> {
+fn judge_epochs(retry: &Retry, attempts: &Attempts, forgot: &BTreeMap<u64, usize>) -> Result<(), String> {
     let epochs: BTreeSet<_> = attempts.keys().map(|attempt| attempt.epoch).collect();
     for epoch in epochs {
         let of_epoch = attempts.iter().filter(|(attempt, _)| attempt.epoch == epoch);
         let (failed, lost) = count(of_epoch.map(|(_, is_lost)| is_lost));
-        if failed > usize::from(retry.max) + 1 || lost > usize::from(retry.lost_max) + 1 {
+        let times = 1 + forgot.get(&epoch.tie).copied().unwrap_or(0);
+        if failed > (usize::from(retry.max) + 1) * times || lost > (usize::from(retry.lost_max) + 1) * times {
             return Err(format!("{failed} attempts failed and {lost} were lost in {epoch:?}, with {retry:?}"));
         }
     }
@@ -139,6 +144,7 @@ impl Invariant for Judge {
             }
             Fact::Forgot { node } => {
                 self.said.retain(|(other, _), _| other != node);
+                *self.forgot.entry(Epoch::NONE.next(*node).tie).or_default() += 1;
                 Ok(())
             }
             _ => Ok(()),

@@ -1,15 +1,20 @@
 //! A node that says that it is drained owes nothing: it runs nothing and holds no outcome that nobody else took, what it
-//! said that ended is known to somebody else, and from then on it starts and grants nothing.
+//! said that ended is known to somebody else, and from then on it starts and grants nothing. In a whole swarm it says so
+//! within [`DRAINED`].
 //!
 //! That it can then be switched off for good, disk included, is judged by all other invariants: in a run it is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use swarm_protocol::lattice::Run;
-use swarm_protocol::{Message, NodeId, ShardId};
+use swarm_protocol::{Hash, Message, NodeId, ShardId, Time};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
+
+/// How long a drain takes in a swarm that is whole: what runs takes 4 s at most, copies are compared every 5 to 6 s.
+const DRAINED: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub(super) struct Judge {
@@ -17,6 +22,8 @@ pub(super) struct Judge {
     owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
     /// Who said of a task, or was told, that it ended.
     known: BTreeMap<(ShardId, u32), BTreeSet<NodeId>>,
+    /// Since when nodes drain.
+    draining: BTreeMap<NodeId, Time>,
     drained: BTreeSet<NodeId>,
 }
 
@@ -36,8 +43,26 @@ impl Judge {
         }
     }
 
-    fn on_said(&mut self, node: NodeId, message: &Message) -> Result<(), String> {
+    /// Their copies of these shards are equal: what one knows the other knows, and neither owes anything of it.
+    fn on_equal(&mut self, node: NodeId, other: NodeId, shards: &[(ShardId, Hash)]) {
+        for (shard, _) in shards {
+            let (first, last) = ((*shard, 0), (*shard, u32::MAX));
+            for known in self.known.range_mut(first..=last).map(|(_, known)| known) {
+                if known.contains(&node) || known.contains(&other) {
+                    known.extend([node, other]);
+                }
+            }
+            for node in [node, other] {
+                if let Some(owed) = self.owed.get_mut(&node) {
+                    owed.retain(|(of, _)| of != shard);
+                }
+            }
+        }
+    }
+
+    fn on_said(&mut self, node: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
         match message {
+            Message::DigestsCompared { same, .. } => self.on_equal(node, to, same),
             Message::Grant(grant) if !grant.tasks.is_empty() && self.drained.contains(&node) => {
                 return Err(format!("{node:?} grants {:?} after it was drained", grant.lease));
             }
@@ -58,8 +83,19 @@ impl Judge {
         }
     }
 
+    fn judge_time(&self, history: &History) -> Result<(), String> {
+        let Some(healed) = history.healed else { return Ok(()) };
+        match self.draining.iter().find(|(_, since)| history.now > healed.max(**since) + DRAINED) {
+            Some((node, since)) => {
+                Err(format!("{node:?} drains since {since}, in a swarm that is whole since {healed}"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn on_drained(&mut self, node: NodeId) -> Result<(), String> {
         self.drained.insert(node);
+        self.draining.remove(&node);
         if let Some((shard, task)) = self.owed.get(&node).and_then(BTreeSet::first) {
             return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
         }
@@ -78,7 +114,7 @@ impl Invariant for Judge {
         "drained_node_owes_nothing"
     }
 
-    fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
+    fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
             Fact::Started { node, lease, task, .. } => {
                 if self.drained.contains(node) {
@@ -89,12 +125,21 @@ impl Invariant for Judge {
             Fact::Dropped { node, lease, tasks } => {
                 self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
             }
-            Fact::Said { node, message, .. } => return self.on_said(*node, message),
+            Fact::Said { node, to, message } => return self.on_said(*node, *to, message),
             Fact::Heard { node, message, .. } => self.on_heard(*node, message),
+            Fact::Draining { node } => drop(self.draining.insert(*node, history.now)),
             Fact::Drained { node } => return self.on_drained(*node),
+            Fact::Kept { .. } | Fact::Closed => return self.judge_time(history),
+            Fact::Forgot { node } => {
+                self.owed.remove(node);
+                for known in self.known.values_mut() {
+                    known.remove(node);
+                }
+            }
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
                 self.owed.remove(node);
+                self.draining.remove(node);
                 self.drained.remove(node);
             }
             _ => {}
@@ -132,6 +177,15 @@ mod tests {
     }
 
     #[test]
+    fn what_another_copy_has_is_not_owed() {
+        let job = Job::of(1);
+        let equal = Message::DigestsCompared { same: vec![(job.shard(), Hash::of(b"copy"))], pull: Vec::new() };
+        let said = || ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
+        said().says(3, 2, &equal).fact(&drained()).is_fine();
+        ran(&job).says(2, 3, &equal).fact(&drained()).is_fine();
+    }
+
+    #[test]
     fn a_fact_that_nobody_else_knows_is_judged() {
         let job = Job::of(1);
         let said = ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
@@ -147,5 +201,13 @@ mod tests {
         tale().starts(3, job.lease(1, 1), 0).is_judged("starts task 0");
         tale().says(3, 2, &grant(job.lease(3, 1), 0)).is_judged("grants");
         tale().fact(&Fact::Down { node: id(3) }).starts(3, job.lease(1, 1), 0).is_fine();
+    }
+
+    #[test]
+    fn a_drain_that_takes_too_long_is_judged() {
+        let tale = || Tale::of(Judge::default()).fact(&Fact::Healed).fact(&Fact::Draining { node: id(3) });
+        tale().after(29).fact(&Fact::Closed).is_fine();
+        tale().after(31).fact(&Fact::Closed).is_judged("drains since");
+        tale().after(9).fact(&drained()).after(31).fact(&Fact::Closed).is_fine();
     }
 }

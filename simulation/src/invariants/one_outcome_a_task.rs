@@ -1,9 +1,10 @@
-//! A job that is over has exactly one outcome a task, and every node that is asked tells the same.
+//! A job that is over has exactly one outcome a task, and every node that is asked tells the same. Where runs left
+//! different things behind, because a machine lies, all tell the same of them, and that there is a dispute.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use swarm_protocol::lattice::{End, Run};
-use swarm_protocol::{Answer, JobId, JobState, NodeId, Query, ShardId};
+use swarm_protocol::{Answer, Ending, JobId, JobState, NodeId, Query, ShardId};
 
 use super::Invariant;
 use crate::history::{Fact, History, JobHistory, tasks_of};
@@ -43,11 +44,15 @@ impl Judge {
         }
         let scripted = job.scripted(shard.stage, task).is_some_and(|it| it.ending.is_success());
         match end {
-            End::Done(results) | End::Exhausted(results) if results.is_disputed() => {
+            End::Done(results) | End::Exhausted(results)
+                if results.is_disputed() && !job.has_two_outcomes(shard.stage, task) =>
+            {
                 Err(format!("task {task} of {shard:?} has two outcomes: {results:?}"))
             }
             End::Done(_) if !scripted => Err(format!("task {task} of {shard:?} cannot succeed, but is done")),
-            End::Exhausted(_) if scripted => Err(format!("task {task} of {shard:?} cannot fail, but failed: {end:?}")),
+            End::Exhausted(results) if scripted && !(job.may_be_lost() && results.outcome().ending == Ending::Lost) => {
+                Err(format!("task {task} of {shard:?} cannot fail, but failed: {end:?}"))
+            }
             _ => Ok(()),
         }
     }
@@ -71,7 +76,7 @@ impl Judge {
 fn same(one: &End, other: &End) -> bool {
     match (one, other) {
         (End::Done(one), End::Done(other)) | (End::Exhausted(one), End::Exhausted(other)) => {
-            one.outcome() == other.outcome()
+            (one.outcome(), one.is_disputed()) == (other.outcome(), other.is_disputed())
         }
         (End::Cancelled, End::Cancelled) => true,
         _ => false,
@@ -99,5 +104,62 @@ impl Invariant for Judge {
             Fact::Closed => self.on_closed(history),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use swarm_protocol::lattice::Counts;
+
+    use super::super::tale::{Job, Tale, given_up};
+    use super::*;
+
+    fn settled(job: &Job) -> Tale<Judge> {
+        Tale::of(Judge::default()).with(job).fact(&Fact::Settled)
+    }
+
+    #[test]
+    fn one_end_told_by_all_is_fine() {
+        let job = Job::of(1);
+        let told = settled(&job).shows(1, job.shard(), &[job.done(0)]).shows(2, job.shard(), &[job.done(0)]);
+        told.fact(&Fact::Closed).is_fine();
+    }
+
+    #[test]
+    fn two_ends_are_judged() {
+        let job = Job::of(1);
+        let told = settled(&job).shows(1, job.shard(), &[job.done(0)]);
+        told.shows(2, job.shard(), &[job.done_with(0, job.another())]).is_judged("is Done");
+    }
+
+    #[test]
+    fn two_outcomes_of_honest_machines_are_judged() {
+        let job = Job::of(1);
+        settled(&job).shows(1, job.shard(), &[job.disputed(0)]).is_judged("two outcomes");
+        let lied = settled(&job).runs(3, job.lease(1, 1), 0, &job.another()).runs(4, job.lease(1, 2), 0, &job.left(0));
+        lied.shows(1, job.shard(), &[job.disputed(0)]).is_fine();
+    }
+
+    #[test]
+    fn success_and_failure_are_not_mixed_up() {
+        let (job, traps) = (Job::of(1), Job::of_traps(1));
+        let failed = |job: &Job| given_up(0, job.lease(1, 1), 3, Ending::Trapped("unreachable".into()));
+        settled(&job).shows(1, job.shard(), &[failed(&job)]).is_judged("cannot fail");
+        settled(&traps).shows(1, traps.shard(), &[failed(&traps)]).is_fine();
+        settled(&traps).shows(1, traps.shard(), &[traps.done(0)]).is_judged("cannot succeed");
+    }
+
+    #[test]
+    fn a_task_without_an_end_is_judged() {
+        let job = Job::of(2);
+        settled(&job).shows(1, job.shard(), &[job.done(0)]).fact(&Fact::Closed).is_judged("an end of task 1");
+    }
+
+    #[test]
+    fn two_states_of_one_job_are_judged() {
+        let job = Job::of(1);
+        let counts = |done, failed| Counts { done, failed, cancelled: 0 };
+        let told = settled(&job).reports(1, &job, counts(1, 0), None);
+        told.reports(2, &job, counts(0, 1), None).is_judged("is Done for");
     }
 }

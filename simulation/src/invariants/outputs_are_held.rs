@@ -17,3 +17,18 @@ impl Invariant for Judge {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use swarm_protocol::Hash;
+
+    use super::super::tale::Tale;
+    use super::*;
+
+    #[test]
+    fn a_blob_that_nobody_holds_is_judged() {
+        let held = |holders| Tale::of(Judge).fact(&Fact::Held { blob: Hash::of(b"result"), holders });
+        held(1).is_fine();
+        held(0).is_judged("nobody holds");
+    }
+}

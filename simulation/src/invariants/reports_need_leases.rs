@@ -1,5 +1,6 @@
 //! A fenced report changes nothing: what an arbiter records of a task comes from a report under a lease that it granted
-//! to the reporter in this epoch, and had not fenced when the report came. What it ran itself needs no report.
+//! to the reporter in this epoch, and had not fenced when the report came. What it ran itself needs no report, nor does
+//! giving a task up for failures that others recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,8 @@ pub(super) struct Judge {
     fenced: BTreeSet<(LeaseId, NodeId)>,
     /// What each arbiter was rightly told of a task, and in which epoch; what it ran itself, in none.
     reported: BTreeMap<(NodeId, ShardId, u32), Vec<(Option<Epoch>, Outcome)>>,
+    /// Failures that anybody recorded.
+    failures: BTreeMap<(ShardId, u32), BTreeSet<Ending>>,
 }
 
 struct Lease {
@@ -54,6 +57,16 @@ impl Judge {
         }
     }
 
+    /// What an arbiter recorded others may count on.
+    fn note_failures(&mut self, shard: ShardId, segment: &[Run]) {
+        for run in segment.iter().filter(|run| !run.state.failures.is_empty()) {
+            for task in tasks_of(run.range) {
+                let endings = run.state.failures.values().map(|failure| failure.ending.clone());
+                self.failures.entry((shard, task)).or_default().extend(endings);
+            }
+        }
+    }
+
     fn on_record(&self, node: NodeId, shard: ShardId, epoch: Epoch, segment: &[Run]) -> Result<(), String> {
         for run in segment {
             for task in tasks_of(run.range) {
@@ -81,7 +94,9 @@ impl Judge {
         match &run.state.end {
             Some(End::Done(results) | End::Exhausted(results)) if results.outcome().ending != Ending::Lost => {
                 let recorded = results.outcome();
-                if told(&|outcome| outcome == recorded) {
+                let failures = self.failures.get(&(shard, task));
+                let failed = !recorded.ending.is_success() && failures.is_some_and(|it| it.contains(&recorded.ending));
+                if failed || told(&|outcome| outcome == recorded) {
                     return Ok(());
                 }
                 Err(format!("{:?}, which nobody reported under a valid lease", recorded.ending))
@@ -101,7 +116,11 @@ impl Invariant for Judge {
             Fact::Said { node, to, message } => match message {
                 Message::Grant(grant) => self.on_grant(*node, *to, grant),
                 Message::Fenced(lease) => drop(self.fenced.insert((*lease, *to))),
-                Message::Record { shard, epoch, segment, .. } => return self.on_record(*node, *shard, *epoch, segment),
+                Message::Record { shard, epoch, segment, .. } => {
+                    self.on_record(*node, *shard, *epoch, segment)?;
+                    self.note_failures(*shard, segment);
+                }
+                Message::Merge { shard, segment, .. } => self.note_failures(*shard, segment),
                 _ => {}
             },
             Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
@@ -116,7 +135,7 @@ impl Invariant for Judge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tale::{Job, Tale, failure, grant, record, report};
+    use super::super::tale::{Job, Tale, failure, given_up, grant, record, report};
     use super::*;
 
     /// Node 1 arbitrates, node 3 executes, node 2 keeps a copy.
@@ -171,5 +190,21 @@ mod tests {
         let job = Job::of(1);
         let ran = tale(&job).runs(1, job.lease(1, 9), 0, &job.left(0));
         ran.says(1, 2, &recorded(&job)).is_fine();
+    }
+
+    #[test]
+    fn giving_up_for_failures_that_others_recorded_needs_no_report() {
+        let job = Job::of_traps(1);
+        let trapped = || job.left(0).ending;
+        let others = Message::Merge {
+            shard: job.shard(),
+            segment: vec![failure(0, job.lease(2, 1), 3, trapped())],
+            receipt: None,
+        };
+        let mut given_up = given_up(0, job.lease(2, 1), 3, trapped());
+        given_up.state.failures.clear();
+        let tale = || Tale::of(Judge::default()).with(&job);
+        tale().says(2, 1, &others).says(1, 2, &record(job.shard(), 1, given_up.clone())).is_fine();
+        tale().says(1, 2, &record(job.shard(), 1, given_up)).is_judged("nobody reported");
     }
 }

@@ -7,12 +7,12 @@ use ed25519_dalek::SigningKey;
 use swarm_protocol::lattice::{AttemptId, Counts, End, Failure, Results, Run, TaskState};
 use swarm_protocol::message::Grant;
 use swarm_protocol::{
-    Answer, Ending, Epoch, Hash, JobId, JobSpec, JobStatus, LeaseId, Message, NodeId, Outcome, Query, Range, Retry,
-    RetryOn, ShardId, SignedJob, StopCause, Time,
+    Answer, Content, Ending, Epoch, Hash, JobId, JobSpec, JobStatus, LeaseId, Message, NodeId, Outcome, Query, Range,
+    Retry, RetryOn, ShardId, SignedJob, StopCause, Time,
 };
 
 use super::Invariant;
-use crate::clients::{StagePlan, spec_of};
+use crate::clients::{RUN_MS_MAX, StagePlan, patient, spec_of};
 use crate::guests::{Leaves, Script};
 use crate::history::{Fact, History};
 
@@ -126,16 +126,41 @@ impl Job {
         Self::like(tasks, Script { traps: 1000, ..Script::running_for(Duration::ZERO) })
     }
 
+    /// The same, and no attempt that is lost counts.
+    pub(super) fn patient(tasks: u32) -> Self {
+        Self::with_retry(tasks, Script { leaves: Leaves::Same, ..Script::running_for(Duration::ZERO) }, patient())
+    }
+
     /// May fail once and be lost once, and is then tried again.
     fn like(tasks: u32, script: Script) -> Self {
+        let retry = Retry { max: 1, lost_max: 1, on: vec![RetryOn::Trap], ..patient() };
+        Self::with_retry(tasks, script, retry)
+    }
+
+    /// Two stages of so many tasks, the second of which needs the first.
+    pub(super) fn of_two_stages(tasks: u32) -> Self {
+        let script = Script { leaves: Leaves::Same, ..Script::running_for(Duration::ZERO) };
+        let stage =
+            |needs| StagePlan { count: tasks, needs, script: script.clone(), retry: patient(), run_ms_max: RUN_MS_MAX };
+        Self::planned(&[stage(Vec::new()), stage(vec![0])])
+    }
+
+    fn with_retry(tasks: u32, script: Script, retry: Retry) -> Self {
+        Self::planned(&[StagePlan { count: tasks, needs: Vec::new(), script, retry, run_ms_max: RUN_MS_MAX }])
+    }
+
+    fn planned(plans: &[StagePlan]) -> Self {
         let key = SigningKey::from_bytes(&[9; 32]);
         let submitter = NodeId::from_bytes(key.verifying_key().to_bytes());
-        let retry = Retry { max: 1, lost_max: 1, backoff_ms: 1, backoff_ms_max: 1, on: vec![RetryOn::Trap] };
-        let plan = StagePlan { count: tasks, needs: Vec::new(), script: script.clone(), retry };
         let blob = Hash::of(b"list");
-        let spec = spec_of(submitter, 7, blob, blob, 0, &[plan], 3);
+        let spec = spec_of(submitter, 7, blob, blob, 0, plans, 3);
         let signed = SignedJob::sign(&spec, &key).expect("it keeps every limit");
-        Self { id: signed.id(), spec: Arc::new(spec), scripts: vec![script], signed }
+        Self {
+            id: signed.id(),
+            spec: Arc::new(spec),
+            scripts: plans.iter().map(|plan| plan.script.clone()).collect(),
+            signed,
+        }
     }
 
     pub(super) const fn shard(&self) -> ShardId {
@@ -152,8 +177,24 @@ impl Job {
         LeaseId { shard: self.shard(), epoch: epoch(1, arbiter), number }
     }
 
+    /// What a task leaves behind on a machine that lies.
+    pub(super) fn another(&self) -> Outcome {
+        Outcome { stdout: Content::Inline(b"a lie".into()), ..Outcome::bare(Ending::Exited(0)) }
+    }
+
     pub(super) fn done(&self, task: u32) -> Run {
-        run(task, TaskState::ended(End::Done(Results::one(self.left(task), []))))
+        self.done_with(task, self.left(task))
+    }
+
+    pub(super) fn done_with(&self, task: u32, outcome: Outcome) -> Run {
+        run(task, TaskState::ended(End::Done(Results::one(outcome, []))))
+    }
+
+    /// Done, with two results.
+    pub(super) fn disputed(&self, task: u32) -> Run {
+        let mut run = self.done(task);
+        run.state.join(&self.done_with(task, self.another()).state);
+        run
     }
 }
 
