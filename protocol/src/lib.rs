@@ -31,7 +31,9 @@ mod write;
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
 pub use links::{HEARTBEAT, LINK_SILENCE_MAX, LINKS_FULL_MAX};
-pub use message::{Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, SharedRecord, StopCause};
+pub use message::{
+    Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, SharedRecord, StopCause,
+};
 pub use node::{Config, Node, RestoreError};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
 #[cfg(feature = "planted-bugs")]

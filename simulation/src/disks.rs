@@ -188,7 +188,9 @@ impl World {
     /// Something that this node knows and that is not durable on another node that runs.
     pub(crate) fn only_here(&self, node: usize) -> Option<String> {
         let core = &self.machines[node].running.as_ref()?.core;
-        let others: Vec<_> = (0..self.machines.len()).filter(|other| *other != node).collect();
+        // Nor is what a node has that is about to leave.
+        let leaves = |it: &usize| self.machines[*it].running.as_ref().is_some_and(|running| running.draining);
+        let others: Vec<_> = (0..self.machines.len()).filter(|it| *it != node && !leaves(it)).collect();
         // What a core knows while it syncs may not be durable yet.
         let running = others.iter().filter_map(|other| self.machines[*other].running.as_ref());
         let cores: Vec<_> = running.filter(|it| it.syncing.is_none()).map(|it| &it.core).collect();

@@ -19,8 +19,10 @@ const BOOTSTRAP: usize = 0;
 const TWIN_MS: std::ops::RangeInclusive<u64> = 500..=10_000;
 /// How often it is tried to stop a twin that may not be stopped yet.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// So long one of the two runs alone, that others come to know what it knows.
+const TURN: Duration = Duration::from_secs(10);
 /// Without faults others mostly have all that one of the two knows within this time.
-const LEAVE_MAX: Duration = Duration::from_secs(30);
+const LEAVE_MAX: Duration = Duration::from_secs(60);
 /// With fewer nodes there is nobody between whom and the two a link could change.
 const NODES_MIN: usize = 3;
 
@@ -55,9 +57,11 @@ impl World {
     pub(crate) fn on_end_twin(&mut self, first: usize, twin: usize) {
         if self.is_spare(twin) {
             self.retire(twin);
-        } else if self.is_spare(first) && self.machines[twin].is_up() {
+            self.start(first);
+        } else if self.is_spare(first) {
             self.by_id.insert(self.machines[first].id, twin);
             self.retire(first);
+            self.start(twin);
         } else {
             self.after(LOOK_AGAIN, Happening::EndTwin { first, twin });
         }
@@ -83,23 +87,35 @@ impl World {
         }
     }
 
-    /// Waits until no identity has two nodes any more, but not for ever: what only one of the two was told is known to
-    /// others no more than what a node was told that nobody reaches, so it may have to stay to the end.
+    /// Waits until no identity has two nodes any more. If each knows something alone they run by turns, so that each is
+    /// heard. But not for ever: there may be nobody to hear them.
     pub(crate) fn end_twins(&mut self) {
         let bound = self.now() + LEAVE_MAX;
+        let mut turns = [true, false].into_iter().cycle();
         while !self.twins.is_empty() && self.broken.is_none() && self.now() < bound {
-            self.run_for(LOOK_AGAIN);
+            self.run_for(TURN);
+            let second_stops = turns.next().unwrap_or_default();
+            for (id, twin) in self.twins.clone() {
+                let first = self.by_id[&id];
+                let (stops, starts) = if second_stops { (twin, first) } else { (first, twin) };
+                let survivors = self.machines[stops].disk.unsynced();
+                self.crash(stops, survivors);
+                self.start(starts);
+            }
         }
-        for twin in self.twins.values().copied().collect::<Vec<_>>() {
+        for (id, twin) in self.twins.clone() {
+            self.start(self.by_id[&id]);
+            self.start(twin);
             let what = self.only_here(twin).unwrap_or_else(|| "nothing but itself".into());
             self.note_at(twin, format_args!("stays, for only it knows {what}"));
             self.census.count("twin that stays");
         }
     }
 
-    /// Whether this is a copy of a node that runs as well.
-    pub(crate) fn is_second(&self, node: usize) -> bool {
-        self.twins.values().any(|twin| *twin == node)
+    /// Whether users do not ask this machine because another has the same identity.
+    pub(crate) fn is_distrusted(&self, node: usize) -> bool {
+        let twin = self.twins.get(&self.machines[node].id);
+        twin.is_some_and(|twin| *twin == node || !self.stormy)
     }
 
     /// The machine that `node` means when it speaks to a peer: the one that it is linked to.

@@ -120,7 +120,7 @@ impl Invariant for Judge {
                     self.on_record(*node, *shard, *epoch, segment)?;
                     self.note_failures(*shard, segment);
                 }
-                Message::Merge { shard, segment } => self.note_failures(*shard, segment),
+                Message::Merge { shard, segment, .. } => self.note_failures(*shard, segment),
                 _ => {}
             },
             Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
@@ -196,7 +196,11 @@ mod tests {
     fn giving_up_for_failures_that_others_recorded_needs_no_report() {
         let job = Job::of_traps(1);
         let trapped = || job.left(0).ending;
-        let others = Message::Merge { shard: job.shard(), segment: vec![failure(0, job.lease(2, 1), 3, trapped())] };
+        let others = Message::Merge {
+            shard: job.shard(),
+            segment: vec![failure(0, job.lease(2, 1), 3, trapped())],
+            receipt: None,
+        };
         let mut given_up = given_up(0, job.lease(2, 1), 3, trapped());
         given_up.state.failures.clear();
         let tale = || Tale::of(Judge::default()).with(&job);
