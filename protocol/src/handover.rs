@@ -48,13 +48,18 @@ impl Node {
 
     /// Whether all that is kept here is with somebody who stays.
     pub(crate) fn is_handed_over(&self) -> bool {
-        if self.plants(PlantedBug::LeavesInDebt) || self.membership.knows_nobody() {
+        if self.plants(PlantedBug::LeavesInDebt) || (self.membership.knows_nobody() && self.expected.is_empty()) {
             return true;
         }
         let me = self.me();
         let stays = |node: &NodeId| *node != me && self.membership.view.contains(*node);
         let has = |shard: &Shard, node: &NodeId| shard.confirmed.contains(node) || shard.given.contains(node);
-        let facts = |shard: &Shard| shard.custodians.iter().any(|node| stays(node) && has(shard, node));
+        // Two copies, where two custodians can be reached, and one in any case.
+        let facts = |shard: &Shard| {
+            let others = shard.custodians.iter().filter(|node| stays(node) && self.reaches(**node)).count();
+            let have = shard.custodians.iter().filter(|node| stays(node) && has(shard, node)).count();
+            have >= others.clamp(1, 2)
+        };
         let blobs = |shard: &Shard| !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, stays));
         self.custody.shards.values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
     }

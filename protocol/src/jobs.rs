@@ -494,7 +494,10 @@ impl Node {
         let pull = self.jobs.pulls.entry(job).or_insert(Pull { from: Vec::new(), tries: 0, next: now });
         if !pull.from.contains(&from) {
             pull.from.push(from);
-            pull.next = now;
+            // In a sparse swarm all neighbours tell of it within a moment, and one of them is enough.
+            if !self.membership.sparse || pull.tries == 0 {
+                pull.next = now;
+            }
         }
         self.keep_pulls();
     }

@@ -14,7 +14,7 @@ use swarm_protocol::{
 use crate::dice;
 use crate::faults::{Fault, Faults};
 use crate::guests::{FILE, Leaves, Script};
-use crate::history::Fact;
+use crate::history::{Fact, tasks_of};
 use crate::world::{Happening, World};
 
 /// What a user waits for.
@@ -36,6 +36,8 @@ pub(crate) struct Clients {
     pub(crate) acknowledged: BTreeSet<JobId>,
     /// Those that are over, as the users were told.
     pub(crate) over: BTreeSet<JobId>,
+    /// Tasks whose runs differed, as the users were told.
+    pub(crate) disputed: BTreeSet<(ShardId, u32)>,
     /// Blobs of results, as the users were told in the end.
     pub(crate) results: BTreeSet<Hash>,
 }
@@ -62,6 +64,7 @@ impl Clients {
             submitted: Vec::new(),
             acknowledged: BTreeSet::new(),
             over: BTreeSet::new(),
+            disputed: BTreeSet::new(),
             results: BTreeSet::new(),
         }
     }
@@ -304,18 +307,18 @@ impl World {
         }
     }
 
-    /// In the end every blob of a result that users were told of must be somewhere.
+    /// What results users were told of: in the end every blob of them must be somewhere.
     fn note_results(&mut self, query: &Query, segment: &[Run]) {
+        let Query::Shard { shard, .. } = query else { return };
         let history = self.auditor.history();
-        let acknowledged = match query {
-            Query::Shard { shard, .. } => history.jobs.get(&shard.job).is_some_and(|job| job.acknowledged.is_some()),
-            _ => false,
-        };
-        if history.settled && acknowledged {
-            for run in segment {
-                if let Some(End::Done(results)) = &run.state.end {
-                    self.clients.results.extend(results.outcome().blobs());
-                }
+        let acknowledged = history.jobs.get(&shard.job).is_some_and(|job| job.acknowledged.is_some());
+        for Run { range, state } in segment {
+            let Some(End::Done(results)) = &state.end else { continue };
+            if results.is_disputed() {
+                self.clients.disputed.extend(tasks_of(*range).map(|task| (*shard, task)));
+            }
+            if history.settled && acknowledged {
+                self.clients.results.extend(results.outcome().blobs());
             }
         }
     }

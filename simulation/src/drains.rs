@@ -59,10 +59,12 @@ impl World {
     /// A drained process ends.
     pub(crate) fn leave(&mut self, node: usize) {
         let survivors = self.machines[node].disk.unsynced();
+        // Who never met another node has nobody to whom it could have handed over anything.
+        let met = self.machines[node].running.as_ref().is_some_and(|running| !running.peers.is_empty());
         self.crash(node, survivors);
         let dice = self.dice(Fault::Drain);
         let (for_good, wait) = (dice.bool(), dice::millis(dice, COMES_BACK_MS));
-        if for_good && node != BOOTSTRAP {
+        if for_good && met && node != BOOTSTRAP {
             self.lose_for_good(node);
         } else {
             self.after(wait, Happening::Restart { node });

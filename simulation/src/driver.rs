@@ -18,6 +18,8 @@ use crate::world::{Happening, World};
 
 /// Events that the driver takes before it carries out what they led to.
 const EVENTS_A_TURN: usize = 256;
+/// A tick that is due this little earlier than the one planned is the same: clocks that drift are read with such errors.
+const TICK_SLACK: Duration = Duration::from_micros(10);
 /// How often a fetch looks for a holder, 100 ms apart, before it gives up.
 const FETCH_TRIES: u32 = 30;
 
@@ -123,7 +125,7 @@ impl World {
         let Some(next) = rest.into_iter().chain(due).min() else { return };
         // A microsecond of work at least, so that a core which always wants a tick now cannot stop time.
         let at = next.max(now + Duration::from_micros(1));
-        if running.tick_at.is_none_or(|planned| at < planned) {
+        if running.tick_at.is_none_or(|planned| at + TICK_SLACK < planned) {
             running.tick_at = Some(at);
             self.queue.put(at, Happening::Tick { node, boot });
         }

@@ -240,6 +240,11 @@ impl Faults {
         Self { on: FaultSet::from_iter([Fault::Loss]), rates: Rates { loss, ..Rates::default() } }
     }
 
+    /// Exactly these, as far as they are no matter of rates.
+    pub(crate) fn exactly(on: FaultSet) -> Self {
+        Self { on, rates: Rates::default() }
+    }
+
     /// The kinds that are switched on.
     pub const fn on(&self) -> &FaultSet {
         &self.on

@@ -7,7 +7,7 @@ use swarm_protocol::{JobId, Query};
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::{RUN_MS_MAX, StagePlan, patient};
-use crate::faults::{Fault, Faults};
+use crate::faults::{Fault, FaultSet, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
 use crate::network::Wall;
@@ -41,6 +41,13 @@ impl Swarm {
     #[must_use]
     pub fn with_bug(self, bug: Bug) -> Self {
         Self::of(Scenario { bug: Some(bug), ..self.world.scenario })
+    }
+
+    /// The same where these happen without being told to. To be called after the others.
+    #[must_use]
+    pub fn with_faults(mut self, faults: FaultSet) -> Self {
+        self.world.faults = Faults::exactly(faults);
+        self
     }
 
     fn of(scenario: Scenario) -> Self {
@@ -105,6 +112,21 @@ impl Swarm {
     /// Cuts these nodes off from the others.
     pub fn part(&mut self, far: &[usize]) {
         self.world.raise(Fault::Partition, Wall::Around(far.iter().copied().collect()));
+    }
+
+    /// Tells a node to hand over what it owes; then it leaves.
+    pub fn drain(&mut self, node: usize) {
+        self.world.drain(node);
+    }
+
+    /// Whether the node runs.
+    pub fn is_up(&self, node: usize) -> bool {
+        self.world.machines[node].is_up()
+    }
+
+    /// Of how many tasks users were told that runs of them differed.
+    pub fn disputed(&self) -> usize {
+        self.world.clients.disputed.len()
     }
 
     /// Asks a node to cancel a job.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use swarm_simulation::{Script, Swarm};
+use swarm_simulation::{Fault, Script, Swarm};
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -94,6 +94,40 @@ fn a_cancelled_job_stops_running() {
     swarm.cancel(2, job);
     swarm.run_until(|it| it.holders_of(job).is_empty());
     assert!(swarm.census().of("task run") < 100);
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+}
+
+#[test]
+fn a_machine_that_lies_is_found_out_and_everybody_tells_the_same() {
+    // On one of six nodes guests lie, and both halves run everything.
+    let lies = [Fault::GuestLies].into_iter().collect();
+    let mut swarm = Swarm::from_seed(10).with_nodes(6).with_faults(lies).started();
+    let job = swarm.submit(0, 120, Script::running_for(Duration::from_millis(200)));
+    swarm.part(&[3, 4, 5]);
+    swarm.pass(secs(20));
+    swarm.heal_and_settle().unwrap();
+    assert!(swarm.is_over(job));
+    assert!(swarm.census().hits(Fault::GuestLies) > 0 && swarm.disputed() > 0);
+}
+
+#[test]
+fn a_task_that_hangs_is_ended() {
+    let mut swarm = Swarm::from_seed(14).with_nodes(3).started();
+    let job = swarm.submit(0, 3, Script { hangs: 1000, ..Script::running_for(secs(1)) });
+    swarm.pass(secs(70));
+    swarm.ask(1, job);
+    swarm.run_until(|it| it.is_over(job));
+    assert_eq!(swarm.census().hits(Fault::GuestHangs), 3);
+}
+
+#[test]
+fn a_drained_node_may_leave_in_the_middle_of_a_job() {
+    let mut swarm = Swarm::from_seed(15).with_nodes(5).started();
+    let job = swarm.submit(2, 200, Script::running_for(Duration::from_millis(100)));
+    swarm.run_until(|it| it.holders_of(job).contains(&2));
+    swarm.drain(2);
+    swarm.run_until(|it| !it.is_up(2));
     swarm.heal_and_settle().unwrap();
     assert!(swarm.is_over(job));
 }

@@ -81,7 +81,7 @@ async fn announcements_and_heartbeats_have_their_topics_and_the_author_is_named(
     anna.links_to(&bert).await;
     bert.links_to(&anna).await;
     let gossips = [
-        Gossip::Alive(record(anna.id())),
+        Gossip::Alive(record(anna.id()).into()),
         Gossip::Job { job: JobId::from_bytes([1; 32]), holder: anna.id() },
         Gossip::Suspect { node: bert.id(), incarnation: 3 },
     ];

@@ -25,12 +25,13 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(1);
 /// What was logged of the tasks of some jobs.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// Their ids, and the numbers by which they are known here.
-    jobs: BTreeMap<String, u32>,
+    /// Their ids → the numbers by which they are known here, and when a client knew of their ends.
+    jobs: BTreeMap<String, (u32, u64)>,
     /// Job, stage and index → when, on which node, and what.
     tasks: BTreeMap<(u32, u16, u32), Vec<Line>>,
     /// When attempts ended, and how many.
     ends: Vec<(u64, u32)>,
+    granted_after_end: u64,
 }
 
 /// Something that happened to a task: microseconds since 1970, the node, and whether an attempt ended.
@@ -59,12 +60,18 @@ pub struct Attempts {
     pub granted_again: u64,
     /// Attempts that ended, beyond one a task: work done in vain.
     pub run_again: u64,
+    /// Grants after a client had been told the end of the job.
+    pub granted_after_end: u64,
 }
 
 impl Journal {
-    /// Nothing is known of these jobs yet. Of others nothing is kept: a submission that was not acknowledged may run or not.
-    pub(super) fn of(jobs: impl Iterator<Item = String>) -> Self {
-        Self { jobs: jobs.zip(0..).collect(), ..Self::default() }
+    /// Nothing is known yet of these jobs but when a client knew of their ends. Of other jobs nothing is kept: a
+    /// submission that was not acknowledged may run or not.
+    pub(super) fn of(jobs: impl Iterator<Item = (String, Option<SystemTime>)>) -> Self {
+        let known = |((id, over), number): ((String, Option<SystemTime>), u32)| {
+            (id, (number, over.map_or(u64::MAX, unix_micros)))
+        };
+        Self { jobs: jobs.zip(0..).map(known).collect(), ..Self::default() }
     }
 
     /// Adds the log of a node.
@@ -88,7 +95,11 @@ impl Journal {
         };
         let (job, fields) = fields.strip_prefix("job=")?.split_once(" stage=")?;
         let (stage, tasks) = fields.split_once(" tasks=")?;
-        let job = *self.jobs.get(job)?;
+        let (job, over) = *self.jobs.get(job)?;
+        if !ended && at > over {
+            self.granted_after_end += ranges(tasks).map(|(_, count)| u64::from(count)).sum::<u64>();
+            return None;
+        }
         let stage = stage.parse().ok()?;
         let mut sum = 0;
         for (first, count) in ranges(tasks) {
@@ -111,7 +122,8 @@ impl Journal {
 
     /// How often tasks ran.
     pub(super) fn attempts(&self) -> Attempts {
-        let mut attempts = Attempts { tasks: self.tasks.len() as u64, ..Attempts::default() };
+        let (tasks, granted_after_end) = (self.tasks.len() as u64, self.granted_after_end);
+        let mut attempts = Attempts { tasks, granted_after_end, ..Attempts::default() };
         for lines in self.tasks.values() {
             let ended = lines.iter().filter(|line| line.ended).count() as u64;
             attempts.granted_again += (lines.len() as u64 - ended).saturating_sub(1);
@@ -131,7 +143,10 @@ impl Journal {
                 let strikes = |(at, fault): &(u64, &Fault)| {
                     fault.kind != Kind::Partition && fault.nodes.contains(&node) && held.contains(at)
                 };
-                if let Some(fault) = struck.iter().position(strikes) {
+                let Some(fault) = struck.iter().position(strikes) else { continue };
+                // A node that was only stopped may have ended it after all.
+                let missed = struck[fault].0..pair[1].at;
+                if !lines.iter().any(|line| line.ended && missed.contains(&line.at)) {
                     let after = Duration::from_micros(pair[1].at - struck[fault].0);
                     regrants.push(Regrant { fault, after });
                 }
@@ -218,6 +233,7 @@ mod tests {
             (1, "03.100000", "ended job=ab stage=0 tasks=[[1+1]]"),
             (3, "09.000000", "granted job=ab stage=0 tasks=[[1+1]]"),
             (3, "09.100000", "ended job=ab stage=0 tasks=[[1+1]]"),
+            (4, "30.000000", "granted job=ab stage=0 tasks=[[1+2]]"),
         ]);
         let faults =
             [fault(Kind::Kill, 1, 1_000_000), fault(Kind::Kill, 0, 2_000_000), fault(Kind::Kill, 0, 2_500_000)];
@@ -225,7 +241,7 @@ mod tests {
         after.sort_unstable();
         // The last grant followed a death of the node that had run the task before, but not while it held it.
         assert_eq!(after, [(1, 200), (1, 900)]);
-        assert_eq!(journal.attempts(), Attempts { tasks: 3, granted_again: 3, run_again: 1 });
+        assert_eq!(journal.attempts(), Attempts { tasks: 3, granted_again: 3, run_again: 1, granted_after_end: 2 });
     }
 
     #[test]
@@ -251,7 +267,8 @@ mod tests {
     }
 
     fn journal(lines: &[(usize, &str, &str)]) -> Journal {
-        let mut journal = Journal::of(["ab".into()].into_iter());
+        let over = time(20_000_000);
+        let mut journal = Journal::of([("ab".into(), Some(over))].into_iter());
         for (node, second, said) in lines {
             journal.add(*node, &format!("1970-01-01T00:00:{second}Z DEBUG swarm_node::tasks: {said}"));
         }

@@ -3,7 +3,7 @@
 //! Always true: this knows only what was told. A job is in here from its acknowledgement on; the first complete answer
 //! about it is what every later answer is held against.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use swarm_protocol::Hash;
 
@@ -51,6 +51,8 @@ pub(super) struct Over {
     digest: Hash,
     /// By which node and when.
     pub(super) told: (usize, Instant),
+    /// The same by the clock of the logs.
+    pub(super) at: SystemTime,
 }
 
 /// What is wrong with a job, by the worst answer.
@@ -140,7 +142,11 @@ impl Ledger {
             if recipe.stdout(entry.number, 0).is_none() {
                 self.pattern.get_or_insert(digest);
             }
-            self.jobs[position].over.get_or_insert(Over { digest, told: (node, Instant::now()) });
+            self.jobs[position].over.get_or_insert(Over {
+                digest,
+                told: (node, Instant::now()),
+                at: SystemTime::now(),
+            });
         }
         self.note(position, node, bad, examples);
     }

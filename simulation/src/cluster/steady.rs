@@ -10,7 +10,7 @@ use super::audit::audit;
 use super::chaos::Chaos;
 use super::disks::Disks;
 use super::journal::{Journal, Regrant};
-use super::ledger::Ledger;
+use super::ledger::{Entry, Ledger};
 use super::load::Load;
 use super::recipe::Recipe;
 use super::stage::{Cut, Stage};
@@ -180,8 +180,8 @@ impl<'a> Steady<'a> {
 
     /// What the nodes logged of the acknowledged jobs.
     fn journal(&self) -> Result<Journal, ClusterError> {
-        let jobs: Vec<String> = self.load.shared().ledger().jobs.iter().map(|job| job.id.clone()).collect();
-        let mut journal = Journal::of(jobs.into_iter());
+        let ends = |job: &Entry| (job.id.clone(), job.over.map(|over| over.at));
+        let mut journal = Journal::of(self.load.shared().ledger().jobs.iter().map(ends));
         for node in self.stage.cluster.nodes() {
             journal.read(node.number(), &node.log())?;
         }

@@ -171,7 +171,9 @@ impl fmt::Display for SteadyReport {
         writeln!(f, "jobs       {} acknowledged, {} submissions refused, {} late", self.jobs, self.refused, self.late)?;
         writeln!(f, "           {} until a client knew of the end", self.jobs_took)?;
         writeln!(f, "tasks      {}, {:.1} a second", self.tasks, self.tasks_per_second)?;
-        writeln!(f, "attempts   {} granted again, {} run again", attempts.granted_again, attempts.run_again)?;
+        let Attempts { granted_again, run_again, granted_after_end, .. } = attempts;
+        write!(f, "attempts   {granted_again} tasks granted again, {run_again} run again; ")?;
+        writeln!(f, "{granted_after_end} granted after the end of their job")?;
         writeln!(f, "answers    {} checked, {} behind what another node had told", told.answers, told.stale)?;
         writeln!(f, "           {} questions were not answered, during the faults", told.unanswered)?;
         if self.apart.cuts > 0 {

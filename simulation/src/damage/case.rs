@@ -19,6 +19,8 @@ const PAIRS_OF_TEN: u32 = 4;
 const ALONE_DEADLINE: Duration = Duration::from_secs(20);
 /// What a node with a healthy peer may take until everything is right: a few rounds of anti-entropy and of fetching.
 const REPAIR_DEADLINE: Duration = Duration::from_secs(90);
+/// What is wrong, and nothing else: it is searched for what the node noticed.
+const LOG: &str = "warn,libp2p_kad=error";
 /// The exit code of a node whose data is damaged.
 const REFUSED_CODE: i32 = 11;
 
@@ -116,6 +118,7 @@ pub(crate) fn play(
         copy(dir, &node.dir()).map_err(ClusterError::io("copy", dir))?;
         // Nodes of other cases have the same keys; they must not find each other.
         node.set_variable("SWARM_SWARM", format!("damage-{}-{case}", std::process::id()));
+        node.set_variable("SWARM_LOG", LOG);
     }
     let damaged = cluster.node(0).dir();
     let damage = harm::damage(&damaged, &mut random).map_err(ClusterError::io("damage", &damaged))?;

@@ -22,6 +22,8 @@ pub(super) struct Judge {
     owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
     /// Who said of a task, or was told, that it ended.
     known: BTreeMap<(ShardId, u32), BTreeSet<NodeId>>,
+    /// Nodes that ever heard of another: who did not has nobody to whom it could hand over anything.
+    met: BTreeSet<NodeId>,
     /// Since when nodes drain.
     draining: BTreeMap<NodeId, Time>,
     drained: BTreeSet<NodeId>,
@@ -96,6 +98,9 @@ impl Judge {
     fn on_drained(&mut self, node: NodeId) -> Result<(), String> {
         self.drained.insert(node);
         self.draining.remove(&node);
+        if !self.met.contains(&node) {
+            return Ok(());
+        }
         if let Some((shard, task)) = self.owed.get(&node).and_then(BTreeSet::first) {
             return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
         }
@@ -126,16 +131,14 @@ impl Invariant for Judge {
                 self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
             }
             Fact::Said { node, to, message } => return self.on_said(*node, *to, message),
-            Fact::Heard { node, message, .. } => self.on_heard(*node, message),
+            Fact::Heard { node, message, .. } => {
+                self.met.insert(*node);
+                self.on_heard(*node, message);
+            }
             Fact::Draining { node } => drop(self.draining.insert(*node, history.now)),
             Fact::Drained { node } => return self.on_drained(*node),
             Fact::Kept { .. } | Fact::Closed => return self.judge_time(history),
-            Fact::Forgot { node } => {
-                self.owed.remove(node);
-                for known in self.known.values_mut() {
-                    known.remove(node);
-                }
-            }
+            Fact::Forgot { node } => drop(self.owed.remove(node)),
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
                 self.owed.remove(node);
@@ -154,7 +157,8 @@ mod tests {
     use super::*;
 
     fn ran(job: &Job) -> Tale<Judge> {
-        let started = Tale::of(Judge::default()).with(job).starts(3, job.lease(1, 1), 0);
+        let met = Tale::of(Judge::default()).hears(3, 1, &Message::StagesAsk(job.id));
+        let started = met.with(job).starts(3, job.lease(1, 1), 0);
         started.runs(3, job.lease(1, 1), 0, &job.left(0))
     }
 

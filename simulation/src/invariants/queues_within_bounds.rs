@@ -12,7 +12,7 @@ use crate::history::{Fact, History};
 /// Events that wait, also after the node stood still until its links were given up.
 const EVENTS_MAX: usize = 4096;
 /// Messages of one turn, of 256 events at most, to one peer: each may be answered by some.
-const FRAMES_MAX: usize = 2048;
+const FRAMES_MAX: usize = 1024;
 /// Grants that wait for the record of their job.
 const PARKED_MAX: usize = 256;
 /// And for how long they may.
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_long_queue_is_judged() {
         queued(EVENTS_MAX + 1, 0).is_judged("events: 4097");
-        queued(0, FRAMES_MAX + 1).is_judged("frames: 2049");
+        queued(0, FRAMES_MAX + 1).is_judged("frames: 1025");
     }
 
     #[test]

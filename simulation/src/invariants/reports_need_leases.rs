@@ -15,11 +15,16 @@ use crate::history::{Fact, History, tasks_of};
 pub(super) struct Judge {
     leases: BTreeMap<LeaseId, Lease>,
     fenced: BTreeSet<(LeaseId, NodeId)>,
+    /// Reports under leases that the arbiter had fenced.
+    refused: BTreeMap<NodeId, Vec<Report>>,
     /// What each arbiter was rightly told of a task, and in which epoch; what it ran itself, in none.
     reported: BTreeMap<(NodeId, ShardId, u32), Vec<(Option<Epoch>, Outcome)>>,
     /// Failures that anybody recorded.
     failures: BTreeMap<(ShardId, u32), BTreeSet<Ending>>,
 }
+
+/// Who reports, under which lease, what.
+type Report = (NodeId, LeaseId, Vec<(Range, Outcome)>);
 
 struct Lease {
     arbiter: NodeId,
@@ -41,12 +46,22 @@ impl Judge {
 
     fn on_report(&mut self, arbiter: NodeId, from: NodeId, id: LeaseId, outcomes: &[(Range, Outcome)]) {
         if self.fenced.contains(&(id, from)) {
+            self.refused.entry(arbiter).or_default().push((from, id, outcomes.to_vec()));
             return;
         }
         for (range, outcome) in outcomes {
             for task in tasks_of(*range).filter(|task| self.is_granted(arbiter, from, id, *task)).collect::<Vec<_>>() {
                 self.remember(arbiter, id.shard, task, Some(id.epoch), outcome);
             }
+        }
+    }
+
+    /// What a node fenced binds it no more, perhaps because it was its twin that did.
+    fn on_forgot(&mut self, arbiter: NodeId) {
+        let leases = &self.leases;
+        self.fenced.retain(|(id, _)| leases.get(id).is_some_and(|lease| lease.arbiter != arbiter));
+        for (from, id, outcomes) in self.refused.remove(&arbiter).unwrap_or_default() {
+            self.on_report(arbiter, from, id, &outcomes);
         }
     }
 
@@ -126,11 +141,7 @@ impl Invariant for Judge {
             Fact::Heard { node, from, message: Message::Report { lease, outcomes } } => {
                 self.on_report(*node, *from, *lease, outcomes);
             }
-            // It does not know either which of its leases it fenced.
-            Fact::Forgot { node } => {
-                let leases = &self.leases;
-                self.fenced.retain(|(lease, _)| leases.get(lease).is_none_or(|known| known.arbiter != *node));
-            }
+            Fact::Forgot { node } => self.on_forgot(*node),
             Fact::Ran { node, lease, task, outcome } => self.remember(*node, lease.shard, *task, None, outcome),
             _ => {}
         }
@@ -140,7 +151,7 @@ impl Invariant for Judge {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tale::{Job, Tale, failure, given_up, grant, record, report};
+    use super::super::tale::{Job, Tale, failure, given_up, grant, id, record, report};
     use super::*;
 
     /// Node 1 arbitrates, node 3 executes, node 2 keeps a copy.
@@ -165,6 +176,14 @@ mod tests {
         let fenced = tale(&job).says(1, 3, &Message::Fenced(job.lease(1, 1)));
         let told = fenced.tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
         told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+    }
+
+    #[test]
+    fn what_a_twin_fenced_does_not_count() {
+        let job = Job::of(1);
+        let fenced = tale(&job).says(1, 3, &Message::Fenced(job.lease(1, 1)));
+        let told = fenced.tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
+        told.fact(&Fact::Forgot { node: id(1) }).says(1, 2, &recorded(&job)).is_fine();
     }
 
     #[test]
