@@ -121,7 +121,7 @@ impl Fault {
             // It drives out others.
             Self::WipeAfterAck => 3,
             // Each costs as much as some other runs.
-            Self::LongPause => 4,
+            Self::LongPause => 3,
             _ => 1,
         }
     }
