@@ -160,7 +160,7 @@ impl Journal {
         let (at, until, pace) = (unix_micros(at), unix_micros(until), PACE.as_micros() as u64);
         let first = self.ends.partition_point(|(end, _)| *end < at);
         let starts = std::iter::once(at).chain(self.ends[first..].iter().map(|(end, _)| *end));
-        let enough = (tasks_per_second * PACE.as_secs_f64() * PACE_SHARE) as u64;
+        let enough = (tasks_per_second * PACE.as_secs_f64() * PACE_SHARE).ceil() as u64;
         let (mut low, mut high, mut sum) = (first, first, 0);
         for start in starts.take_while(|start| start + pace <= until) {
             while high < self.ends.len() && self.ends[high].0 < start + pace {
