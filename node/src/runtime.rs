@@ -247,7 +247,8 @@ impl Parts {
         let kad_records = storage.table(Table::Kad).await.map_err(|error| StartError::read(db.clone(), error))?;
         let peers = driver::known_peers(&records);
         let clock = Clock::start();
-        let config = Config { record: node_record(&options, identity.node()), seed: fastrand::u64(..) };
+        let joins = !options.bootstrap.is_empty();
+        let config = Config { record: node_record(&options, identity.node()), seed: fastrand::u64(..), joins };
         let first = Node::start(config.clone(), clock.now(), records)
             .map_err(|error| StartError::Damaged { dir: db, source: error.into() })?;
         let (commands, events) = Commands::new();

@@ -114,6 +114,8 @@ pub(crate) struct Custody {
     parked_records: BTreeMap<u64, ParkedRecord>,
     /// Blobs on their way here because too few nodes hold them.
     pub(crate) repairs: BTreeMap<u64, Repair>,
+    /// Those that failed.
+    pub(crate) repairs_failed: Vec<Repair>,
     /// Shards whose blobs may have too few holders.
     pub(crate) blobs_due: BTreeSet<ShardId>,
     last_receipt: u64,
@@ -276,6 +278,7 @@ impl Node {
             segment.iter_mut().for_each(|run| run.state.end = None);
         }
         self.recall_ended(shard, &segment);
+        self.doubt_my_blobs(shard, &segment);
         let failed = segment.iter().any(|run| !run.state.failures.is_empty());
         if self.learn(shard, segment) && failed {
             self.exhaust_overrun(shard);
@@ -428,6 +431,7 @@ impl Node {
         if self.now < self.custody.next_digest {
             return;
         }
+        self.retry_repairs();
         let jitter = Duration::from_millis(self.rng.u64(0..1000));
         let every = if self.membership.me.draining { DIGEST_SOON } else { DIGEST_EVERY };
         self.custody.next_digest = self.now + every + jitter;

@@ -5,6 +5,7 @@
 //!
 //! Elsewhere: comparing copies is `custody`; leases are released by `worker`.
 
+use core::time::Duration;
 use std::collections::BTreeSet;
 
 use crate::custody::Shard;
@@ -15,6 +16,8 @@ use crate::{Hash, NodeId, ShardId};
 
 /// Shards whose blobs are looked after at one heartbeat.
 const REPAIRS_AT_ONCE: usize = 64;
+/// A holder that was linked for so long has compared copies, and fetched again what it had lost.
+const HOLDER_TRUSTED_AFTER: Duration = Duration::from_secs(10);
 /// Holders of every blob of a result.
 const HOLDERS: usize = 2;
 
@@ -48,7 +51,7 @@ impl Node {
 
     /// Whether all that is kept here is with somebody who stays.
     pub(crate) fn is_handed_over(&self) -> bool {
-        if self.plants(PlantedBug::LeavesInDebt) || (self.membership.knows_nobody() && self.expected.is_empty()) {
+        if self.plants(PlantedBug::LeavesInDebt) || self.is_the_only_one() {
             return true;
         }
         let me = self.me();
@@ -60,11 +63,29 @@ impl Node {
             let have = shard.custodians.iter().filter(|node| stays(node) && has(shard, node)).count();
             have >= others.clamp(1, 2)
         };
-        let blobs = |shard: &Shard| !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, stays));
+        // Whoever has just come back may have lost what it held, and needs time to find that out.
+        let holds = |node: &NodeId| stays(node) && self.is_linked_for(*node, HOLDER_TRUSTED_AFTER);
+        let blobs = |shard: &Shard| !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, holds));
         self.custody.shards.values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
     }
 
+    /// Whether there is nobody to whom anything could be handed over, and never was.
+    fn is_the_only_one(&self) -> bool {
+        self.membership.knows_nobody() && self.expected.is_empty() && !self.joins
+    }
+
     // ---- blobs
+
+    /// Facts that I did not know say that I hold blobs: my disk may have been replaced. What is here is not fetched again.
+    pub(crate) fn doubt_my_blobs(&mut self, id: ShardId, segment: &[Run]) {
+        let me = self.me();
+        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let claimed = |run: &&Run| holders_of(run).contains(&me) && !shard.state.has_ended(run.range.first);
+        let runs: Segment = segment.iter().filter(claimed).cloned().collect();
+        if !runs.is_empty() {
+            self.begin_repair(Repair { shard: id, runs });
+        }
+    }
 
     /// The holders of results may be fewer now.
     pub(crate) fn doubt_blobs(&mut self) {
@@ -100,17 +121,33 @@ impl Node {
         if runs.is_empty() {
             return;
         }
-        let wanted: BTreeSet<Hash> = runs.iter().flat_map(blobs_of).collect();
-        let sources = runs.iter().flat_map(holders_of).chain(shard.custodians.iter().copied()).collect();
+        self.begin_repair(Repair { shard: id, runs });
+    }
+
+    fn begin_repair(&mut self, repair: Repair) {
+        let wanted: BTreeSet<Hash> = repair.runs.iter().flat_map(blobs_of).collect();
+        let custodians = self.shard_custodians(repair.shard);
+        let sources = repair.runs.iter().flat_map(holders_of).chain(custodians).collect();
         let fetch = self.fetch_blobs(wanted, sources);
-        self.custody.repairs.insert(fetch, Repair { shard: id, runs });
+        self.custody.repairs.insert(fetch, repair);
+    }
+
+    /// Called with every comparison of copies: what could not be fetched is tried again.
+    pub(crate) fn retry_repairs(&mut self) {
+        for repair in core::mem::take(&mut self.custody.repairs_failed) {
+            self.begin_repair(repair);
+        }
     }
 
     pub(crate) fn on_repair_fetched(&mut self, fetch: u64, complete: bool) {
-        let Some(Repair { shard, mut runs }) = self.custody.repairs.remove(&fetch) else { return };
+        let Some(repair) = self.custody.repairs.remove(&fetch) else { return };
         if !complete {
-            return; // with the next change of members or comparison of copies
+            if self.custody.repairs_failed.len() < REPAIRS_AT_ONCE {
+                self.custody.repairs_failed.push(repair);
+            }
+            return;
         }
+        let Repair { shard, mut runs } = repair;
         let me = self.me();
         runs.iter_mut().for_each(|run| run.add_holder(me));
         self.learn(shard, runs);

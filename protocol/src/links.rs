@@ -50,6 +50,7 @@ const WAITING_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) struct Link {
+    since: Time,
     heard: Time,
     /// How long the peer may be silent, by what it said last.
     silence_max: Duration,
@@ -114,6 +115,11 @@ impl Links {
 }
 
 impl Node {
+    /// Linked with it for so long, or not linked: then nothing is known of it but that it lives.
+    pub(crate) fn is_linked_for(&self, node: NodeId, time: Duration) -> bool {
+        self.membership.links.up.get(&node).is_none_or(|link| self.now.since(link.since) >= time)
+    }
+
     /// Linked with it, and heard of it lately.
     pub(crate) fn is_heard(&self, node: NodeId) -> bool {
         let link = self.membership.links.up.get(&node);
@@ -179,6 +185,7 @@ impl Node {
     pub(crate) fn on_link_up(&mut self, peer: NodeId) {
         let now = self.now;
         let link = Link {
+            since: now,
             heard: now,
             silence_max: LINK_SILENCE_MAX,
             claimable: 0,

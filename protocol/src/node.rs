@@ -33,6 +33,8 @@ pub struct Config {
     pub record: NodeRecord,
     /// Seeds the node's only generator of randomness.
     pub seed: u64,
+    /// Whether it was told of other nodes to join: then it is never the only one, only cut off.
+    pub joins: bool,
     /// What the node does wrong on purpose.
     #[cfg(feature = "planted-bugs")]
     pub bug: Option<crate::PlantedBug>,
@@ -70,6 +72,7 @@ pub struct Node {
     /// Nodes that were known before the start.
     pub(crate) expected: BTreeSet<NodeId>,
     pub(crate) started: Time,
+    pub(crate) joins: bool,
     /// A node that starts knows only itself and would keep everything. When it was one of many, it waits until then for
     /// word of the others before it keeps what it did not keep before.
     settles_at: Option<Time>,
@@ -101,6 +104,7 @@ impl Node {
             alone_until: now,
             expected: BTreeSet::new(),
             started: now,
+            joins: config.joins,
             settles_at: None,
             next_fetch: 0,
             #[cfg(feature = "planted-bugs")]

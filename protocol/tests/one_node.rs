@@ -43,7 +43,7 @@ impl Lone {
             draining: false,
         };
         let records = disk.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
-        let (node, effects) = Node::start(Config { record, seed: 1 }, Time::ZERO, records).unwrap();
+        let (node, effects) = Node::start(Config { record, seed: 1, joins: false }, Time::ZERO, records).unwrap();
         let mut lone = Self { key, node, now: Time::ZERO, disk, batches: vec![], notices: vec![] };
         lone.execute(effects);
         lone

@@ -278,6 +278,7 @@ impl World {
         let config = Config {
             record: record_of(machine, node),
             seed: dice::mix(self.scenario.seed ^ dice::mix(node as u64 ^ (boot << 32))),
+            joins: node > 0,
             #[cfg(feature = "planted-bugs")]
             bug: self.scenario.bug.and_then(Bug::of_core),
         };

@@ -89,6 +89,7 @@ impl Alone {
         let config = Config {
             record: nobody(id),
             seed: 0,
+            joins: false,
             #[cfg(feature = "planted-bugs")]
             bug: None,
         };
