@@ -138,7 +138,10 @@ impl Invariant for Judge {
             Fact::Draining { node } => drop(self.draining.insert(*node, history.now)),
             Fact::Drained { node } => return self.on_drained(*node),
             Fact::Kept { .. } | Fact::Closed => return self.judge_time(history),
-            Fact::Forgot { node } => drop(self.owed.remove(node)),
+            Fact::Forgot { node } => {
+                self.owed.remove(node);
+                self.met.remove(node);
+            }
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
                 self.owed.remove(node);
