@@ -117,9 +117,14 @@ impl Driver {
         };
         let mut fetches = Fetches::new();
         self.carry_out(effects, &mut inbox, &mut fetches).await?;
+        let mut rests = false;
         while let Some(event) = self.next(&node, &mut inbox, &mut fetches).await? {
             let effects = self.round(&mut node, event, &mut inbox);
             self.carry_out(effects, &mut inbox, &mut fetches).await?;
+            if rests != node.has_enough_links() {
+                rests = !rests;
+                self.network.rest(rests);
+            }
         }
         Ok(())
     }
@@ -200,6 +205,9 @@ impl Driver {
         }
         for (node, addresses) in effects.dial {
             self.network.dial(node, addresses);
+        }
+        for node in effects.hang_up {
+            self.network.hang_up(node);
         }
         for fetch in effects.fetch {
             fetches.spawn(fetch_blobs(self.artifacts.clone(), self.network.clone(), fetch));

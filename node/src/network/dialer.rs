@@ -24,6 +24,8 @@ const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(2);
 const BOOTSTRAP_EAGER: Duration = Duration::from_secs(300);
 /// Targets dialled at the same time: a node that knew a thousand peers must not storm the network at its start.
 const DIALS_MAX: usize = 16;
+/// In a large swarm a node that is linked with its neighbours tries the others this much later than it would otherwise.
+const REST: Duration = Duration::from_secs(300);
 /// Targets kept.
 const TARGETS_MAX: usize = 2048;
 
@@ -32,6 +34,8 @@ pub(super) struct Dialer {
     me: PeerId,
     started: Instant,
     targets: Vec<Target>,
+    /// Whether there are enough links without them.
+    rests: bool,
 }
 
 struct Target {
@@ -50,7 +54,7 @@ struct Target {
 
 impl Dialer {
     pub(super) fn new(me: PeerId) -> Self {
-        Self { me, started: Instant::now(), targets: Vec::new() }
+        Self { me, started: Instant::now(), targets: Vec::new(), rests: false }
     }
 
     /// An address to keep dialling, whoever is there. Adding it again changes nothing.
@@ -76,9 +80,16 @@ impl Dialer {
         }
     }
 
+    /// Whether the node has enough links, so that its targets are tried rarely.
+    pub(super) fn rest(&mut self, rests: bool) {
+        self.rests = rests;
+    }
+
     /// Whom to dial now. Each is answered by one of the functions below.
     pub(super) fn due(&mut self, now: Instant) -> Vec<DialOpts> {
         let running = self.targets.iter().filter(|target| target.dial.is_some()).count();
+        let now = if self.rests { now.checked_sub(REST) } else { Some(now) };
+        let Some(now) = now else { return Vec::new() };
         let waiting = self.targets.iter_mut().filter(|target| target.is_due(now));
         waiting.take(DIALS_MAX.saturating_sub(running)).map(Target::dial).collect()
     }

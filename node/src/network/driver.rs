@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, sleep, timeout};
 use super::addresses::{self, node_of, peer_of};
 use super::behaviour::{Behaviour, BehaviourEvent, Names};
 use super::dialer::{self, Dialer};
-use super::links::{Ended, Links};
+use super::links::{Ended, Links, Transfer};
 use super::queries::Queries;
 use super::records;
 use super::streams::{Incoming, Purpose};
@@ -47,12 +47,17 @@ const WAITING_MAX: usize = 256;
 /// What the `libp2p::Swarm` says.
 pub(super) type Event = SwarmEvent<BehaviourEvent>;
 
+/// A stream for a blob, and the mark that it is in use.
+pub(super) type BlobStream = (Stream, Transfer);
+
 /// What [`super::Network`] asks for.
 pub(super) enum Command {
     Gossip(Gossip),
     Dial(NodeId, Vec<String>),
+    HangUp(NodeId),
+    Rest(bool),
     Bootstrap(Vec<Multiaddr>),
-    OpenBlob { from: NodeId, answer: oneshot::Sender<Stream> },
+    OpenBlob { from: NodeId, answer: oneshot::Sender<BlobStream> },
     PublishJob { id: JobId, value: Vec<u8> },
     FindJob { id: JobId, answer: oneshot::Sender<Option<SignedJob>> },
     Provide { hash: Hash, done: oneshot::Sender<()> },
@@ -90,7 +95,7 @@ struct Running {
     opened_sender: mpsc::UnboundedSender<Opened>,
     opened: mpsc::UnboundedReceiver<Opened>,
     /// Streams for blobs that wait for a connection to the peer.
-    waiting: HashMap<PeerId, Vec<oneshot::Sender<Stream>>>,
+    waiting: HashMap<PeerId, Vec<oneshot::Sender<BlobStream>>>,
     /// Peers of other swarms that were warned of.
     strangers: HashSet<PeerId>,
     /// The own addresses last told, and whether they still have to be.
@@ -180,6 +185,8 @@ impl Running {
         match command {
             Command::Gossip(gossip) => self.gossip(&gossip),
             Command::Dial(node, texts) => self.dial(node, &texts),
+            Command::HangUp(node) => self.hang_up(node),
+            Command::Rest(rests) => self.driver.dialer.rest(rests),
             Command::Bootstrap(addresses) => {
                 addresses.into_iter().for_each(|address| self.driver.dialer.add_bootstrap(address))
             }
@@ -303,6 +310,15 @@ impl Running {
         }
     }
 
+    /// Closes all connections to a peer, unless a blob is on its way: whoever wants to hang up asks again.
+    fn hang_up(&mut self, node: NodeId) {
+        let peer = peer_of(node);
+        if !self.driver.links.has_transfers(peer) {
+            // Fails when it has gone by itself.
+            let _ = self.driver.swarm.disconnect_peer_id(peer);
+        }
+    }
+
     fn on_identified(&mut self, peer: PeerId, info: identify::Info) {
         if info.protocol_version != self.driver.names.swarm {
             self.refuse_stranger(peer, &info.protocol_version);
@@ -350,7 +366,7 @@ impl Running {
     fn on_incoming(&mut self, Incoming { peer, connection, purpose, stream }: Incoming) {
         match purpose {
             Purpose::Control => self.driver.links.on_accepted(peer, connection, stream),
-            Purpose::Blob => self.serve_blob(stream),
+            Purpose::Blob => self.serve_blob(peer, stream),
         }
     }
 
@@ -378,27 +394,29 @@ impl Running {
         self.open_links();
     }
 
-    fn serve_blob(&mut self, stream: Stream) {
+    fn serve_blob(&mut self, peer: PeerId, stream: Stream) {
         // Beyond the bound the stream is dropped, which its peer sees as a broken one.
         if let Ok(permit) = self.requests.clone().try_acquire_owned() {
             let (blobs, uploads) = (self.driver.blobs.clone(), self.uploads.clone());
+            let transfer = self.driver.links.transfer(peer);
             tokio::spawn(async move {
                 blobs::serve(stream, blobs, uploads).await;
-                drop(permit);
+                drop((permit, transfer));
             });
         }
     }
 
     /// Opens a stream for a blob, when the peer is not connected on a new connection. Drops `answer` when that fails.
-    fn open_blob(&mut self, from: NodeId, answer: oneshot::Sender<Stream>) {
+    fn open_blob(&mut self, from: NodeId, answer: oneshot::Sender<BlobStream>) {
         let peer = peer_of(from);
         match self.driver.links.best_connection(peer) {
             Some(connection) => {
                 let stream = self.driver.swarm.behaviour_mut().streams.open(peer, connection, Purpose::Blob);
+                let transfer = self.driver.links.transfer(peer);
                 tokio::spawn(async move {
                     if let Ok(stream) = stream.await {
                         // Whoever asked may have stopped waiting.
-                        let _ = answer.send(stream);
+                        let _ = answer.send((stream, transfer));
                     }
                 });
             }

@@ -90,7 +90,12 @@ struct Peer {
     open_at: Instant,
     /// Set when a connection came while the link was up.
     suspected: Option<Instant>,
+    /// Held by every transfer of a blob from or to the peer.
+    transfers: Transfer,
 }
+
+/// A transfer of a blob under way.
+pub(super) type Transfer = Arc<()>;
 
 enum LinkState {
     Down,
@@ -121,6 +126,7 @@ impl Links {
             failures: 0,
             open_at: now,
             suspected: None,
+            transfers: Transfer::default(),
         });
         peer.connections.push(connection);
         match peer.link {
@@ -222,6 +228,16 @@ impl Links {
             LinkState::Up { connection, .. } => Some(connection),
             _ => known.connections.last().copied(),
         }
+    }
+
+    /// To be held while a blob is on its way from or to `peer`.
+    pub(super) fn transfer(&self, peer: PeerId) -> Transfer {
+        self.peers.get(&peer).map(|known| known.transfers.clone()).unwrap_or_default()
+    }
+
+    /// Whether a blob is on its way from or to `peer`.
+    pub(super) fn has_transfers(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|known| Arc::strong_count(&known.transfers) > 1)
     }
 
     /// Ends all links once what waits in them is sent, and opens no more.

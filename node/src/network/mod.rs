@@ -232,6 +232,16 @@ impl Network {
         self.command(Command::Dial(node, addresses));
     }
 
+    /// Closes the connections to a peer, unless a blob is on its way. Shows as `LinkDown`.
+    pub fn hang_up(&self, node: NodeId) {
+        self.command(Command::HangUp(node));
+    }
+
+    /// Whether bootstrap addresses and known peers that are not connected may be left in peace, but for a rare try.
+    pub fn rest(&self, rests: bool) {
+        self.command(Command::Rest(rests));
+    }
+
     /// Brings a blob from a peer into this node's blobs, and says its length in bytes. A peer that is not connected is
     /// dialled if the Kademlia map knows an address; this node itself is never connected. May be called for several blobs
     /// and peers at once.
@@ -244,7 +254,8 @@ impl Network {
         let asked = self.commands.send(Command::OpenBlob { from, answer }).await;
         asked.map_err(|_| FetchError::NotConnected)?;
         let stream = timeout(driver::OPEN_MAX, stream).await.map_err(|_| FetchError::NotOpened)?;
-        blobs::fetch(stream.map_err(|_| FetchError::NotConnected)?, hash, self.blobs.clone()).await
+        let (stream, _transfer) = stream.map_err(|_| FetchError::NotConnected)?;
+        blobs::fetch(stream, hash, self.blobs.clone()).await
     }
 
     /// Says in the Kademlia map that this node has a blob. Returns when the walk is over; a hint, so it cannot fail.
