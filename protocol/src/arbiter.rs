@@ -774,7 +774,8 @@ impl Node {
         let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
         let failure = Failure { node, ending: outcome.ending.clone() };
         let mut state = TaskState::failed(AttemptId::from(id), failure);
-        let (lost, failed) = shard.state.get(task).map_or((0, 0), |known| (known.lost(), known.failed_attempts()));
+        // Its executor may have told of this attempt already, after a restart.
+        let (lost, failed) = shard.state.get(task).map_or((0, 0), |known| known.attempts_but(id.into()));
         let is_lost = outcome.ending == Ending::Lost;
         let lost_max = usize::from(retry.lost_max) + lost_more;
         let failed_max = usize::from(retry.max) + failed_more;

@@ -71,7 +71,8 @@ impl Node {
 
     /// Whether there is nobody to whom anything could be handed over, and never was.
     fn is_the_only_one(&self) -> bool {
-        self.membership.knows_nobody() && self.expected.is_empty() && !self.joins
+        let met = !self.membership.knows_nobody() || !self.membership.links.is_empty();
+        !met && self.expected.is_empty() && !self.joins
     }
 
     // ---- blobs

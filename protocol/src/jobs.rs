@@ -24,6 +24,8 @@ use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, 
 
 /// How long a submit may take: its blobs have to travel.
 const SUBMIT_MAX: Duration = Duration::from_secs(60);
+/// Cancels remembered of jobs that are not known here.
+const EARLY_CANCELS_MAX: usize = 4096;
 /// How long a cancel may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// A request without an answer is repeated after this.
@@ -118,6 +120,8 @@ pub(crate) struct Jobs {
     pulls: BTreeMap<JobId, Pull>,
     submits: Vec<Waiting>,
     cancels: Vec<Waiting>,
+    /// Cancels of jobs that are not known here yet.
+    early_cancels: BTreeSet<JobId>,
     /// Blobs on their way here for these jobs, with those who wait to hear `Published`.
     fetches: BTreeMap<u64, JobId>,
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
@@ -198,7 +202,7 @@ impl Node {
             self.insert_job(signed, spec, stop, blobs_held);
             self.persist_job(id);
             self.adopt_shards(id);
-            if self.jobs.cancels.iter().any(|waiting| waiting.job == id) {
+            if self.jobs.early_cancels.remove(&id) {
                 self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
             }
             self.on_job_known(id);
@@ -397,6 +401,8 @@ impl Node {
         self.jobs.cancels.push(waiting);
         if self.jobs.jobs.contains_key(&job) {
             self.apply_stop(job, StopCause::Cancelled);
+        } else if self.jobs.early_cancels.len() < EARLY_CANCELS_MAX {
+            self.jobs.early_cancels.insert(job);
         }
         self.keep_cancels();
     }

@@ -166,6 +166,16 @@ impl TaskState {
         }
     }
 
+    /// Attempts lost with their node, and those that failed by themselves, without this one.
+    pub fn attempts_but(&self, attempt: AttemptId) -> (usize, usize) {
+        let (lost, failed) = (self.lost(), self.failed_attempts());
+        match self.failures.get(&attempt) {
+            Some(failure) if failure.ending == Ending::Lost => (lost - 1, failed),
+            Some(_) => (lost, failed - 1),
+            None => (lost, failed),
+        }
+    }
+
     /// Attempts lost with their node.
     pub fn lost(&self) -> usize {
         self.failures.values().filter(|failure| failure.ending == Ending::Lost).count()

@@ -623,8 +623,10 @@ impl Node {
         let again = core::mem::take(&mut self.membership.again);
         let interval = self.membership.gossip_interval();
         let interval = if again { interval.min(SAY_AGAIN) } else { interval };
-        let jitter = self.rng.u64(0..=interval.as_micros() as u64 / 5);
-        self.membership.next_gossip = self.now + interval + Duration::from_micros(jitter);
+        // Where many start at once their records must not stay in phase.
+        let (least, spread) = if self.membership.sparse && !again { (interval / 2, 1) } else { (interval, 5) };
+        let jitter = self.rng.u64(0..=interval.as_micros() as u64 / spread);
+        self.membership.next_gossip = self.now + least + Duration::from_micros(jitter);
         let by_clock = self.plants(PlantedBug::TrustsTheClock);
         let me = &mut self.membership.me;
         me.sequence = if by_clock { self.now.as_micros() } else { me.sequence + 1 };

@@ -495,6 +495,8 @@ impl JobStatus {
         match (ended, done, self.stop) {
             (true, true, _) => JobState::Done,
             (true, false, Some(StopCause::Cancelled)) if self.counts().cancelled > 0 => JobState::Cancelled,
+            // Somebody knows why; before I do, it could be told wrongly.
+            (true, false, None) if self.counts().cancelled > 0 => JobState::Stopping,
             (true, false, _) => JobState::Failed,
             (false, _, Some(_)) => JobState::Stopping,
             (false, _, None) => JobState::Running,

@@ -40,13 +40,17 @@ impl World {
             return;
         }
         let nodes = self.machines.len();
-        let whole = self.network.open_links() == nodes * (nodes - 1) / 2;
+        // Among fewer than three a second copy is not promised at every moment.
+        let whole = nodes > 2 && self.network.open_links() == nodes * (nodes - 1) / 2;
         if whole && self.now() >= until {
             let dice = self.dice(Fault::WipeAfterAck);
             let others = dice.u32(..LET_PASS);
             self.ambush = Some(if dice.bool() { Ambush::Job(others / 4) } else { Ambush::Report(others) });
             let storm = dice::millis(self.dice(Fault::WipeAfterAck), STORM_MS);
             self.storm_until = self.storm_until.max(self.now() + storm);
+            return self.begin_users();
+        }
+        if nodes < 3 {
             return self.begin_users();
         }
         let until = if whole { until } else { self.now() + LINKED_MIN };
