@@ -17,7 +17,7 @@ use rangemap::RangeSet;
 use crate::custody::Shard;
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, ShardPromise};
-use crate::node::Node;
+use crate::node::{NUMBERS_MAX, Node};
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::stragglers::{Copies, Pace};
@@ -40,8 +40,6 @@ const BATCH_MS: u64 = 20;
 const BATCH_TASKS_MAX: u64 = 4096;
 /// A task that failed on a node is kept from it this long, while others may take it.
 const AVOID: Duration = Duration::from_secs(2);
-/// Leases and records are numbered from a random number below this: no two terms of one node meet.
-const NUMBERS_MAX: u64 = 1 << 48;
 /// Executors that may wait here.
 const WANTS_MAX: usize = 4096;
 /// The first wait after being deposed; a random one, so that two that argue do not meet again.
@@ -538,7 +536,7 @@ impl Node {
         let job = self.jobs.get(id.job)?;
         let stopped = job.stop.is_some() && !self.plants(PlantedBug::GrantsStopped);
         let waits = !job.is_ready(id.stage) && !self.plants(PlantedBug::IgnoresNeeds);
-        let ready = arbiter.phase == Phase::Granting && !stopped && !waits;
+        let ready = arbiter.phase == Phase::Granting && !stopped && !waits && job.can_be_fetched();
         ready.then_some(arbiter)
     }
 

@@ -118,7 +118,7 @@ pub(crate) struct Custody {
     pub(crate) repairs_failed: Vec<Repair>,
     /// Shards whose blobs may have too few holders.
     pub(crate) blobs_due: BTreeSet<ShardId>,
-    last_receipt: u64,
+    pub(crate) last_receipt: u64,
     pub(crate) arbitration_changed: bool,
     pub(crate) grants_changed: bool,
     pub(crate) claimable: u32,

@@ -90,6 +90,11 @@ impl Job {
         needs.iter().all(|need| self.stages_done.contains(need))
     }
 
+    /// Whether anybody is known to hold its blobs: before that whoever takes its tasks only waits.
+    pub(crate) fn can_be_fetched(&self) -> bool {
+        self.blobs == Blobs::Held || !self.held_by.is_empty()
+    }
+
     /// Nodes likely to hold the job's blobs.
     pub(crate) fn sources(&self) -> Vec<NodeId> {
         self.custodians.iter().copied().chain([self.spec.submitter]).collect()
@@ -276,6 +281,8 @@ impl Node {
             for publisher in self.jobs.publishers.remove(&id).unwrap_or_default() {
                 self.send(publisher, Message::Published(id));
             }
+            self.announce(id); // its tasks can be granted now
+            self.custody.grants_changed = true;
         }
     }
 
@@ -300,6 +307,7 @@ impl Node {
 
     pub(crate) fn on_publish(&mut self, from: NodeId, signed: SignedJob) {
         let Some(id) = self.keep_job(signed, None, false) else { return };
+        self.note_held_by(id, from);
         if self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Held) {
             self.send(from, Message::Published(id));
             return;
@@ -317,6 +325,7 @@ impl Node {
 
     fn note_held_by(&mut self, job: JobId, node: NodeId) {
         if let Some(job) = self.jobs.jobs.get_mut(&job) {
+            self.custody.grants_changed |= !job.can_be_fetched();
             job.held_by.insert(node);
         }
     }

@@ -23,6 +23,9 @@ use crate::{Effects, Event, NodeId, Table, Time};
 
 /// After a start with known peers, how long to look for them before taking up arbitration alone.
 const STARTUP_GRACE: Duration = Duration::from_secs(2);
+/// Leases, records, questions and receipts are numbered from a random number below this: those of two terms or two
+/// processes of one node never meet.
+pub(crate) const NUMBERS_MAX: u64 = 1 << 48;
 /// The longest record read back from the store.
 const RECORD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -110,6 +113,9 @@ impl Node {
             #[cfg(feature = "planted-bugs")]
             bug: config.bug,
         };
+        // An answer to a question of the process before this one must not be taken for one to a question of this one.
+        node.questions.last = node.rng.u64(..NUMBERS_MAX);
+        node.custody.last_receipt = node.rng.u64(..NUMBERS_MAX);
         let mut segments = Vec::new();
         let mut note = None;
         let mut incarnation = 0;

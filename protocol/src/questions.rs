@@ -32,7 +32,7 @@ struct Question {
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     open: BTreeMap<u64, Question>,
-    last: u64,
+    pub(crate) last: u64,
 }
 
 impl Node {

@@ -7,9 +7,10 @@ use std::sync::LazyLock;
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 
-use crate::run::Report;
+use crate::run::{Report, run};
 use crate::scenario::Scenario;
 use crate::sweep::sweep;
+use crate::trace::Trace;
 
 /// Swarm sizes of a hunt, in turn: some bugs are hidden by a second copy, some need many nodes.
 const SIZES: [usize; 6] = [1, 2, 3, 5, 5, 7];
@@ -65,10 +66,17 @@ impl Bug {
         let scenarios: Vec<_> = seeds.map(scenario).collect();
         let mut found = None;
         sweep(&scenarios, threads, |report| {
-            found = Some(report).filter(|report| report.violation.is_some());
+            found = Some(report).filter(|report| report.violation.is_some() && self.is_to_blame(&report.scenario));
             found.is_none()
         });
         found
+    }
+}
+
+impl Bug {
+    /// Whether the run holds every promise without the bug.
+    fn is_to_blame(self, scenario: &Scenario) -> bool {
+        run(&Scenario { bug: None, ..scenario.clone() }, Trace::Rough).violation.is_none()
     }
 }
 

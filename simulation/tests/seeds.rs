@@ -1,7 +1,5 @@
 //! Swarms of several sizes through many storms, and proof that the simulator would notice if the promises broke.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
-
 use swarm_simulation::{Bug, FaultSet, Report, Scenario, Trace, run, shrink, sweep};
 
 /// The seeds of one size: together 160.

@@ -187,7 +187,7 @@ fn released(lines: &[Line], grant: &Line) -> u64 {
 
 /// `[[0+5], [9+1]]`.
 fn ranges(text: &str) -> impl Iterator<Item = (u32, u32)> {
-    let pieces = text.split(|c: char| c == '[' || c == ']');
+    let pieces = text.split(['[', ']']);
     pieces
         .filter_map(|piece| piece.split_once('+'))
         .filter_map(|(first, count)| Some((first.parse().ok()?, count.parse().ok()?)))

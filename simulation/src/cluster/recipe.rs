@@ -109,7 +109,7 @@ impl Recipe {
 }
 
 const fn is_long(number: u64) -> bool {
-    number % LONG_EVERY == 0
+    number.is_multiple_of(LONG_EVERY)
 }
 
 fn tasks(number: u64) -> u32 {

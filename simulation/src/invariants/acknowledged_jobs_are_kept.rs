@@ -25,7 +25,7 @@ impl Invariant for Judge {
                     Ok(())
                 }
                 Answer::Job { job: other, .. } => Err(format!("{node:?}, asked for {job:?}, gave {:?}", other.id())),
-                _ if !history.jobs.get(job).is_some_and(|it| it.acknowledged.is_some()) => Ok(()),
+                _ if history.jobs.get(job).is_none_or(|it| it.acknowledged.is_none()) => Ok(()),
                 _ => Err(format!("{node:?} does not know job {job:?}, which was acknowledged")),
             },
             Fact::Closed => {

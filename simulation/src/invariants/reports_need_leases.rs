@@ -11,6 +11,9 @@ use swarm_protocol::{Ending, Epoch, LeaseId, Message, NodeId, Outcome, Range, Sh
 use super::Invariant;
 use crate::history::{Fact, History, tasks_of};
 
+/// An outcome, and the epoch of the lease under which it came.
+type Reported = (Option<Epoch>, Outcome);
+
 #[derive(Default)]
 pub(super) struct Judge {
     leases: BTreeMap<LeaseId, Lease>,
@@ -18,7 +21,7 @@ pub(super) struct Judge {
     /// Reports under leases that the arbiter had fenced.
     refused: BTreeMap<NodeId, Vec<Report>>,
     /// What each arbiter was rightly told of a task, and in which epoch; what it ran itself, in none.
-    reported: BTreeMap<(NodeId, ShardId, u32), Vec<(Option<Epoch>, Outcome)>>,
+    reported: BTreeMap<(NodeId, ShardId, u32), Vec<Reported>>,
     /// Failures that anybody recorded.
     failures: BTreeMap<(ShardId, u32), BTreeSet<Ending>>,
 }
