@@ -277,13 +277,15 @@ impl Node {
         if self.plants(PlantedBug::MergesFailuresOnly) {
             segment.iter_mut().for_each(|run| run.state.end = None);
         }
+        // A result counts here when its blobs are here, or on two nodes: whoever has them may be lost before that.
+        let waiting = self.fetch_before_learning(shard, &mut segment);
         self.recall_ended(shard, &segment);
         self.doubt_my_blobs(shard, &segment);
         let failed = segment.iter().any(|run| !run.state.failures.is_empty());
         if self.learn(shard, segment) && failed {
             self.exhaust_overrun(shard);
         }
-        if let Some(receipt) = receipt.filter(|_| self.custody.shards.contains_key(&shard)) {
+        if let Some(receipt) = receipt.filter(|_| !waiting && self.custody.shards.contains_key(&shard)) {
             self.send(from, Message::Merged { shard, receipt });
         }
     }

@@ -104,6 +104,20 @@ impl Node {
         }
     }
 
+    /// Takes those runs out of the segment that are to be learnt only with their blobs; true when there were any.
+    pub(crate) fn fetch_before_learning(&mut self, shard: ShardId, segment: &mut Segment) -> bool {
+        let me = self.me();
+        let Some(known) = self.custody.shards.get(&shard) else { return false };
+        let waits = |run: &mut Run| lacks_holders(run, me) && !known.state.has_ended(run.range.first);
+        let runs: Segment = segment.extract_if(.., waits).collect();
+        let any = !runs.is_empty();
+        let under_way = self.custody.repairs.values().any(|repair| repair.shard == shard && repair.runs == runs);
+        if any && !under_way {
+            self.begin_repair(Repair { shard, runs });
+        }
+        any
+    }
+
     fn repair_blobs(&mut self, id: ShardId) {
         let me = self.me();
         let Some(shard) = self.custody.shards.get(&id) else { return };

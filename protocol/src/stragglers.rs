@@ -15,7 +15,7 @@ use rangemap::RangeSet;
 
 use crate::arbiter::{Arbiter, count_of, ranges_of};
 use crate::custody::Shard;
-use crate::lattice::Run;
+use crate::lattice::{Run, TaskState};
 use crate::message::Message;
 use crate::node::Node;
 use crate::{LeaseId, NodeId, Range, ShardId, Time};
@@ -91,15 +91,15 @@ impl Arbiter {
     }
 
     /// Offers the tasks of leases that stand still for too long, when only the tail is left.
-    fn offer_stragglers(&mut self, left: u32, count: u32, now: Time) -> bool {
+    fn offer_stragglers(&mut self, left: u32, count: u32, now: Time, may_be_lost: impl Fn(u32) -> bool) -> bool {
         let is_tail = left <= (count / TAIL).max(1) && self.nothing_waits();
         let Some(slow) = self.pace.slow().filter(|_| is_tail) else { return false };
         let standing = self.leases.values().filter(|lease| now.since(lease.since) > slow);
         let tasks: Vec<_> = standing.flat_map(|lease| ranges_of(&lease.tasks)).collect();
         let before = self.copies.offered();
-        for range in tasks.iter().flat_map(|range| range.indexes()).filter(|task| !self.copies.granted.contains(task)) {
-            self.copies.offered.insert(range..range + 1);
-        }
+        let fresh = |task: &u32| !self.copies.granted.contains(task) && may_be_lost(*task);
+        let offered: Vec<_> = tasks.iter().flat_map(Range::indexes).filter(fresh).collect();
+        offered.into_iter().for_each(|task| self.copies.offered.insert(task..task + 1));
         self.copies.offered() > before
     }
 
@@ -130,7 +130,12 @@ impl Node {
         }
         let Some(shard) = self.custody.shards.get_mut(&id) else { return };
         let (left, count) = (open_count(shard), shard.range.count);
-        if shard.arbiter.as_mut().is_some_and(|arbiter| arbiter.offer_stragglers(left, count, now)) {
+        let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
+        // Both runs may take their nodes down: the budget has to allow it.
+        let lost_max = usize::from(stage.retry.lost_max);
+        let may_be_lost = |task| shard.state.get(task).map_or(0, TaskState::lost) < lost_max;
+        let Some(arbiter) = shard.arbiter.as_mut() else { return };
+        if arbiter.offer_stragglers(left, count, now, may_be_lost) {
             self.custody.grants_changed = true;
         }
     }
