@@ -21,7 +21,6 @@ use crate::links::{LINKS_FULL_MAX, Links};
 use crate::message::{Gossip, Message, NodeRecord, SharedRecord};
 use crate::node::Node;
 use crate::placement::{View, mixed};
-use crate::planted::PlantedBug;
 use crate::{MemberState, MemberView, NodeId, Notice, Table, Time, Write, codec};
 
 /// A member is suspected when its link is gone and nothing was heard of it for this long.
@@ -627,9 +626,8 @@ impl Node {
         let (least, spread) = if self.membership.sparse && !again { (interval / 2, 1) } else { (interval, 5) };
         let jitter = self.rng.u64(0..=interval.as_micros() as u64 / spread);
         self.membership.next_gossip = self.now + least + Duration::from_micros(jitter);
-        let by_clock = self.plants(PlantedBug::TrustsTheClock);
         let me = &mut self.membership.me;
-        me.sequence = if by_clock { self.now.as_micros() } else { me.sequence + 1 };
+        me.sequence += 1;
         me.slots_free = slots_free;
         self.out.gossip.push(Gossip::Alive(me.clone().into()));
         self.membership.changed.insert(self.membership.me.node);

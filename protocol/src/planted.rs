@@ -68,8 +68,6 @@ planted_bugs! {
     TakesFencedReports = "takes-fenced-reports",
     /// What was counted on both sides of a partition is added up.
     CountsTwice = "counts-twice",
-    /// A restart does not raise the incarnation, and the sequence follows the clock.
-    TrustsTheClock = "trusts-the-clock",
     /// A shard is repaired from facts of failures only.
     MergesFailuresOnly = "merges-failures-only",
 }
