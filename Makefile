@@ -3,7 +3,7 @@
 # make fix    formats
 
 CARGO ?= cargo
-SEEDS ?= 0..200
+SEEDS ?= 0..500
 
 .PHONY: setup build demo test fix
 setup:
@@ -21,7 +21,8 @@ test: setup
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --release --locked --workspace --bins
 	$(CARGO) test --release --locked --workspace
-	$${CARGO_TARGET_DIR:-target}/release/swarm-sim run --seeds $(SEEDS) --nodes 5
+	$${CARGO_TARGET_DIR:-target}/release/swarm-sim faults --seeds $(SEEDS) --nodes 3..=9
+	$(CARGO) test --release --locked --workspace --features swarm-simulation/planted-bugs --test planted_bugs
 	@$(MAKE) --no-print-directory -C examples check
 
 fix: setup

@@ -54,24 +54,24 @@ mod tests {
     #[test]
     fn a_job_that_everybody_knows_is_fine() {
         let job = Job::of(1);
-        settled(&job).reports(1, &job, Counts::default(), None).fact(&Fact::Closed).is_fine();
+        settled(&job).reports(1, &job, Counts::default(), None).fact(&Fact::Closed).passes();
     }
 
     #[test]
     fn a_job_that_a_node_does_not_know_is_judged() {
         let job = Job::of(1);
-        settled(&job).told(1, &Query::Job(job.id), &Answer::Unknown).is_judged("does not know");
+        settled(&job).told(1, &Query::Job(job.id), &Answer::Unknown).breaks("does not know");
     }
 
     #[test]
     fn a_job_that_nobody_answers_for_is_judged() {
-        settled(&Job::of(1)).fact(&Fact::Closed).is_judged("nobody answered");
+        settled(&Job::of(1)).fact(&Fact::Closed).breaks("nobody answered");
     }
 
     #[test]
     fn a_job_that_was_not_acknowledged_may_be_unknown() {
         let job = Job::of(1);
         let tale = Tale::of(Judge::default()).submitted(&job).fact(&Fact::Settled);
-        tale.told(1, &Query::Job(job.id), &Answer::Unknown).fact(&Fact::Closed).is_fine();
+        tale.told(1, &Query::Job(job.id), &Answer::Unknown).fact(&Fact::Closed).passes();
     }
 }

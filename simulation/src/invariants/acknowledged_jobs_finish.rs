@@ -55,12 +55,12 @@ mod tests {
 
     #[test]
     fn a_job_that_is_over_is_fine() {
-        reported(2).fact(&Fact::Bounded).is_fine();
+        reported(2).fact(&Fact::Bounded).passes();
     }
 
     #[test]
     fn a_job_that_is_not_over_is_judged() {
-        reported(1).fact(&Fact::Bounded).is_judged("is not over; last told");
-        Tale::of(Judge::default()).with(&Job::of(1)).fact(&Fact::Bounded).is_judged("nobody ever told");
+        reported(1).fact(&Fact::Bounded).breaks("is not over; last told");
+        Tale::of(Judge::default()).with(&Job::of(1)).fact(&Fact::Bounded).breaks("nobody ever told");
     }
 }

@@ -171,32 +171,32 @@ mod tests {
     #[test]
     fn a_second_attempt_after_the_first_failure_is_fine() {
         let job = Job::of_traps(1);
-        after_traps(&job, 1).says(1, 3, &grant(job.lease(1, 2), 0)).is_fine();
+        after_traps(&job, 1).says(1, 3, &grant(job.lease(1, 2), 0)).passes();
     }
 
     #[test]
     fn a_third_attempt_is_judged() {
         let job = Job::of_traps(1);
-        after_traps(&job, 2).says(1, 3, &grant(job.lease(1, 3), 0)).is_judged("grants task 0");
+        after_traps(&job, 2).says(1, 3, &grant(job.lease(1, 3), 0)).breaks("grants task 0");
     }
 
     #[test]
     fn a_third_failure_in_one_epoch_is_judged() {
-        after_traps(&Job::of_traps(1), 3).is_judged("3 attempts failed");
+        after_traps(&Job::of_traps(1), 3).breaks("3 attempts failed");
     }
 
     #[test]
     fn what_a_lost_disk_said_binds_nobody() {
         let job = Job::of_traps(1);
         let tale = after_traps(&job, 2).fact(&Fact::Forgot { node: id(1) });
-        tale.says(1, 3, &grant(job.lease(1, 3), 0)).is_fine();
+        tale.says(1, 3, &grant(job.lease(1, 3), 0)).passes();
     }
 
     #[test]
     fn granting_what_has_ended_is_judged() {
         let job = Job::of(1);
         let tale = Tale::of(Judge::default()).with(&job).says(1, 2, &record(job.shard(), 1, job.done(0)));
-        tale.says(1, 3, &grant(job.lease(1, 2), 0)).is_judged("has ended");
+        tale.says(1, 3, &grant(job.lease(1, 2), 0)).breaks("has ended");
     }
 
     #[test]
@@ -204,8 +204,8 @@ mod tests {
         let job = Job::of_traps(1);
         let early = [given_up(0, job.lease(1, 1), 3, trapped())];
         let tale = || Tale::of(Judge::default()).with(&job);
-        tale().shows(1, job.shard(), &early).is_fine();
-        tale().fact(&Fact::Settled).shows(1, job.shard(), &early).is_judged("given up");
+        tale().shows(1, job.shard(), &early).passes();
+        tale().fact(&Fact::Settled).shows(1, job.shard(), &early).breaks("given up");
     }
 
     #[test]
@@ -213,6 +213,6 @@ mod tests {
         let job = Job::of_traps(1);
         let mut run = given_up(0, job.lease(1, 1), 3, trapped());
         run.state.failures.extend(failure(0, job.lease(1, 2), 3, trapped()).state.failures);
-        Tale::of(Judge::default()).with(&job).fact(&Fact::Settled).shows(1, job.shard(), &[run]).is_fine();
+        Tale::of(Judge::default()).with(&job).fact(&Fact::Settled).shows(1, job.shard(), &[run]).passes();
     }
 }

@@ -136,36 +136,36 @@ mod tests {
     fn who_does_not_know_may_grant_for_a_while() {
         let job = Job::of(1);
         let granted = confirmed(&job).says(2, 3, &grant(job.lease(2, 1), 0));
-        granted.fact(&Fact::Healed).after(29).says(2, 3, &grant(job.lease(2, 2), 0)).is_fine();
+        granted.fact(&Fact::Healed).after(29).says(2, 3, &grant(job.lease(2, 2), 0)).passes();
     }
 
     #[test]
     fn granting_what_is_said_to_be_stopped_is_judged() {
         let job = Job::of(1);
         let stopped = tale(&job).says(2, 1, &Message::Stopped(job.id)).after(1);
-        stopped.says(2, 3, &grant(job.lease(2, 1), 0)).is_judged("said is stopped");
+        stopped.says(2, 3, &grant(job.lease(2, 1), 0)).breaks("said is stopped");
     }
 
     #[test]
     fn starting_what_is_said_to_be_stopped_is_judged() {
         let job = Job::of(1);
         let stopped = Message::JobDigests(vec![(job.id, Some(StopCause::Cancelled))]);
-        tale(&job).says(2, 1, &stopped).starts(2, job.lease(2, 1), 0).is_fine();
-        tale(&job).says(2, 1, &stopped).after(1).starts(2, job.lease(2, 1), 0).is_judged("said is stopped");
+        tale(&job).says(2, 1, &stopped).starts(2, job.lease(2, 1), 0).passes();
+        tale(&job).says(2, 1, &stopped).after(1).starts(2, job.lease(2, 1), 0).breaks("said is stopped");
     }
 
     #[test]
     fn granting_long_after_the_healing_is_judged() {
         let job = Job::of(1);
         let healed = confirmed(&job).fact(&Fact::Healed).after(31);
-        healed.says(2, 3, &grant(job.lease(2, 1), 0)).is_judged("cancelled at");
+        healed.says(2, 3, &grant(job.lease(2, 1), 0)).breaks("cancelled at");
     }
 
     #[test]
     fn a_job_that_runs_for_who_confirmed_its_cancel_is_judged() {
         let job = Job::of(1);
-        confirmed(&job).reports(2, &job, Counts::default(), None).is_fine();
-        confirmed(&job).reports(1, &job, Counts::default(), Some(StopCause::Cancelled)).is_fine();
-        confirmed(&job).reports(1, &job, Counts::default(), None).is_judged("is running");
+        confirmed(&job).reports(2, &job, Counts::default(), None).passes();
+        confirmed(&job).reports(1, &job, Counts::default(), Some(StopCause::Cancelled)).passes();
+        confirmed(&job).reports(1, &job, Counts::default(), None).breaks("is running");
     }
 }

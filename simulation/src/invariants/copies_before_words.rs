@@ -121,20 +121,20 @@ mod tests {
     #[test]
     fn two_copies_are_enough() {
         let job = Job::of(1);
-        published(&job, 2).fact(&Fact::Acknowledged { node: id(1), job: job.id }).is_fine();
+        published(&job, 2).fact(&Fact::Acknowledged { node: id(1), job: job.id }).passes();
     }
 
     #[test]
     fn one_copy_is_judged() {
         let job = Job::of(1);
-        published(&job, 1).fact(&Fact::Acknowledged { node: id(1), job: job.id }).is_judged("1 copies of 2");
+        published(&job, 1).fact(&Fact::Acknowledged { node: id(1), job: job.id }).breaks("1 copies of 2");
     }
 
     #[test]
     fn what_is_enough_in_trouble_is_not_judged() {
         let job = Job::of(1);
         let troubled = published(&job, 1).fact(&Fact::Disturbed);
-        troubled.fact(&Fact::Acknowledged { node: id(1), job: job.id }).is_fine();
+        troubled.fact(&Fact::Acknowledged { node: id(1), job: job.id }).passes();
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         let ack = Message::Ack { lease: job.lease(1, 1), tasks: vec![one(0)] };
         let recorded = Message::Recorded { shard: job.shard(), epoch: epoch(1, 1), number: 1 };
         let record = || tale(&job).tells(1, 2, &record(job.shard(), 1, job.done(0)));
-        record().tells(2, 1, &recorded).says(1, 3, &ack).is_fine();
-        record().says(1, 3, &ack).is_judged("nobody else has");
+        record().tells(2, 1, &recorded).says(1, 3, &ack).passes();
+        record().says(1, 3, &ack).breaks("nobody else has");
     }
 }

@@ -113,21 +113,21 @@ mod tests {
     fn custodians_have_thirty_seconds() {
         let job = Job::of(1);
         let differ = look(tale(&job).after(30), &job, false);
-        look(differ, &job, true).fact(&Fact::Settled).is_fine();
+        look(differ, &job, true).fact(&Fact::Settled).passes();
     }
 
     #[test]
     fn differing_for_longer_is_judged() {
         let job = Job::of(1);
-        look(tale(&job).after(31), &job, false).is_judged("nothing was new");
+        look(tale(&job).after(31), &job, false).breaks("nothing was new");
     }
 
     #[test]
     fn what_is_recorded_later_may_differ_later() {
         let job = Job::of(1);
         let recorded = || tale(&job).after(20).says(1, 2, &record(job.shard(), 1, job.done(0)));
-        look(recorded().after(30), &job, false).is_fine();
-        look(recorded().after(31), &job, false).is_judged("nothing was new");
+        look(recorded().after(30), &job, false).passes();
+        look(recorded().after(31), &job, false).breaks("nothing was new");
     }
 
     #[test]
@@ -135,18 +135,18 @@ mod tests {
         let job = Job::of(1);
         let recorded = tale(&job).says(1, 2, &record(job.shard(), 1, job.done(0)));
         let again = recorded.after(20).says(1, 2, &record(job.shard(), 1, job.done(0)));
-        look(again.after(20), &job, false).is_judged("nothing was new");
+        look(again.after(20), &job, false).breaks("nothing was new");
     }
 
     #[test]
     fn a_shard_that_nobody_keeps_is_judged() {
         let job = Job::of(1);
-        tale(&job).after(31).fact(&Fact::Kept { shard: job.shard(), copies: &[] }).is_judged("nobody keeps");
+        tale(&job).after(31).fact(&Fact::Kept { shard: job.shard(), copies: &[] }).breaks("nobody keeps");
     }
 
     #[test]
     fn not_looking_is_judged() {
         let job = Job::of(1);
-        tale(&job).fact(&Fact::Settled).is_judged("not seen to agree");
+        tale(&job).fact(&Fact::Settled).breaks("not seen to agree");
     }
 }

@@ -67,22 +67,22 @@ mod tests {
     fn what_ran_may_be_told() {
         let job = Job::of(1);
         let ran = Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
-        ran.says(1, 2, &record(job.shard(), 1, job.done(0))).shows(1, job.shard(), &[job.done(0)]).is_fine();
+        ran.says(1, 2, &record(job.shard(), 1, job.done(0))).shows(1, job.shard(), &[job.done(0)]).passes();
     }
 
     #[test]
     fn an_end_without_a_run_is_judged() {
         let job = Job::of(2);
         let ran = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
-        ran().says(1, 2, &record(job.shard(), 1, job.done(1))).is_judged("never ran");
-        ran().shows(1, job.shard(), &[job.done(1)]).is_judged("never ran");
+        ran().says(1, 2, &record(job.shard(), 1, job.done(1))).breaks("never ran");
+        ran().shows(1, job.shard(), &[job.done(1)]).breaks("never ran");
     }
 
     #[test]
     fn an_outcome_that_no_run_left_is_judged() {
         let job = Job::of(2);
         let ran = Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
-        ran.says(1, 2, &record(job.shard(), 1, job.done_with(0, job.another()))).is_judged("but left");
+        ran.says(1, 2, &record(job.shard(), 1, job.done_with(0, job.another()))).breaks("but left");
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         let job = Job::of(1);
         let ran = Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.another());
         let told = ran.says(1, 2, &record(job.shard(), 1, job.done_with(0, job.another())));
-        told.says(1, 2, &record(job.shard(), 1, job.done(0))).is_judged("but left");
+        told.says(1, 2, &record(job.shard(), 1, job.done(0))).breaks("but left");
     }
 
     #[test]
@@ -98,8 +98,8 @@ mod tests {
         let job = Job::of(1);
         let ran = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
         let lost = failure(0, job.lease(1, 1), 3, Ending::Lost);
-        ran().says(1, 2, &record(job.shard(), 1, lost)).is_fine();
+        ran().says(1, 2, &record(job.shard(), 1, lost)).passes();
         let trapped = failure(0, job.lease(1, 1), 3, Ending::Trapped("no".into()));
-        ran().says(1, 2, &record(job.shard(), 1, trapped)).is_judged("but left");
+        ran().says(1, 2, &record(job.shard(), 1, trapped)).breaks("but left");
     }
 }

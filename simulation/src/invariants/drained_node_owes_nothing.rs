@@ -171,16 +171,16 @@ mod tests {
 
     #[test]
     fn an_outcome_that_nobody_took_is_judged() {
-        ran(&Job::of(1)).fact(&drained()).is_judged("owes task 0");
+        ran(&Job::of(1)).fact(&drained()).breaks("owes task 0");
     }
 
     #[test]
     fn an_acknowledged_or_dropped_outcome_is_not_owed() {
         let job = Job::of(1);
         let ack = Message::Ack { lease: job.lease(1, 1), tasks: vec![one(0)] };
-        ran(&job).tells(1, 3, &ack).fact(&drained()).is_fine();
+        ran(&job).tells(1, 3, &ack).fact(&drained()).passes();
         let dropped = Fact::Dropped { node: id(3), lease: job.lease(1, 1), tasks: &[one(0)] };
-        ran(&job).fact(&dropped).fact(&drained()).is_fine();
+        ran(&job).fact(&dropped).fact(&drained()).passes();
     }
 
     #[test]
@@ -188,33 +188,33 @@ mod tests {
         let job = Job::of(1);
         let equal = Message::DigestsCompared { same: vec![(job.shard(), Hash::of(b"copy"))], pull: Vec::new() };
         let said = || ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
-        said().says(3, 2, &equal).fact(&drained()).is_fine();
-        ran(&job).says(2, 3, &equal).fact(&drained()).is_fine();
+        said().says(3, 2, &equal).fact(&drained()).passes();
+        ran(&job).says(2, 3, &equal).fact(&drained()).passes();
     }
 
     #[test]
     fn a_fact_that_nobody_else_knows_is_judged() {
         let job = Job::of(1);
         let said = ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
-        said.fact(&drained()).is_judged("nobody else knows");
+        said.fact(&drained()).breaks("nobody else knows");
         let told = ran(&job).tells(3, 2, &record(job.shard(), 3, job.done(0)));
-        told.fact(&drained()).is_fine();
+        told.fact(&drained()).passes();
     }
 
     #[test]
     fn starting_or_granting_afterwards_is_judged() {
         let job = Job::of(1);
         let tale = || Tale::of(Judge::default()).with(&job).fact(&drained());
-        tale().starts(3, job.lease(1, 1), 0).is_judged("starts task 0");
-        tale().says(3, 2, &grant(job.lease(3, 1), 0)).is_judged("grants");
-        tale().fact(&Fact::Down { node: id(3) }).starts(3, job.lease(1, 1), 0).is_fine();
+        tale().starts(3, job.lease(1, 1), 0).breaks("starts task 0");
+        tale().says(3, 2, &grant(job.lease(3, 1), 0)).breaks("grants");
+        tale().fact(&Fact::Down { node: id(3) }).starts(3, job.lease(1, 1), 0).passes();
     }
 
     #[test]
     fn a_drain_that_takes_too_long_is_judged() {
         let tale = || Tale::of(Judge::default()).fact(&Fact::Healed).fact(&Fact::Draining { node: id(3) });
-        tale().after(29).fact(&Fact::Closed).is_fine();
-        tale().after(31).fact(&Fact::Closed).is_judged("drains since");
-        tale().after(9).fact(&drained()).after(31).fact(&Fact::Closed).is_fine();
+        tale().after(29).fact(&Fact::Closed).passes();
+        tale().after(31).fact(&Fact::Closed).breaks("drains since");
+        tale().after(9).fact(&drained()).after(31).fact(&Fact::Closed).passes();
     }
 }

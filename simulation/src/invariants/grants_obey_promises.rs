@@ -100,50 +100,50 @@ mod tests {
     fn granting_in_an_epoch_of_its_own_is_fine() {
         let job = Job::of(1);
         let later = LeaseId { epoch: epoch(3, 1), ..job.lease(1, 1) };
-        promised(&job).says(1, 3, &grant(later, 0)).says(1, 3, &grant(later, 0)).is_fine();
+        promised(&job).says(1, 3, &grant(later, 0)).says(1, 3, &grant(later, 0)).passes();
     }
 
     #[test]
     fn granting_below_the_promise_is_judged() {
         let job = Job::of(1);
-        promised(&job).says(1, 3, &grant(job.lease(1, 1), 0)).is_judged("grants in");
-        promised(&job).fact(&Fact::Forgot { node: id(1) }).says(1, 3, &grant(job.lease(1, 1), 0)).is_fine();
+        promised(&job).says(1, 3, &grant(job.lease(1, 1), 0)).breaks("grants in");
+        promised(&job).fact(&Fact::Forgot { node: id(1) }).says(1, 3, &grant(job.lease(1, 1), 0)).passes();
     }
 
     #[test]
     fn recording_below_the_promise_is_judged() {
         let job = Job::of(1);
         let recorded = |counter| Message::Recorded { shard: job.shard(), epoch: epoch(counter, 2), number: 1 };
-        promised(&job).says(1, 2, &recorded(2)).is_fine();
-        promised(&job).says(1, 2, &recorded(1)).is_judged("records in");
+        promised(&job).says(1, 2, &recorded(2)).passes();
+        promised(&job).says(1, 2, &recorded(1)).breaks("records in");
     }
 
     #[test]
     fn promising_less_than_before_is_judged() {
         let job = Job::of(1);
         let less = ShardPromise { shard: job.shard(), promised: epoch(1, 2), before: Epoch::NONE };
-        promised(&job).says(1, 2, &Message::Promise(vec![less])).is_judged("promises in");
+        promised(&job).says(1, 2, &Message::Promise(vec![less])).breaks("promises in");
     }
 
     #[test]
     fn two_arbiters_of_one_epoch_are_judged() {
         let job = Job::of(2);
         let tale = Tale::of(Judge::default()).with(&job).says(1, 3, &grant(job.lease(1, 1), 0));
-        tale.says(2, 3, &grant(job.lease(1, 2), 1)).is_judged("both grant");
+        tale.says(2, 3, &grant(job.lease(1, 2), 1)).breaks("both grant");
     }
 
     #[test]
     fn one_lease_for_two_is_judged() {
         let job = Job::of(2);
         let tale = || Tale::of(Judge::default()).with(&job).says(1, 3, &grant(job.lease(1, 1), 0));
-        tale().says(1, 4, &grant(job.lease(1, 1), 0)).is_judged("but granted");
-        tale().says(1, 3, &grant(job.lease(1, 1), 1)).is_judged("but granted");
+        tale().says(1, 4, &grant(job.lease(1, 1), 0)).breaks("but granted");
+        tale().says(1, 3, &grant(job.lease(1, 1), 1)).breaks("but granted");
     }
 
     #[test]
     fn one_task_twice_at_a_time_is_judged() {
         let job = Job::of(1);
         let again = Fact::Started { node: id(3), lease: job.lease(1, 1), task: 0, again: true };
-        Tale::of(Judge::default()).with(&job).fact(&again).is_judged("twice");
+        Tale::of(Judge::default()).with(&job).fact(&again).breaks("twice");
     }
 }

@@ -81,14 +81,14 @@ mod tests {
     #[test]
     fn one_task_for_one_slot_is_fine() {
         let job = Job::of(3);
-        after_want(&job, 0).says(1, 3, &grant(job.lease(1, 1), 0)).is_fine();
+        after_want(&job, 0).says(1, 3, &grant(job.lease(1, 1), 0)).passes();
     }
 
     #[test]
     fn a_second_task_for_one_slot_is_judged() {
         let job = Job::of(3);
         let granted = after_want(&job, 0).says(1, 3, &grant(job.lease(1, 1), 0));
-        granted.says(1, 3, &grant(job.lease(1, 2), 1)).is_judged("asked for 0 more");
+        granted.says(1, 3, &grant(job.lease(1, 2), 1)).breaks("asked for 0 more");
     }
 
     #[test]
@@ -98,8 +98,8 @@ mod tests {
             let granted = |tale: Tale<Judge>, task| tale.says(1, 3, &grant(job.lease(1, u64::from(task)), task));
             (0..tasks).fold(after_want(&job, 100), granted)
         };
-        fast(2).is_fine();
-        fast(3).is_judged("asked for 0 more");
+        fast(2).passes();
+        fast(3).breaks("asked for 0 more");
     }
 
     #[test]
@@ -107,12 +107,12 @@ mod tests {
         let job = Job::of(3);
         let asks = |tale: Tale<Judge>, _| tale.after(1).tells(3, 1, &Message::Want { slots: 1, rate: 0 });
         let granted = |tale: Tale<Judge>, task| tale.says(1, 3, &grant(job.lease(1, u64::from(task)), task));
-        (0..3).fold((0..9).fold(after_want(&job, 0), asks), granted).is_judged("asked for 0 more");
+        (0..3).fold((0..9).fold(after_want(&job, 0), asks), granted).breaks("asked for 0 more");
     }
 
     #[test]
     fn granting_to_who_never_asked_is_judged() {
         let job = Job::of(1);
-        Tale::of(Judge::default()).with(&job).says(1, 3, &grant(job.lease(1, 1), 0)).is_judged("asked for 0 more");
+        Tale::of(Judge::default()).with(&job).says(1, 3, &grant(job.lease(1, 1), 0)).breaks("asked for 0 more");
     }
 }

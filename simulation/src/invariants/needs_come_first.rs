@@ -40,14 +40,14 @@ mod tests {
     fn a_stage_waits_for_what_it_needs() {
         let job = Job::of_two_stages(2);
         let half = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
-        half().starts(3, second(&job), 0).is_judged("before stage 0 is done");
-        half().runs(3, job.lease(1, 1), 1, &job.left(1)).starts(3, second(&job), 0).is_fine();
+        half().starts(3, second(&job), 0).breaks("before stage 0 is done");
+        half().runs(3, job.lease(1, 1), 1, &job.left(1)).starts(3, second(&job), 0).passes();
     }
 
     #[test]
     fn a_task_that_does_not_exist_is_judged() {
         let job = Job::of(2);
-        Tale::of(Judge).with(&job).starts(3, job.lease(1, 1), 2).is_judged("does not exist");
-        Tale::of(Judge).starts(3, job.lease(1, 1), 0).is_judged("nobody submitted");
+        Tale::of(Judge).with(&job).starts(3, job.lease(1, 1), 2).breaks("does not exist");
+        Tale::of(Judge).starts(3, job.lease(1, 1), 0).breaks("nobody submitted");
     }
 }

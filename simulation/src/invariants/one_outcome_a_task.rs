@@ -122,37 +122,37 @@ mod tests {
     fn one_end_told_by_all_is_fine() {
         let job = Job::of(1);
         let told = settled(&job).shows(1, job.shard(), &[job.done(0)]).shows(2, job.shard(), &[job.done(0)]);
-        told.fact(&Fact::Closed).is_fine();
+        told.fact(&Fact::Closed).passes();
     }
 
     #[test]
     fn two_ends_are_judged() {
         let job = Job::of(1);
         let told = settled(&job).shows(1, job.shard(), &[job.done(0)]);
-        told.shows(2, job.shard(), &[job.done_with(0, job.another())]).is_judged("is Done");
+        told.shows(2, job.shard(), &[job.done_with(0, job.another())]).breaks("is Done");
     }
 
     #[test]
     fn two_outcomes_of_honest_machines_are_judged() {
         let job = Job::of(1);
-        settled(&job).shows(1, job.shard(), &[job.disputed(0)]).is_judged("two outcomes");
+        settled(&job).shows(1, job.shard(), &[job.disputed(0)]).breaks("two outcomes");
         let lied = settled(&job).runs(3, job.lease(1, 1), 0, &job.another()).runs(4, job.lease(1, 2), 0, &job.left(0));
-        lied.shows(1, job.shard(), &[job.disputed(0)]).is_fine();
+        lied.shows(1, job.shard(), &[job.disputed(0)]).passes();
     }
 
     #[test]
     fn success_and_failure_are_not_mixed_up() {
         let (job, traps) = (Job::of(1), Job::of_traps(1));
         let failed = |job: &Job| given_up(0, job.lease(1, 1), 3, Ending::Trapped("unreachable".into()));
-        settled(&job).shows(1, job.shard(), &[failed(&job)]).is_judged("cannot fail");
-        settled(&traps).shows(1, traps.shard(), &[failed(&traps)]).is_fine();
-        settled(&traps).shows(1, traps.shard(), &[traps.done(0)]).is_judged("cannot succeed");
+        settled(&job).shows(1, job.shard(), &[failed(&job)]).breaks("cannot fail");
+        settled(&traps).shows(1, traps.shard(), &[failed(&traps)]).passes();
+        settled(&traps).shows(1, traps.shard(), &[traps.done(0)]).breaks("cannot succeed");
     }
 
     #[test]
     fn a_task_without_an_end_is_judged() {
         let job = Job::of(2);
-        settled(&job).shows(1, job.shard(), &[job.done(0)]).fact(&Fact::Closed).is_judged("an end of task 1");
+        settled(&job).shows(1, job.shard(), &[job.done(0)]).fact(&Fact::Closed).breaks("an end of task 1");
     }
 
     #[test]
@@ -160,6 +160,6 @@ mod tests {
         let job = Job::of(1);
         let counts = |done, failed| Counts { done, failed, cancelled: 0 };
         let told = settled(&job).reports(1, &job, counts(1, 0), None);
-        told.reports(2, &job, counts(0, 1), None).is_judged("is Done for");
+        told.reports(2, &job, counts(0, 1), None).breaks("is Done for");
     }
 }

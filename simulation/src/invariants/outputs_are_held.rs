@@ -28,7 +28,7 @@ mod tests {
     #[test]
     fn a_blob_that_nobody_holds_is_judged() {
         let held = |holders| Tale::of(Judge).fact(&Fact::Held { blob: Hash::of(b"result"), holders });
-        held(1).is_fine();
-        held(0).is_judged("nobody holds");
+        held(1).passes();
+        held(0).breaks("nobody holds");
     }
 }

@@ -74,13 +74,13 @@ mod tests {
 
     #[test]
     fn short_queues_are_fine() {
-        queued(EVENTS_MAX, FRAMES_MAX).is_fine();
+        queued(EVENTS_MAX, FRAMES_MAX).passes();
     }
 
     #[test]
     fn a_long_queue_is_judged() {
-        queued(EVENTS_MAX + 1, 0).is_judged("events: 4097");
-        queued(0, FRAMES_MAX + 1).is_judged("frames: 1025");
+        queued(EVENTS_MAX + 1, 0).breaks("events: 4097");
+        queued(0, FRAMES_MAX + 1).breaks("frames: 1025");
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         let job = Job::of(1);
         let parked = |tale: Tale<Judge>, number| tale.tells(1, 3, &grant(job.lease(1, number), 0));
         let begun = |tale: Tale<Judge>, number| parked(tale, number).starts(3, job.lease(1, number), 0);
-        (0..300).fold(Tale::of(Judge::default()).with(&job), parked).is_judged("grants wait");
-        (0..300).fold(Tale::of(Judge::default()).with(&job), begun).is_fine();
+        (0..300).fold(Tale::of(Judge::default()).with(&job), parked).breaks("grants wait");
+        (0..300).fold(Tale::of(Judge::default()).with(&job), begun).passes();
     }
 }

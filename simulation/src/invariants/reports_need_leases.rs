@@ -170,7 +170,7 @@ mod tests {
     fn a_report_under_a_lease_is_recorded() {
         let job = Job::of(1);
         let told = tale(&job).tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
-        told.says(1, 3, &Message::Fenced(job.lease(1, 1))).says(1, 2, &recorded(&job)).is_fine();
+        told.says(1, 3, &Message::Fenced(job.lease(1, 1))).says(1, 2, &recorded(&job)).passes();
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         let job = Job::of(1);
         let fenced = tale(&job).says(1, 3, &Message::Fenced(job.lease(1, 1)));
         let told = fenced.tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
-        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+        told.says(1, 2, &recorded(&job)).breaks("nobody reported");
     }
 
     #[test]
@@ -186,14 +186,14 @@ mod tests {
         let job = Job::of(1);
         let fenced = tale(&job).says(1, 3, &Message::Fenced(job.lease(1, 1)));
         let told = fenced.tells(3, 1, &report(job.lease(1, 1), 0, job.left(0)));
-        told.fact(&Fact::Forgot { node: id(1) }).says(1, 2, &recorded(&job)).is_fine();
+        told.fact(&Fact::Forgot { node: id(1) }).says(1, 2, &recorded(&job)).passes();
     }
 
     #[test]
     fn recording_without_a_grant_is_judged() {
         let job = Job::of(1);
         let told = tale(&job).tells(4, 1, &report(job.lease(1, 1), 0, job.left(0)));
-        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+        told.says(1, 2, &recorded(&job)).breaks("nobody reported");
     }
 
     #[test]
@@ -201,22 +201,22 @@ mod tests {
         let job = Job::of(1);
         let earlier = LeaseId { epoch: Epoch::NONE, ..job.lease(1, 1) };
         let told = tale(&job).tells(1, 3, &grant(earlier, 0)).tells(3, 1, &report(earlier, 0, job.left(0)));
-        told.says(1, 2, &recorded(&job)).is_judged("nobody reported");
+        told.says(1, 2, &recorded(&job)).breaks("nobody reported");
     }
 
     #[test]
     fn charging_a_lease_that_nobody_had_is_judged() {
         let job = Job::of(1);
         let lost = |number| record(job.shard(), 1, failure(0, job.lease(1, number), 3, Ending::Lost));
-        tale(&job).says(1, 2, &lost(1)).is_fine();
-        tale(&job).says(1, 2, &lost(2)).is_judged("did not grant");
+        tale(&job).says(1, 2, &lost(1)).passes();
+        tale(&job).says(1, 2, &lost(2)).breaks("did not grant");
     }
 
     #[test]
     fn what_an_arbiter_ran_itself_needs_no_report() {
         let job = Job::of(1);
         let ran = tale(&job).runs(1, job.lease(1, 9), 0, &job.left(0));
-        ran.says(1, 2, &recorded(&job)).is_fine();
+        ran.says(1, 2, &recorded(&job)).passes();
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         let mut given_up = given_up(0, job.lease(2, 1), 3, trapped());
         given_up.state.failures.clear();
         let tale = || Tale::of(Judge::default()).with(&job);
-        tale().says(2, 1, &others).says(1, 2, &record(job.shard(), 1, given_up.clone())).is_fine();
-        tale().says(1, 2, &record(job.shard(), 1, given_up)).is_judged("nobody reported");
+        tale().says(2, 1, &others).says(1, 2, &record(job.shard(), 1, given_up.clone())).passes();
+        tale().says(1, 2, &record(job.shard(), 1, given_up)).breaks("nobody reported");
     }
 }

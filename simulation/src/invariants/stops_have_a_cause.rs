@@ -66,15 +66,15 @@ mod tests {
     fn a_cancel_needs_a_user() {
         let job = Job::patient(1);
         let tale = || Tale::of(Judge).with(&job);
-        stopped(tale(), &job, StopCause::Cancelled).is_judged("was stopped: Cancelled");
-        stopped(tale().fact(&Fact::Cancelling { job: job.id }), &job, StopCause::Cancelled).is_fine();
+        stopped(tale(), &job, StopCause::Cancelled).breaks("was stopped: Cancelled");
+        stopped(tale().fact(&Fact::Cancelling { job: job.id }), &job, StopCause::Cancelled).passes();
     }
 
     #[test]
     fn failures_need_tasks_that_fail() {
         let (job, traps) = (Job::patient(1), Job::of_traps(1));
-        stopped(Tale::of(Judge).with(&job), &job, StopCause::Failures).is_judged("was stopped: Failures");
-        stopped(Tale::of(Judge).with(&traps), &traps, StopCause::Failures).is_fine();
+        stopped(Tale::of(Judge).with(&job), &job, StopCause::Failures).breaks("was stopped: Failures");
+        stopped(Tale::of(Judge).with(&traps), &traps, StopCause::Failures).passes();
     }
 
     #[test]
@@ -82,8 +82,8 @@ mod tests {
         let job = Job::patient(1);
         let cancelled = run(0, TaskState::ended(End::Cancelled));
         let tale = || Tale::of(Judge).with(&job);
-        tale().says(1, 2, &record(job.shard(), 1, cancelled.clone())).is_judged("nobody stopped");
-        tale().shows(1, job.shard(), &[cancelled.clone()]).is_judged("nobody stopped");
-        tale().fact(&Fact::Cancelling { job: job.id }).shows(1, job.shard(), &[cancelled]).is_fine();
+        tale().says(1, 2, &record(job.shard(), 1, cancelled.clone())).breaks("nobody stopped");
+        tale().shows(1, job.shard(), std::slice::from_ref(&cancelled)).breaks("nobody stopped");
+        tale().fact(&Fact::Cancelling { job: job.id }).shows(1, job.shard(), &[cancelled]).passes();
     }
 }

@@ -95,13 +95,13 @@ impl<J: Invariant> Tale<J> {
 
     /// Nothing was found.
     #[track_caller]
-    pub(super) fn is_fine(self) {
+    pub(super) fn passes(self) {
         assert_eq!(self.verdict, Ok(()));
     }
 
     /// Something was found, and it is this.
     #[track_caller]
-    pub(super) fn is_judged(self, what: &str) {
+    pub(super) fn breaks(self, what: &str) {
         let verdict = self.verdict.expect_err("nobody noticed");
         assert!(verdict.contains(what), "{verdict}");
     }

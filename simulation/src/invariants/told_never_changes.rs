@@ -150,14 +150,14 @@ mod tests {
     fn telling_the_same_again_is_fine() {
         let job = Job::of(1);
         let told = tale(&job).shows(1, job.shard(), &[job.done(0)]).shows(2, job.shard(), &[job.done(0)]);
-        told.reports(1, &job, counts(1, 0, 0), None).reports(2, &job, counts(1, 0, 0), None).is_fine();
+        told.reports(1, &job, counts(1, 0, 0), None).reports(2, &job, counts(1, 0, 0), None).passes();
     }
 
     #[test]
     fn another_result_of_a_task_is_judged() {
         let job = Job::of(1);
         let told = tale(&job).shows(1, job.shard(), &[job.done(0)]);
-        told.shows(2, job.shard(), &[job.done_with(0, job.another())]).is_judged("then");
+        told.shows(2, job.shard(), &[job.done_with(0, job.another())]).breaks("then");
     }
 
     #[test]
@@ -168,18 +168,19 @@ mod tests {
             let one = lied().shows(1, job.shard(), &[job.done(0)]);
             one.shows(2, job.shard(), &[job.done_with(0, job.another())]).fact(&Fact::Settled)
         };
-        both().shows(1, job.shard(), &[job.disputed(0)]).is_fine();
-        both().shows(1, job.shard(), &[job.done(0)]).is_judged("then");
+        both().shows(1, job.shard(), &[job.disputed(0)]).passes();
+        both().shows(1, job.shard(), &[job.done(0)]).breaks("then");
     }
 
     #[test]
     fn a_task_rises_only_when_its_job_may_stop() {
         let job = Job::patient(1);
         let cancelled = run(0, TaskState::ended(End::Cancelled));
-        let rises =
-            |tale: Tale<Judge>| tale.shows(1, job.shard(), &[cancelled.clone()]).shows(1, job.shard(), &[job.done(0)]);
-        rises(tale(&job)).is_judged("then");
-        rises(tale(&job).fact(&Fact::Cancelling { job: job.id })).is_fine();
+        let rises = |tale: Tale<Judge>| {
+            tale.shows(1, job.shard(), std::slice::from_ref(&cancelled)).shows(1, job.shard(), &[job.done(0)])
+        };
+        rises(tale(&job)).breaks("then");
+        rises(tale(&job).fact(&Fact::Cancelling { job: job.id })).passes();
     }
 
     #[test]
@@ -187,14 +188,14 @@ mod tests {
         let job = Job::of(1);
         let told = tale(&job).fact(&Fact::Cancelling { job: job.id }).shows(1, job.shard(), &[job.done(0)]);
         let cancelled = run(0, TaskState::ended(End::Cancelled));
-        told.fact(&Fact::Settled).shows(1, job.shard(), &[cancelled]).is_judged("then");
+        told.fact(&Fact::Settled).shows(1, job.shard(), &[cancelled]).breaks("then");
     }
 
     #[test]
     fn another_end_of_a_job_is_judged() {
         let job = Job::patient(1);
         let told = tale(&job).reports(1, &job, counts(1, 0, 0), None);
-        told.reports(2, &job, counts(0, 1, 0), None).is_judged("told Done, then");
+        told.reports(2, &job, counts(0, 1, 0), None).breaks("told Done, then");
     }
 
     #[test]
@@ -205,8 +206,8 @@ mod tests {
             let told = cancelling().reports(1, &job, first, None).fact(&Fact::Settled);
             told.reports(2, &job, last, Some(StopCause::Cancelled))
         };
-        told(counts(1, 1, 0), counts(1, 0, 1)).is_judged("told Failed, then");
-        told(counts(1, 1, 0), counts(2, 0, 0)).is_fine();
+        told(counts(1, 1, 0), counts(1, 0, 1)).breaks("told Failed, then");
+        told(counts(1, 1, 0), counts(2, 0, 0)).passes();
     }
 
     #[test]
@@ -217,7 +218,7 @@ mod tests {
             let cancelled = tale.fact(&Fact::Cancelling { job: job.id });
             cancelled.reports(1, &job, counts(1, 0, 1), Some(StopCause::Cancelled))
         };
-        cancelled(over()).is_judged("after a cancel");
-        cancelled(over().fact(&Fact::Disturbed)).is_fine();
+        cancelled(over()).breaks("after a cancel");
+        cancelled(over().fact(&Fact::Disturbed)).passes();
     }
 }
