@@ -115,9 +115,10 @@ impl Links {
 }
 
 impl Node {
-    /// Linked with it for so long, or not linked: then nothing is known of it but that it lives.
+    /// Linked with it for so long. Of one that is not linked in a sparse swarm nothing is known but that it lives.
     pub(crate) fn is_linked_for(&self, node: NodeId, time: Duration) -> bool {
-        self.membership.links.up.get(&node).is_none_or(|link| self.now.since(link.since) >= time)
+        let link = self.membership.links.up.get(&node);
+        link.map_or(self.membership.sparse, |link| self.now.since(link.since) >= time)
     }
 
     /// Linked with it, and heard of it lately.
