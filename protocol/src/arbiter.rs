@@ -768,7 +768,7 @@ impl Node {
         let jitter = self.rng.u64(0..=250);
         let lost_more = usize::from(self.plants(PlantedBug::RetriesLostOnceMore));
         let failed_more = usize::from(self.plants(PlantedBug::RetriesOnceMore));
-        let shard = self.custody.shards.get_mut(&id.shard)?;
+        let shard = self.custody.shards.get_mut(&id.shard).filter(|shard| !shard.state.has_ended(task))?;
         let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
         let failure = Failure { node, ending: outcome.ending.clone() };
         let mut state = TaskState::failed(AttemptId::from(id), failure);

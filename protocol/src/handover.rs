@@ -165,6 +165,7 @@ impl Node {
         let Repair { shard, mut runs } = repair;
         let me = self.me();
         runs.iter_mut().for_each(|run| run.add_holder(me));
+        self.recall_ended(shard, &runs);
         self.learn(shard, runs);
         self.custody.hurry(self.now);
     }
