@@ -277,6 +277,9 @@ impl Node {
         if self.plants(PlantedBug::MergesFailuresOnly) {
             segment.iter_mut().for_each(|run| run.state.end = None);
         }
+        if self.ensure_shard(shard).is_none() {
+            return; // of a job that is not known here
+        }
         // A result counts here when its blobs are here, or on two nodes: whoever has them may be lost before that.
         let waiting = self.fetch_before_learning(shard, &mut segment);
         self.recall_ended(shard, &segment);
@@ -285,7 +288,7 @@ impl Node {
         if self.learn(shard, segment) && failed {
             self.exhaust_overrun(shard);
         }
-        if let Some(receipt) = receipt.filter(|_| !waiting && self.custody.shards.contains_key(&shard)) {
+        if let Some(receipt) = receipt.filter(|_| !waiting) {
             self.send(from, Message::Merged { shard, receipt });
         }
     }

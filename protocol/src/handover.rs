@@ -63,9 +63,12 @@ impl Node {
             let have = shard.custodians.iter().filter(|node| stays(node) && has(shard, node)).count();
             have >= others.clamp(1, 2)
         };
-        // Whoever has just come back may have lost what it held, and needs time to find that out.
+        // Whoever has just come back may have lost what it held, and needs time to find that out; custodians do.
         let holds = |node: &NodeId| stays(node) && self.is_linked_for(*node, HOLDER_TRUSTED_AFTER);
-        let blobs = |shard: &Shard| !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, holds));
+        let blobs = |shard: &Shard| {
+            let keeps = |node: &NodeId| shard.custodians.contains(node) && holds(node);
+            !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, keeps))
+        };
         self.custody.shards.values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
     }
 
@@ -125,12 +128,10 @@ impl Node {
         if under_way || !shard.custodians.contains(&me) {
             return;
         }
-        let view = &self.membership.view;
+        let keeps = |node: &&NodeId| shard.custodians.contains(node) && self.membership.view.contains(**node);
         let lacking = |run: &Run| {
             let holders = holders_of(run);
-            !holders.is_empty()
-                && !holders.contains(&me)
-                && holders.iter().filter(|node| view.contains(**node)).count() < HOLDERS
+            !holders.is_empty() && !holders.contains(&me) && holders.iter().filter(keeps).count() < HOLDERS
         };
         let runs: Segment = shard.state.runs().filter(lacking).collect();
         if runs.is_empty() {
