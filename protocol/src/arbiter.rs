@@ -673,10 +673,10 @@ impl Node {
 
     pub(crate) fn on_resume(&mut self, from: NodeId, old: LeaseId, tasks: Vec<Range>) {
         let Some(arbiter) = self.arbiter_mut(old.shard) else {
-            if self.custody.shards.get(&old.shard).is_some_and(Shard::is_over) {
+            if self.is_over_elsewhere(old.shard) {
                 self.send(from, Message::Ack { lease: old, tasks });
             }
-            return;
+            return; // the executor asks again
         };
         if matches!(arbiter.phase, Phase::Preparing { .. }) {
             return; // the executor asks again
@@ -694,6 +694,12 @@ impl Node {
         }
         self.send_grant(old.shard, from, continued, Some(old));
         self.custody.grants_changed = true;
+    }
+
+    /// Whether every task of the shard has ended, and somebody besides me knows it where there is anybody.
+    fn is_over_elsewhere(&self, id: ShardId) -> bool {
+        let known = |shard: &Shard| !shard.confirmed.is_empty() || self.keepers(id, shard).is_empty();
+        self.custody.shards.get(&id).is_some_and(|shard| shard.is_over() && known(shard))
     }
 
     // ---- reports and records

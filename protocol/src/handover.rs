@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use crate::custody::Shard;
-use crate::lattice::{End, Run, Segment};
+use crate::lattice::{End, Results, Run, Segment, TaskState};
 use crate::node::Node;
 use crate::planted::PlantedBug;
 use crate::{Hash, NodeId, ShardId};
@@ -84,7 +84,7 @@ impl Node {
     pub(crate) fn doubt_my_blobs(&mut self, id: ShardId, segment: &[Run]) {
         let me = self.me();
         let Some(shard) = self.custody.shards.get(&id) else { return };
-        let claimed = |run: &&Run| holders_of(run).contains(&me) && !shard.state.has_ended(run.range.first);
+        let claimed = |run: &&Run| holders_of(run).contains(&me) && !is_known(shard, run);
         let runs: Segment = segment.iter().filter(claimed).cloned().collect();
         if !runs.is_empty() {
             self.begin_repair(Repair { shard: id, runs });
@@ -111,7 +111,7 @@ impl Node {
     pub(crate) fn fetch_before_learning(&mut self, shard: ShardId, segment: &mut Segment) -> bool {
         let me = self.me();
         let Some(known) = self.custody.shards.get(&shard) else { return false };
-        let waits = |run: &mut Run| lacks_holders(run, me) && !known.state.has_ended(run.range.first);
+        let waits = |run: &mut Run| lacks_holders(run, me) && !is_known(known, run);
         let runs: Segment = segment.extract_if(.., waits).collect();
         let any = !runs.is_empty();
         let under_way = self.custody.repairs.values().any(|repair| repair.shard == shard && repair.runs == runs);
@@ -184,17 +184,24 @@ pub(crate) fn lacks_holders(run: &Run, me: NodeId) -> bool {
     (1..HOLDERS).contains(&holders.len()) && !holders.contains(&me)
 }
 
+/// Whether the run's outcome was known before: its tasks may have ended here in another way, as cancelled.
+fn is_known(shard: &Shard, run: &Run) -> bool {
+    let known = shard.state.get(run.range.first).and_then(results_of);
+    results_of(&run.state).is_some_and(|results| known.is_some_and(|known| known.outcome() == results.outcome()))
+}
+
 pub(crate) fn holders_of(run: &Run) -> BTreeSet<NodeId> {
-    match &run.state.end {
-        Some(End::Done(results) | End::Exhausted(results)) => results.holders().collect(),
-        _ => BTreeSet::new(),
-    }
+    results_of(&run.state).into_iter().flat_map(Results::holders).collect()
 }
 
 /// Every blob that the run's recorded outcome names.
 pub(crate) fn blobs_of(run: &Run) -> Vec<Hash> {
-    match &run.state.end {
-        Some(End::Done(results) | End::Exhausted(results)) => results.outcome().blobs().collect(),
-        _ => Vec::new(),
+    results_of(&run.state).into_iter().flat_map(|results| results.outcome().blobs()).collect()
+}
+
+const fn results_of(state: &TaskState) -> Option<&Results> {
+    match &state.end {
+        Some(End::Done(results) | End::Exhausted(results)) => Some(results),
+        _ => None,
     }
 }

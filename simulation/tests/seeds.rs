@@ -49,6 +49,18 @@ fn a_straggler_is_copied_within_its_budget() {
     assert_holds(101_864, 9);
 }
 
+/// A node that had cancelled a task by itself learnt its result, not its blob; then the last holder left for good.
+#[test]
+fn a_result_that_comes_after_a_cancel_brings_its_blobs() {
+    assert_holds(331, 4);
+}
+
+/// An arbiter that was deposed before anybody confirmed its last record told the executor that it may forget it.
+#[test]
+fn a_deposed_arbiter_acknowledges_nothing_that_it_alone_knows() {
+    assert_holds(500_550, 4);
+}
+
 fn assert_holds(seed: u64, nodes: usize) {
     let failed = failures(|seed| Scenario::new(seed, nodes), seed..seed + 1);
     assert!(failed.is_empty(), "{}", explain(&failed));
