@@ -315,6 +315,10 @@ impl Node {
             let newer = (mine, known.record.sequence) < (its, record.sequence);
             // In a sparse swarm a suspect has to know of it: else others would go on believing that it is down.
             let doubted = self.membership.sparse && !linked && mine == its && !known.is_sound();
+            if mine > its && !linked && !self.membership.sparse {
+                // It does not know what was said in its name, and so is not heard. In a sparse swarm rolls tell it.
+                self.out.gossip.push(Gossip::Suspect { node, incarnation: mine });
+            }
             if !newer || doubted {
                 return;
             }

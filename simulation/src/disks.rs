@@ -47,9 +47,12 @@ impl World {
             return dice::micros(&mut self.timing, SYNC_US);
         }
         self.census.hit(Fault::SlowSync);
-        let dice = self.dice(Fault::SlowSync);
-        let very = dice.u32(..VERY_SLOW_SYNC) == 0;
-        dice::millis(dice, if very { VERY_SLOW_SYNC_MS } else { SLOW_SYNC_MS })
+        if self.dice(Fault::SlowSync).u32(..VERY_SLOW_SYNC) > 0 {
+            return dice::millis(self.dice(Fault::SlowSync), SLOW_SYNC_MS);
+        }
+        // So long that others may take the node for dead.
+        self.observe(&Fact::Disturbed);
+        dice::millis(self.dice(Fault::SlowSync), VERY_SLOW_SYNC_MS)
     }
 
     /// A process ends: how many of the batches that it had not synced are on the disk all the same. All, unless the

@@ -61,6 +61,12 @@ fn a_deposed_arbiter_acknowledges_nothing_that_it_alone_knows() {
     assert_holds(500_550, 4);
 }
 
+/// A node came back under its old name while others knew an incarnation that its twin had had: two never met again.
+#[test]
+fn a_node_learns_that_others_know_a_later_incarnation() {
+    assert_holds(1_007_146, 4);
+}
+
 fn assert_holds(seed: u64, nodes: usize) {
     let failed = failures(|seed| Scenario::new(seed, nodes), seed..seed + 1);
     assert!(failed.is_empty(), "{}", explain(&failed));

@@ -141,6 +141,7 @@ impl Invariant for Judge {
             Fact::Forgot { node } => {
                 self.owed.remove(node);
                 self.met.remove(node);
+                self.known.values_mut().for_each(|known| known.retain(|other| other != node));
             }
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
