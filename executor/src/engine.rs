@@ -1,4 +1,4 @@
-//! The compiler and the pool of instances, one of each a process, and the modules made ready with them.
+//! The compiler, one a process, and the modules made ready with it.
 //!
 //! Always true: what is handed out was validated, compiled here and linked; one hash is compiled once, however many
 //! threads ask for it at the same time.
@@ -14,6 +14,7 @@ use swarm_protocol::Hash;
 
 use crate::cache::Cache;
 use crate::guest::Guest;
+use crate::memory::{self, Memories};
 use crate::run::{Module, WASM_STACK_BYTES_MAX};
 use crate::validate::{self, InvalidModule};
 use crate::{deterministic, files};
@@ -25,13 +26,7 @@ pub(crate) const MEMORY_PAGE_BYTES: u64 = 64 * 1024;
 /// Elements of one table. Large C++ and Go programs have some ten thousand functions in theirs.
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Tables of one module: compilers emit one, or two with reference types.
-const TABLES_MAX: u32 = 4;
-/// Instance bookkeeping; grows with a module's imports, globals and functions referenced.
-const INSTANCE_BYTES_MAX: usize = 1024 * 1024;
-/// Linear memory wiped by writing instead of by a system call when an instance ends: most small programs touch less.
-const MEMORY_KEPT_BYTES: usize = 128 * 1024;
-/// The same for tables.
-const TABLE_KEPT_BYTES: usize = 16 * 1024;
+pub(crate) const TABLES_MAX: usize = 4;
 /// How often running guests look at their deadline and stop flag: a cancelled guest ends within two of these.
 const TICK: Duration = Duration::from_millis(10);
 /// Prepared modules kept in memory; a job has few, and one that falls out costs a read from the disk cache.
@@ -42,10 +37,8 @@ const PREPARED_MAX: usize = 64;
 pub struct EngineConfig {
     /// Where compiled code is kept between runs of this program; `None` keeps it in memory only.
     pub cache_dir: Option<PathBuf>,
-    /// Tasks that may run at once. One more is refused.
-    pub slots: u32,
-    /// The largest linear memory of one task, in bytes. Address space for it is reserved for every slot; memory is
-    /// used only as guests touch it. A task that asks for more is rejected here and may run on a larger node.
+    /// The largest linear memory of one task, in bytes; memory is used only as guests touch it. A task that asks for
+    /// more is rejected here and may run on a larger node.
     pub memory_bytes_max: u64,
     /// The largest module in bytes; [`MODULE_BYTES_MAX`] is the usual.
     pub module_bytes_max: u64,
@@ -64,7 +57,7 @@ pub enum EngineError {
         /// Why.
         source: io::Error,
     },
-    /// The compiler or the instance pool: usually too little address space for the slots.
+    /// The compiler.
     #[error("set up the WebAssembly engine")]
     Setup(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The thread that counts time cannot be started.
@@ -72,7 +65,7 @@ pub enum EngineError {
     Ticker(#[source] io::Error),
 }
 
-/// Compiles modules and holds the pool in which they run. Cheap to clone; all clones are one.
+/// Compiles modules and makes them ready to run. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
@@ -108,10 +101,10 @@ impl Drop for WasiRuntime {
 }
 
 impl Engine {
-    /// Reserves address space for the slots and starts the thread that interrupts guests.
+    /// Sets up the compiler and starts the thread that interrupts guests.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let setup = |error: wasmtime::Error| EngineError::Setup(error.into());
-        let wasmtime = wasmtime::Engine::new(&settings(&config)).map_err(setup)?;
+        let wasmtime = wasmtime::Engine::new(&settings()).map_err(setup)?;
         let linker = linker(&wasmtime).map_err(setup)?;
         let cache = config
             .cache_dir
@@ -120,6 +113,7 @@ impl Engine {
         let cache = cache.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;
         start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
+        tracing::debug!(by_page = memory::are_wiped_by_page(), "memories of guests are wiped");
         let prepared = quick_cache::sync::Cache::new(PREPARED_MAX);
         let shared =
             Shared { config, wasmtime, linker, cache, prepared, runtime: Arc::new(WasiRuntime(Some(runtime))) };
@@ -192,11 +186,15 @@ pub(crate) fn text(error: &wasmtime::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
 
-fn settings(config: &EngineConfig) -> wasmtime::Config {
+fn settings() -> wasmtime::Config {
     let mut settings = wasmtime::Config::new();
     settings
         .strategy(wasmtime::Strategy::Cranelift)
-        .allocation_strategy(pool(config))
+        .allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand)
+        .with_host_memory(Arc::new(Memories))
+        // An image would be mapped and unmapped for every guest; data is copied instead.
+        .memory_init_cow(false)
+        .memory_may_move(false)
         .consume_fuel(true)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES_MAX)
@@ -214,24 +212,6 @@ fn settings(config: &EngineConfig) -> wasmtime::Config {
         .generate_address_map(false)
         .wasm_backtrace_max_frames(None);
     settings
-}
-
-fn pool(config: &EngineConfig) -> wasmtime::PoolingAllocationConfig {
-    let mut pool = wasmtime::PoolingAllocationConfig::new();
-    let memory_bytes_max = usize::try_from(config.memory_bytes_max).unwrap_or(usize::MAX);
-    pool.total_core_instances(config.slots)
-        .total_memories(config.slots)
-        .total_tables(config.slots.saturating_mul(TABLES_MAX))
-        .total_stacks(0)
-        .max_memories_per_module(1)
-        .max_tables_per_module(TABLES_MAX)
-        .max_memory_size(memory_bytes_max)
-        .table_elements(TABLE_ELEMENTS_MAX)
-        .max_core_instance_size(INSTANCE_BYTES_MAX)
-        .linear_memory_keep_resident(MEMORY_KEPT_BYTES)
-        .table_keep_resident(TABLE_KEPT_BYTES)
-        .max_unused_warm_slots(config.slots);
-    pool
 }
 
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>> {

@@ -14,7 +14,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, async_trait};
 
 use crate::deterministic::VirtualClock;
-use crate::engine::TABLE_ELEMENTS_MAX;
+use crate::engine::{TABLE_ELEMENTS_MAX, TABLES_MAX};
 use crate::run::Task;
 
 /// Bytes that a guest may hand over in one call of a stream; wasmtime cuts writes into 4 KiB anyway.
@@ -138,6 +138,10 @@ impl wasmtime::ResourceLimiter for Guest {
 
     fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
         Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
     }
 }
 

@@ -13,6 +13,7 @@ mod deterministic;
 mod engine;
 mod files;
 mod guest;
+mod memory;
 mod run;
 mod validate;
 

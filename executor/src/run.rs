@@ -161,9 +161,6 @@ fn ending(error: &wasmtime::Error) -> Ending {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return Ending::Exited(*code);
     }
-    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
-        return Ending::Rejected("every slot of this node is busy".into());
-    }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Ending::OutOfFuel,
         Some(trap) => Ending::Trapped(trap.to_string().trim_start_matches("wasm trap: ").into()),

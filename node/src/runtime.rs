@@ -436,7 +436,6 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
 fn engine_config(options: &RuntimeOptions) -> EngineConfig {
     EngineConfig {
         cache_dir: Some(options.data.join("cache")),
-        slots: u32::try_from(options.slots).unwrap_or(u32::MAX),
         memory_bytes_max: options.memory_bytes.min(TASK_MEMORY_BYTES_MAX),
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: COMPILE_TIME_MAX,

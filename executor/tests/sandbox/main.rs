@@ -21,7 +21,6 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(config()).unwrap(
 fn config() -> EngineConfig {
     EngineConfig {
         cache_dir: None,
-        slots: 16,
         memory_bytes_max: 256 * MIB,
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: Duration::from_secs(60),

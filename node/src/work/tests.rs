@@ -281,7 +281,6 @@ impl TestNode {
         let sources = sources(blobs.clone(), Arc::clone(&left), told);
         let config = EngineConfig {
             cache_dir: None,
-            slots: SLOTS as u32,
             memory_bytes_max: 64 << 20,
             module_bytes_max: MODULE_BYTES_MAX,
             compile_time_max: DEADLINE,
