@@ -49,6 +49,12 @@ impl Node {
         }
     }
 
+    /// Who leaves does not go by what others had some time ago: they say it again.
+    pub(crate) fn doubt_all_copies(&mut self) {
+        self.linked().into_iter().for_each(|peer| self.doubt_copies_of(peer));
+        self.hurry_digests();
+    }
+
     /// Whether all that is kept here is with somebody who stays.
     pub(crate) fn is_handed_over(&self) -> bool {
         if self.plants(PlantedBug::LeavesInDebt) || self.is_the_only_one() {

@@ -209,6 +209,8 @@ impl Node {
     pub(crate) fn on_link_down(&mut self, peer: NodeId) {
         let was_wanted = self.membership.links.wants(peer, self.now) || !self.membership.sparse;
         self.membership.links.up.remove(&peer);
+        // It may be gone, with all that it had.
+        self.doubt_copies_of(peer);
         if was_wanted && let Some(member) = self.membership.members.get(&peer) {
             let addresses = member.record.addresses.clone();
             self.dial(peer, addresses);

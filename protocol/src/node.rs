@@ -345,5 +345,6 @@ impl Node {
         self.membership.me.draining = true;
         self.on_me_changed();
         self.gossip_drain();
+        self.doubt_all_copies();
     }
 }

@@ -67,6 +67,12 @@ fn a_node_learns_that_others_know_a_later_incarnation() {
     assert_holds(1_007_146, 4);
 }
 
+/// A node left because another had told it of its copy, which that one had lost since.
+#[test]
+fn who_leaves_asks_once_more_what_others_have() {
+    assert_holds(2_000_373, 7);
+}
+
 fn assert_holds(seed: u64, nodes: usize) {
     let failed = failures(|seed| Scenario::new(seed, nodes), seed..seed + 1);
     assert!(failed.is_empty(), "{}", explain(&failed));

@@ -104,14 +104,17 @@ impl Judge {
         if let Some((shard, task)) = self.owed.get(&node).and_then(BTreeSet::first) {
             return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
         }
-        let alone = |known: &BTreeSet<NodeId>| known.len() == 1 && known.contains(&node);
-        match self.known.iter().find(|(_, known)| alone(known)) {
+        match self.known.iter().find(|(_, known)| is_alone(known, node)) {
             Some(((shard, task), _)) => {
                 Err(format!("{node:?} is drained, but nobody else knows that task {task} of {shard:?} ended"))
             }
             None => Ok(()),
         }
     }
+}
+
+fn is_alone(known: &BTreeSet<NodeId>, node: NodeId) -> bool {
+    known.len() == 1 && known.contains(&node)
 }
 
 impl Invariant for Judge {
@@ -141,7 +144,7 @@ impl Invariant for Judge {
             Fact::Forgot { node } => {
                 self.owed.remove(node);
                 self.met.remove(node);
-                self.known.values_mut().for_each(|known| known.retain(|other| other != node));
+                self.known.retain(|_, known| !is_alone(known, *node));
             }
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
