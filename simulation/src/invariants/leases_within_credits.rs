@@ -64,6 +64,12 @@ impl Invariant for Judge {
                 let tasks = grant.tasks.iter().map(|(range, _)| tasks_of(*range).len() as u64).sum();
                 self.on_grant(*node, *to, tasks)
             }
+            // Another process goes by that name now: what it was asked for it may have heard before.
+            Fact::Forgot { node } => {
+                let credits = self.credits.iter_mut().filter(|((arbiter, _), _)| arbiter == node);
+                credits.for_each(|(_, credit)| credit.tasks = BATCH_TASKS_MAX);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
