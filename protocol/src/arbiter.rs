@@ -26,8 +26,9 @@ use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId
 /// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
 /// connection closes.
 pub(crate) const LEASE_TTL: Duration = Duration::from_millis(2500);
-/// What is left of a lease when the executor's connection closes: time to reconnect, no more.
-const LEASE_TTL_UNLINKED: Duration = Duration::from_millis(700);
+/// What is left of a lease when the executor's connection closes: time to reconnect, no more. A process that was killed is
+/// not there to be dialled; a connection alone is back within some 10 ms.
+const LEASE_TTL_UNLINKED: Duration = Duration::from_millis(250);
 /// After a takeover, executors have this long to re-announce their leases.
 const GRACE: Duration = Duration::from_millis(400);
 /// A request to a custodian is repeated after this.

@@ -32,8 +32,12 @@ const PARKED_GRANT_MAX: Duration = Duration::from_secs(5);
 const STARTED_MEMORY: Duration = Duration::from_secs(60);
 /// Grants that may wait.
 const PARKED_GRANTS_MAX: usize = 256;
-/// New work is asked for when less than this is left: half a batch.
+/// New work is asked for when less than this is left, as far as can be told: half a batch.
 const REFILL_MS: u64 = 10;
+/// No more is held than what frees the slots and lasts so long: two batches. What waits here waits for a long task, too.
+const HELD_MS_MAX: u64 = 40;
+/// What a node is taken to manage at least once tasks have ended: a batch of two.
+const RATE_FIRST: u32 = 100;
 /// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
 const WANTS_AT_ONCE: usize = 2;
 /// The second want follows only when the first was not answered at once.
@@ -99,6 +103,8 @@ pub(crate) struct Worker {
     pub(crate) parked_changed: bool,
     /// Tasks a second, of late.
     rate: u32,
+    /// When tasks ended last, or the first began.
+    progressed: Time,
     ended_since_heartbeat: u32,
     drained: bool,
     /// What runs here changed since it was last noted.
@@ -119,6 +125,34 @@ impl Worker {
 
     fn running(&self) -> u32 {
         self.held.values().map(|held| count_of(&held.running)).sum()
+    }
+
+    /// When to ask for more, if never before now: outcomes come in batches, so what still runs is estimated.
+    fn wants_at(&self, slots: u32, now: Time) -> Option<Time> {
+        let (running, slots, rate) = (u64::from(self.running()), u64::from(slots), u64::from(self.rate));
+        if running < slots {
+            return Some(now);
+        }
+        // In thousandths of a task; one of the slots is free when it is reached.
+        let (held, held_max) = (running * 1000, slots * 1000 + rate * HELD_MS_MAX);
+        let enough = slots.saturating_sub(1) * 1000 + rate * REFILL_MS;
+        if held >= held_max {
+            return None;
+        }
+        let wait = Duration::from_millis(held.saturating_sub(enough).div_ceil(rate.max(1)));
+        Some((self.progressed + wait).max(now))
+    }
+
+    /// So many tasks have ended. A node that turns out to be faster is believed step by step.
+    fn progress(&mut self, ended: u32, now: Time) {
+        if ended == 0 {
+            return;
+        }
+        let took_us = now.since(self.progressed).as_micros().max(1) as u64;
+        let rate = u32::try_from(u64::from(ended) * 1_000_000 / took_us).unwrap_or(u32::MAX);
+        self.rate = rate.min(self.rate.saturating_mul(2).max(RATE_FIRST)).max(self.rate);
+        self.progressed = now;
+        self.ended_since_heartbeat = self.ended_since_heartbeat.saturating_add(ended);
     }
 
     fn remove(&mut self, started: LeaseId) -> Option<Held> {
@@ -162,11 +196,13 @@ impl Node {
     /// Asks an arbiter that has work, when there is little left to do; another one, when the first does not answer at
     /// once. What two arbiters grant for one free slot waits here while other nodes are idle, so the second is not greedy.
     fn want_work(&mut self) {
-        let (running, slots, now) = (self.worker.running(), self.membership.me.slots, self.now);
-        let refill = u64::from(self.worker.rate) * REFILL_MS / 1000;
-        let enough = slots.saturating_add(u32::try_from(refill).unwrap_or(u32::MAX));
-        if running >= enough || self.membership.me.draining {
+        let now = self.now;
+        let Some(at) = self.worker.wants_at(self.membership.me.slots, now).filter(|_| !self.membership.me.draining)
+        else {
             return;
+        };
+        if at > now {
+            return self.wake(at, "want");
         }
         self.worker.wanted.retain(|_, at| now.since(*at) < WANT_REPEAT);
         let able = self.arbiters_with_work();
@@ -239,6 +275,9 @@ impl Node {
             return; // nonsense; the arbiter's lease will expire
         }
         let lease = grant.lease;
+        if self.worker.running() == 0 {
+            self.worker.progressed = self.now;
+        }
         let held =
             Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
         self.worker.held.insert(lease, held);
@@ -331,8 +370,7 @@ impl Node {
         let (current, arbiter) = (held.current, held.arbiter);
         let searching = held.resume.is_some();
         self.worker.note_due = true;
-        let ended: u32 = new.iter().map(|(range, _)| range.count).sum();
-        self.worker.ended_since_heartbeat = self.worker.ended_since_heartbeat.saturating_add(ended);
+        self.worker.progress(new.iter().map(|(range, _)| range.count).sum(), self.now);
         if !searching {
             self.report(current, arbiter, new);
         }
