@@ -55,11 +55,9 @@ class Ray:
 
     def lose(self, number, limit):
         starts = measure.Starts(self.directory)
-        reference = self.staying_task.remote(starts.path, limit + 300)
-        try:
-            return measure.lose_worker(starts, lambda pid: pid, signal.Signals[number], limit)
-        finally:
-            del reference
+        # Nobody wants the result, but without a name for it the task would be cancelled.
+        _kept = self.staying_task.remote(starts.path, limit + 300)
+        return measure.lose_worker(starts, lambda pid: pid, signal.Signals[number], limit)
 
 
 def do_nothing():

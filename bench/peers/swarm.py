@@ -76,7 +76,7 @@ class Swarm:
     def busy(self, ms, count):
         per_ms = self.rounds_per_ms()
         ideal = ms / 1000 * count / measure.SLOTS
-        return ideal / self.run(self.file("busy", count, round(per_ms * ms)), not_before=ideal)
+        return ideal / self.run(self.file("busy", count, round(per_ms * ms)), not_before=0.9 * ideal)
 
     def rounds_per_ms(self):
         """How many rounds a millisecond has, with both slots busy."""
@@ -84,6 +84,7 @@ class Swarm:
         return (ROUNDS_LONG - ROUNDS_SHORT) / (long - short) / 1000
 
     def lose(self, number, limit):
+        self.node.end()
         nodes = []
         try:
             for count in range(1, 4):
