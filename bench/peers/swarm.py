@@ -74,13 +74,18 @@ class Swarm:
         return [measure.timed(run) for _ in range(3 + count)][3:]
 
     def busy(self, ms, count):
-        per_ms = self.rounds_per_ms()
-        ideal = ms / 1000 * count / measure.SLOTS
-        return ideal / self.run(self.file("busy", count, round(per_ms * ms)), not_before=0.9 * ideal)
+        """What the tasks take at the least is known from before and after, the mean of both."""
+        before = self.rounds_per_ms()
+        rounds = round(before * ms)
+        took = self.run(self.file("busy", count, rounds), not_before=0.9 * ms / 1000 * count / measure.SLOTS)
+        per_ms = (before + self.rounds_per_ms()) / 2
+        return rounds / per_ms / 1000 * count / measure.SLOTS / took
 
     def rounds_per_ms(self):
         """How many rounds a millisecond has, with both slots busy."""
-        short, long = (self.run(self.file("busy", measure.SLOTS, n), 0.2) for n in (ROUNDS_SHORT, ROUNDS_LONG))
+        short = self.run(self.file("busy", measure.SLOTS, ROUNDS_SHORT), not_before=0.2)
+        soon = 0.8 * short * ROUNDS_LONG / ROUNDS_SHORT
+        long = self.run(self.file("busy", measure.SLOTS, ROUNDS_LONG), not_before=soon)
         return (ROUNDS_LONG - ROUNDS_SHORT) / (long - short) / 1000
 
     def lose(self, number, limit):
