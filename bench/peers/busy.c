@@ -1,8 +1,8 @@
 // A task that keeps a core busy.
 //
 // On the machine itself: `busy MS` looks at the clock until MS milliseconds have gone by.
-// As a guest: `busy ROUNDS` steps a generator so often, because a guest's clock is not the machine's; whoever starts it has
-// measured how many rounds a millisecond has.
+// As a guest: `busy ROUNDS` steps a generator so often, because a guest's clock is not the machine's; whoever starts it
+// has measured how many rounds a millisecond has.
 // Exits with 0, or with 2 when the argument is missing.
 
 #include <stdint.h>

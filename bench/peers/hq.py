@@ -1,5 +1,5 @@
-"""HyperQueue, as its package on PyPI offers it: a server, two workers of one processor each, and this client of its Python
-API, each a process of its own. Nothing is written down: no journal, no output of tasks.
+"""HyperQueue, as its package on PyPI offers it: a server, two workers of one processor each, and this client of its
+Python API, each a process of its own. Nothing is written down: no journal, no output of tasks.
 """
 
 import os
@@ -119,8 +119,8 @@ def serve_server(directory):
 
 
 def serve_worker(server_dir, directory):
-    """The package starts workers only in the process of a server. So this process has a server that nobody talks to, and
-    its worker is shown the way to the other one, as `hq worker start --server-dir` would be."""
+    """The package starts workers only in the process of a server. So this process has a server that nobody talks to,
+    and its worker is shown the way to the other one, as `hq worker start --server-dir` would be."""
     from hyperqueue.ffi.cluster import Cluster
 
     os.makedirs(directory)

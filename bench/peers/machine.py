@@ -1,7 +1,7 @@
 """The machine: what state it is in, a network for ourselves alone, and the processes that we start.
 
-Always true: whatever a process of ours starts, however it starts it, is a descendant of the process that called `adopt`,
-and `end_descendants` ends those by their ids and nothing else.
+Always true: whatever a process of ours starts, however it starts it, is a descendant of the process that called
+`adopt`, and `end_descendants` ends those by their ids and nothing else.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWUTS, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x10000000, 0x40000000
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
-# Two cores that are ours alone give two spinners twice what one has; below this a sitting says nothing about anything else.
+# Two cores that are ours alone give two spinners twice what one has; below this, a sitting says nothing.
 SPINNERS_MIN = 1.8
 SPIN_SECONDS = 1.0
 SPIN = """
@@ -96,7 +96,8 @@ def adopt():
 
 def start(command, at_parents_end=signal.SIGKILL, **options):
     """Starts a process that gets a signal when the process that called this ends, however it ends."""
-    return subprocess.Popen(command, preexec_fn=lambda: LIBC.prctl(PR_SET_PDEATHSIG, at_parents_end, 0, 0, 0), **options)
+    follow = lambda: LIBC.prctl(PR_SET_PDEATHSIG, at_parents_end, 0, 0, 0)
+    return subprocess.Popen(command, preexec_fn=follow, **options)
 
 
 def end_descendants():

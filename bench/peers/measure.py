@@ -5,10 +5,10 @@ A system is a class with `start`, `stop`, `version` and what of the following it
     noop(count)           seconds from handing over so many tasks that do nothing until all are known to be done
     latency(count)        of so many tasks, one after the other on an idle system: seconds from handing over to result
     busy(ms, count)       ideal time over real time of so many tasks that keep a core busy for so long, on two slots
-    lose(number, limit)   seconds from a signal to a worker until its task runs again elsewhere; None: not within the limit
+    lose(number, limit)   seconds from a signal to a worker until its task runs again elsewhere; None: not in time
 
-Its file, run by itself, serves these: `{"do": NAME, "with": [ARGUMENT…]}` a line on standard input, `{"ok": VALUE}` or
-`{"error": TEXT}` a line on standard output. It ends, with all that it started, when its input does.
+Its file, run by itself, serves these: `{"do": NAME, "with": [ARGUMENT…]}` a line on standard input, `{"ok": VALUE}`
+or `{"error": TEXT}` a line on standard output. It ends, with all that it started, when its input does.
 """
 
 import json

@@ -1,9 +1,9 @@
 """swarm: one node with two slots; for the loss of a worker three nodes with one slot each, as many as two copies of
 everything take when one of them dies. Everything is written down and synced before it is acknowledged.
 
-Jobs are handed over by the node's API, as the other systems' are by theirs, and by the command. The API takes a job encoded,
-so the command encodes it once, through a socket of ours that writes down what passes; the same bytes once more are another
-job.
+Jobs are handed over by the node's API, as the other systems' are by theirs, and by the command. The API takes a job
+encoded, so the command encodes it once, through a socket of ours that writes down what passes; the same bytes once more
+are another job.
 """
 
 import http.client
@@ -34,7 +34,7 @@ class Swarm:
         self.jobs = {}
 
     def version(self):
-        return subprocess.run([self.program, "version"], check=True, capture_output=True, text=True).stdout.split("\n")[0]
+        return subprocess.check_output([self.program, "version"], text=True).split("\n", 1)[0]
 
     def start(self):
         for guest in ("noop.wasm", "busy.wasm"):
@@ -121,8 +121,9 @@ class Node:
         self.swarm = swarm
         self.data = os.path.join(swarm.directory, f"node{number}")
         self.specs = {}
-        command = [swarm.program, "start", "--data", self.data, "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", str(slots)]
-        self.process = machine.start([*command, *more], stdout=subprocess.PIPE, text=True)
+        command = [swarm.program, "start", "--data", self.data, "--slots", str(slots), *more]
+        command += ["--listen", "/ip4/127.0.0.1/tcp/0"]
+        self.process = machine.start(command, stdout=subprocess.PIPE, text=True)
         self.address = None
         for line in self.process.stdout:
             match line.split():
