@@ -41,10 +41,8 @@ class Dask:
         return measure.timed(lambda: self.client.gather(self.client.map(do_nothing, range(count), pure=False)))
 
     def latency(self, count):
-        return [
-            measure.timed(lambda: self.client.submit(do_nothing, number, pure=False).result())
-            for number in range(10 + count)
-        ][10:]
+        one = lambda: self.client.submit(do_nothing, 0, pure=False).result()
+        return measure.one_by_one(lambda: measure.timed(one), count)
 
     def busy(self, ms, count):
         ideal = ms / 1000 * count / measure.SLOTS

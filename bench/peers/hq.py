@@ -81,7 +81,7 @@ class HyperQueue:
         return self.run(self.job([self.noop_program], count))
 
     def latency(self, count):
-        return [self.run(self.job([self.noop_program], 1)) for _ in range(10 + count)][10:]
+        return measure.one_by_one(lambda: self.run(self.job([self.noop_program], 1)), count)
 
     def busy(self, ms, count):
         ideal = ms / 1000 * count / measure.SLOTS

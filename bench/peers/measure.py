@@ -3,7 +3,7 @@
 A system is a class with `start`, `stop`, `version` and what of the following it has:
 
     noop(count)           seconds from handing over so many tasks that do nothing until all are known to be done
-    latency(count)        of so many tasks, one after the other on an idle system: seconds from handing over to result
+    latency(count)        of so many tasks, each on an idle system: seconds from handing over to result
     busy(ms, count)       ideal time over real time of so many tasks that keep a core busy for so long, on two slots
     lose(number, limit)   seconds from a signal to a worker until its task runs again elsewhere; None: not in time
 
@@ -23,6 +23,11 @@ import traceback
 import machine
 
 SLOTS = 2
+# After so long a pause a system is idle, the acknowledgements that TCP holds back included: HyperQueue's next task would
+# wait for them.
+IDLE_SECONDS = 0.1
+# Tasks before those that count, when they are measured one by one.
+WARM_UP = 5
 # Looking for the end of something may cost this share of what it takes, and is never slower or faster than this.
 LOOK_SHARE, LOOK_SECONDS = 0.01, (0.0005, 0.02)
 
@@ -45,6 +50,15 @@ def timed(work):
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def one_by_one(run, count):
+    """What so many calls return, each on an idle system, after some that do not count."""
+    results = []
+    for _ in range(WARM_UP + count):
+        time.sleep(IDLE_SECONDS)
+        results.append(run())
+    return results[WARM_UP:]
 
 
 class Starts:
@@ -94,6 +108,7 @@ def serve(system):
 
 
 def answer(system, request):
+    time.sleep(IDLE_SECONDS)
     try:
         return {"ok": getattr(system, request["do"])(*request["with"])}
     except Exception as error:

@@ -47,7 +47,7 @@ class Ray:
         return measure.timed(lambda: self.ray.get([self.noop_task.remote() for _ in range(count)]))
 
     def latency(self, count):
-        return [measure.timed(lambda: self.ray.get(self.noop_task.remote())) for _ in range(10 + count)][10:]
+        return measure.one_by_one(lambda: measure.timed(lambda: self.ray.get(self.noop_task.remote())), count)
 
     def busy(self, ms, count):
         ideal = ms / 1000 * count / measure.SLOTS

@@ -66,12 +66,12 @@ class Swarm:
 
     def latency(self, count):
         file = self.file("noop", 1)
-        return [self.run(file) for _ in range(10 + count)][10:]
+        return measure.one_by_one(lambda: self.run(file), count)
 
     def latency_cli(self, count):
         command = [self.program, "--node", self.node.data, "submit", self.file("noop", 1), "--wait", "-o", "id"]
         run = lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return [measure.timed(run) for _ in range(3 + count)][3:]
+        return measure.one_by_one(lambda: measure.timed(run), count)
 
     def busy(self, ms, count):
         """What the tasks take at the least is known from before and after, the mean of both."""
