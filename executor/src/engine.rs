@@ -192,7 +192,7 @@ pub(crate) fn text(error: &wasmtime::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
 
-fn settings(config: &EngineConfig) -> wasmtime::Config {
+pub(crate) fn settings(config: &EngineConfig) -> wasmtime::Config {
     let mut settings = wasmtime::Config::new();
     settings
         .strategy(wasmtime::Strategy::Cranelift)
@@ -244,7 +244,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>
 }
 
 /// Counts time for the running guests, until the engine is gone.
-fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
+pub(crate) fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
     let engine = engine.weak();
     let tick = move || {
         while let Some(engine) = engine.upgrade() {
