@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
@@ -15,7 +17,8 @@ use clap::Args;
 use swarm_executor::{Bare, BareError, EngineConfig, MODULE_BYTES_MAX, WASM_STACK_BYTES_MAX};
 
 use super::machine::cores;
-use super::{Bench, BenchError, Row, Unit, work};
+use super::work::{self, Noop};
+use super::{Bench, BenchError, Row, Unit};
 
 /// What each slot of a node reserves: all that 32-bit WebAssembly has.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
@@ -46,7 +49,7 @@ pub(super) struct ByKind {
 }
 
 /// Calls a guest in a bare loop; part of `swarm-sim bench`.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct BareOptions {
     /// Threads that call it
     #[arg(long, default_value_t = 1)]
@@ -54,7 +57,10 @@ pub struct BareOptions {
     /// For how long, in milliseconds
     #[arg(long, default_value_t = 1000)]
     pub millis: u64,
-    /// Not the guest that does nothing, but the one that spins for so many rounds
+    /// Another guest that does nothing
+    #[arg(long)]
+    pub noop: Option<PathBuf>,
+    /// Not a guest that does nothing, but the one that spins for so many rounds
     #[arg(long)]
     pub spin: Option<u64>,
 }
@@ -65,8 +71,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     for _ in 0..bench.rounds(5) {
         for count in &counts {
             let (threads, processes) = samples.entry(*count).or_default();
-            threads.push(rate(1, BareOptions::noop(*count))?);
-            processes.push(rate(*count, BareOptions::noop(1))?);
+            threads.push(rate(1, &BareOptions::noop(bench, *count))?);
+            processes.push(rate(*count, &BareOptions::noop(bench, 1))?);
         }
     }
     samples.into_iter().for_each(|(count, (threads, processes))| add(bench, count, threads, processes));
@@ -94,14 +100,14 @@ fn add(bench: &mut Bench, count: usize, threads: Vec<f64>, processes: Vec<f64>) 
 /// How long one round of the spinning guest takes while so many of them spin.
 pub(super) fn spin_round(processes: usize) -> Result<Duration, BenchError> {
     let [short, long] = ROUNDS.map(|rounds| {
-        let spin = BareOptions { threads: 1, millis: ROUND.as_millis() as u64, spin: Some(rounds) };
-        rate(processes, spin).map(|rate| processes as f64 / rate)
+        let spin = BareOptions { threads: 1, millis: ROUND.as_millis() as u64, noop: None, spin: Some(rounds) };
+        rate(processes, &spin).map(|rate| processes as f64 / rate)
     });
     Ok(Duration::from_secs_f64((long? - short?) / (ROUNDS[1] - ROUNDS[0]) as f64))
 }
 
 /// Calls a second of so many processes together.
-fn rate(processes: usize, options: BareOptions) -> Result<f64, BenchError> {
+fn rate(processes: usize, options: &BareOptions) -> Result<f64, BenchError> {
     let mut loops = (0..processes).map(|_| Loop::start(options)).collect::<Result<Vec<_>, _>>()?;
     loops.iter_mut().try_for_each(Loop::wait_ready)?;
     loops.iter_mut().try_for_each(Loop::go)?;
@@ -116,7 +122,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn start(options: BareOptions) -> Result<Self, BenchError> {
+    fn start(options: &BareOptions) -> Result<Self, BenchError> {
         let program = env::current_exe().map_err(BenchError::io("find", "swarm-sim"))?;
         let mut command = Command::new(&program);
         command.arg("bench-bare").args(options.args()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -156,13 +162,14 @@ impl Drop for Loop {
 }
 
 impl BareOptions {
-    fn noop(threads: usize) -> Self {
-        Self { threads, millis: ROUND.as_millis() as u64, spin: None }
+    fn noop(bench: &Bench, threads: usize) -> Self {
+        Self { threads, millis: ROUND.as_millis() as u64, noop: bench.noop.path.clone(), spin: None }
     }
 
-    fn args(self) -> Vec<String> {
-        let mut args = vec![format!("--threads={}", self.threads), format!("--millis={}", self.millis)];
-        args.extend(self.spin.map(|rounds| format!("--spin={rounds}")));
+    fn args(&self) -> Vec<OsString> {
+        let mut args = vec![format!("--threads={}", self.threads).into(), format!("--millis={}", self.millis).into()];
+        args.extend(self.spin.map(|rounds| format!("--spin={rounds}").into()));
+        args.extend(self.noop.iter().flat_map(|path| [OsString::from("--noop"), path.into()]));
         args
     }
 }
@@ -176,7 +183,10 @@ pub fn bare(options: &BareOptions) -> Result<(), BenchError> {
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: COMPILE_TIME_MAX,
     };
-    let module = options.spin.map_or_else(work::noop_module, |_| work::spin_module());
+    let module = match options.spin {
+        Some(_) => work::spin_module(),
+        None => Noop::new(options.noop.clone())?.module,
+    };
     let bare = Bare::new(&config, &module)?;
     let args: Vec<String> = ["guest".to_owned()].into_iter().chain(options.spin.map(|it| it.to_string())).collect();
     let (begin, ready) = (Barrier::new(options.threads + 1), Barrier::new(options.threads + 1));

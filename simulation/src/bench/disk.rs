@@ -10,8 +10,8 @@ const TASKS: u32 = 1_000_000;
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let (mut at_once, mut restarted) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds(1) {
-        let mut fleet = Fleet::start(&bench.program, 1, 2)?;
-        let work = fleet.warm_noop(2)?;
+        let mut fleet = Fleet::start(bench, 1, 2)?;
+        let work = fleet.warm_noop()?;
         let before = fleet.node(0).disk_bytes() as f64;
         fleet.time(&work, TASKS)?;
         at_once.push(fleet.node(0).disk_bytes() as f64 - before);

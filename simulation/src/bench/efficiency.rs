@@ -46,8 +46,8 @@ fn share(bench: &Bench, lengths: &[u32]) -> Result<f64, BenchError> {
     let rounds_per_ms = (0.001 / before) as u64;
     let rounds: Vec<u64> = lengths.iter().map(|ms| u64::from(*ms) * rounds_per_ms).collect();
     let took = {
-        let mut fleet = Fleet::start(&bench.program, NODES, 1)?;
-        fleet.warm_noop(1)?;
+        let mut fleet = Fleet::start(bench, NODES, 1)?;
+        fleet.warm_noop()?;
         let warm = Work::spin(fleet.api(0), rounds_per_ms)?;
         fleet.time(&warm, 200)?;
         let work = match lengths.windows(2).all(|pair| pair[0] == pair[1]) {

@@ -1,11 +1,10 @@
 //! A swarm to be measured: real nodes on loopback, all of which know each other and have run the guest.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::BenchError;
 use super::api::Api;
-use super::work::Work;
+use super::work::{Noop, Work};
+use super::{Bench, BenchError};
 use crate::cluster::{Cluster, DEADLINE, Node};
 
 /// How long any job of a measurement may take.
@@ -19,25 +18,27 @@ const WARM_TASKS: u32 = 500;
 pub(super) struct Fleet {
     // Dropped in this order: users hang up before their nodes end.
     apis: Vec<Api>,
+    noop: Noop,
+    slots: usize,
     pub(super) cluster: Cluster,
 }
 
 impl Fleet {
     /// Starts nodes that say only what is wrong.
-    pub(super) fn start(program: &Path, nodes: usize, slots: usize) -> Result<Self, BenchError> {
-        Self::start_with_log(program, nodes, slots, "error")
+    pub(super) fn start(bench: &Bench, nodes: usize, slots: usize) -> Result<Self, BenchError> {
+        Self::start_with_log(bench, nodes, slots, "error")
     }
 
-    /// As [`Self::start`], logging what `SWARM_LOG` would be; as usual when it is empty.
-    pub(super) fn start_with_log(program: &Path, nodes: usize, slots: usize, log: &str) -> Result<Self, BenchError> {
-        let mut cluster = Cluster::empty(program, slots)?;
+    /// As [`Self::start`], saying what this `SWARM_LOG` asks for.
+    pub(super) fn start_with_log(bench: &Bench, nodes: usize, slots: usize, log: &str) -> Result<Self, BenchError> {
+        let mut cluster = Cluster::empty(&bench.program, slots)?;
         for _ in 0..nodes {
             cluster.add().set_variable("SWARM_LOG", log);
         }
         cluster.start_all()?;
         cluster.wait_members(nodes, DEADLINE)?;
         let apis = cluster.nodes().iter().map(Api::of).collect();
-        Ok(Self { apis, cluster })
+        Ok(Self { apis, noop: bench.noop.clone(), slots, cluster })
     }
 
     /// A user of a node.
@@ -50,15 +51,10 @@ impl Fleet {
         self.cluster.node(number)
     }
 
-    /// How many nodes there are.
-    pub(super) fn len(&self) -> usize {
-        self.apis.len()
-    }
-
     /// Hands the guest that does nothing to the first node, and has every node run it.
-    pub(super) fn warm_noop(&mut self, slots: usize) -> Result<Work, BenchError> {
-        let work = Work::noop(self.api(0))?;
-        let tasks = WARM_TASKS * u32::try_from(self.len() * slots).unwrap_or(1);
+    pub(super) fn warm_noop(&mut self) -> Result<Work, BenchError> {
+        let work = Work::noop(&mut self.apis[0], &self.noop)?;
+        let tasks = WARM_TASKS * u32::try_from(self.apis.len() * self.slots).unwrap_or(1);
         self.time(&work, tasks)?;
         Ok(work)
     }

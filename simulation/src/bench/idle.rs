@@ -19,8 +19,8 @@ const SETTLE: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_secs(20);
 
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
-    let mut fleet = Fleet::start(&bench.program, 2, 1)?;
-    fleet.warm_noop(1)?;
+    let mut fleet = Fleet::start(bench, 2, 1)?;
+    fleet.warm_noop()?;
     thread::sleep(SETTLE);
     let nodes = || [fleet.node(0), fleet.node(1)];
     let (processor, sent) = (nodes().map(processor), sent(nodes())?);

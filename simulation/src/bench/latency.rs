@@ -8,7 +8,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::work::{Work, noop_module};
+use super::work::Work;
 use super::{Bench, BenchError, Row, command};
 
 /// Tasks run by the other node that are wanted, and submissions at most.
@@ -26,8 +26,8 @@ const TASK_DEADLINE: Duration = Duration::from_secs(60);
 const LOG: &str = "error,swarm_node::tasks=debug";
 
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
-    let mut fleet = Fleet::start_with_log(&bench.program, 2, 1, LOG)?;
-    let work = fleet.warm_noop(1)?;
+    let mut fleet = Fleet::start_with_log(bench, 2, 1, LOG)?;
+    let work = fleet.warm_noop()?;
     let mut times = Vec::new();
     while times.len() < TRIES_MAX && there(&fleet, &times)?.len() < WANTED {
         for _ in 0..BATCH {
@@ -37,13 +37,14 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let (there, tries) = (there(&fleet, &times)?, times.len());
     let sum = sum_of_limits(bench);
     let of = "a synced append, 2 stream round trips and a bare call";
-    let here: Vec<Duration> = times.iter().map(|(_, took)| *took).collect();
-    bench.add(Row::time("latency", format!("1 task on 2 nodes, whoever ran it, p50 of {tries}"), &here));
+    let any: Vec<Duration> = times.iter().map(|(_, took)| *took).collect();
+    let any = Row::time("latency", format!("1 task on 2 nodes, whoever ran it, p50 of {tries}"), &any);
+    let by_socket = any.value;
+    bench.add(any);
     let what = |quantile| format!("1 task, submitted here, run there, read here, {quantile} of {}", there.len());
     bench.add(Row::time("latency", what("p50"), &there).over(of, sum));
-    let api = Row::time("latency", what("p99"), &there).at(0.99);
-    bench.add(api);
-    by_command(bench, &fleet)
+    bench.add(Row::time("latency", what("p99"), &there).at(0.99));
+    by_command(bench, &fleet, by_socket)
 }
 
 fn sum_of_limits(bench: &Bench) -> Option<f64> {
@@ -75,15 +76,16 @@ fn granted_job(line: &str) -> Option<&str> {
 }
 
 /// The same with `swarm submit --wait`, whoever runs it.
-fn by_command(bench: &mut Bench, fleet: &Fleet) -> Result<(), BenchError> {
+fn by_command(bench: &mut Bench, fleet: &Fleet, by_socket: f64) -> Result<(), BenchError> {
     let dir = tempfile::tempdir().map_err(BenchError::io("create a directory in", std::env::temp_dir()))?;
     let (wasm, file) = (dir.path().join("noop.wasm"), dir.path().join("noop.toml"));
-    fs::write(&wasm, noop_module()).map_err(BenchError::io("write", &wasm))?;
+    fs::write(&wasm, &bench.noop.module).map_err(BenchError::io("write", &wasm))?;
     fs::write(&file, "name = \"noop\"\n[task.noop]\nwasm = \"noop.wasm\"\n").map_err(BenchError::io("write", &file))?;
     let data = fleet.node(0).dir();
     let args = ["--node".as_ref(), data.as_os_str(), "submit".as_ref(), file.as_os_str(), "--wait".as_ref()];
     let times = (0..COMMANDS).map(|_| command::time(&bench.program, &args)).collect::<Result<Vec<_>, _>>()?;
-    bench.add(Row::time("latency", format!("`swarm submit --wait` of 1 task on 2 nodes, p50 of {COMMANDS}"), &times));
+    let row = Row::time("latency", format!("`swarm submit --wait` of 1 task on 2 nodes, p50 of {COMMANDS}"), &times);
+    bench.add(row.over("the same by the socket", Some(by_socket)));
     let nothing = (0..COMMANDS).map(|_| command::time(&bench.program, &["version"])).collect::<Result<Vec<_>, _>>()?;
     bench.add(Row::time("latency", format!("`swarm version`, p50 of {COMMANDS}"), &nothing));
     Ok(())

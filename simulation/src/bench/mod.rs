@@ -42,6 +42,7 @@ pub use row::{Ratio, Row, Unit};
 
 use crate::cluster::{ClusterError, find_swarm, watch_interrupts};
 use bare::Rates;
+use work::Noop;
 
 /// Measures what is asked for. That one measurement failed is told in the report, and the others go on.
 pub fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
@@ -61,6 +62,8 @@ pub fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
 /// A run: what is asked, and what is known by now.
 struct Bench {
     program: PathBuf,
+    /// The guest that does nothing.
+    noop: Noop,
     rounds: Option<usize>,
     limits: Limits,
     report: BenchReport,
@@ -80,7 +83,8 @@ impl Bench {
         let machine = Machine::look();
         eprint!("{machine}");
         let report = BenchReport::new(&program, machine);
-        Ok(Self { program, rounds: options.rounds, limits: Limits::default(), report })
+        let noop = Noop::new(options.noop.clone())?;
+        Ok(Self { program, noop, rounds: options.rounds, limits: Limits::default(), report })
     }
 
     fn measure(&mut self, measurement: Measurement) -> Result<(), BenchError> {

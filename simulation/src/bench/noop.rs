@@ -26,8 +26,8 @@ pub(super) fn measure_one_node(bench: &mut Bench) -> Result<(), BenchError> {
     let (mut one, mut many, mut few) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bench.rounds(3) {
         one.push(rate(bench, (1, 1), SOME)?);
-        let mut fleet = Fleet::start(&bench.program, 1, 2)?;
-        let work = fleet.warm_noop(2)?;
+        let mut fleet = Fleet::start(bench, 1, 2)?;
+        let work = fleet.warm_noop()?;
         for _ in 0..FEW_TIMES {
             few.push(fleet.time(&work, FEW)?.as_secs_f64() / f64::from(FEW));
         }
@@ -72,8 +72,8 @@ pub(super) fn measure_nodes(bench: &mut Bench) -> Result<(), BenchError> {
 }
 
 fn rate(bench: &Bench, (nodes, slots): Shape, tasks: u32) -> Result<f64, BenchError> {
-    let mut fleet = Fleet::start(&bench.program, nodes, slots)?;
-    let work = fleet.warm_noop(slots)?;
+    let mut fleet = Fleet::start(bench, nodes, slots)?;
+    let work = fleet.warm_noop()?;
     let rate = f64::from(tasks) / fleet.time(&work, tasks)?.as_secs_f64();
     eprintln!("  {}: {rate:.0} tasks a second", shape_text((nodes, slots)));
     Ok(rate)

@@ -18,6 +18,9 @@ pub struct BenchOptions {
     /// Rounds of everything, of which the median counts [default: 5 of what is short, fewer of what is long]
     #[arg(long, value_name = "N", value_parser = rounds)]
     pub rounds: Option<usize>,
+    /// A module to do nothing with, instead of the built-in one: a C program with a stack of 1 MiB, as Rust's have
+    #[arg(long, value_name = "PATH")]
+    pub noop: Option<PathBuf>,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,

@@ -29,8 +29,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
 
 /// Resident memory before and after.
 fn round(bench: &Bench) -> Result<[f64; 2], BenchError> {
-    let mut fleet = Fleet::start(&bench.program, 1, 1)?;
-    let noop = fleet.warm_noop(1)?;
+    let mut fleet = Fleet::start(bench, 1, 1)?;
+    let noop = fleet.warm_noop()?;
     let api = fleet.api(0);
     let spin = Work::spin(api, FOR_GOOD)?;
     api.submit(&spin.job(1))?;

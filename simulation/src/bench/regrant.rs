@@ -39,8 +39,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
 
 /// A swarm whose running nodes are struck in turn.
 fn strike(bench: &Bench, kind: Kind, round: usize) -> Result<Duration, BenchError> {
-    let mut fleet = Fleet::start_with_log(&bench.program, NODES, 1, LOG)?;
-    fleet.warm_noop(1)?;
+    let mut fleet = Fleet::start_with_log(bench, NODES, 1, LOG)?;
+    fleet.warm_noop()?;
     let work = Work::spin(fleet.api(0), FOR_GOOD)?;
     let job = fleet.api(0).submit(&work.job(TASKS))?;
     let busy = busy(&mut fleet)?;

@@ -12,8 +12,8 @@ use super::{Bench, BenchError, Row};
 const SIZES: [(u32, usize); 3] = [(1, 10), (1_000, 10), (1_000_000, 2)];
 
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
-    let mut fleet = Fleet::start(&bench.program, 3, 1)?;
-    let work = fleet.warm_noop(1)?;
+    let mut fleet = Fleet::start(bench, 3, 1)?;
+    let work = fleet.warm_noop()?;
     let mut times = SIZES.map(|(tasks, _)| (tasks, Vec::new()));
     for _ in 0..bench.rounds(5) {
         for ((tasks, times), (_, count)) in times.iter_mut().zip(SIZES) {

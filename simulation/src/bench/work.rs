@@ -1,5 +1,7 @@
 //! The jobs of the benchmark: their guests, and their specs.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use swarm_protocol::{Elements, Hash, Item, JOB_SPEC_VERSION, JobSpec, Limits, NodeId, Retry, StageSpec, Stdin, codec};
@@ -15,9 +17,23 @@ const FUEL: u64 = 1 << 60;
 /// Longer than any measurement.
 const RUN_MAX: Duration = Duration::from_secs(3600);
 
-/// The guest that does nothing; its source is `noop.c`.
-pub(super) fn noop_module() -> Vec<u8> {
-    include_bytes!("noop.wasm").to_vec()
+/// The guest that does nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Noop {
+    /// Where a user's own is; the built-in one is compiled from `noop.c`.
+    pub(super) path: Option<PathBuf>,
+    pub(super) module: Vec<u8>,
+}
+
+impl Noop {
+    /// The user's own, or the built-in one.
+    pub(super) fn new(path: Option<PathBuf>) -> Result<Self, BenchError> {
+        let module = match &path {
+            Some(path) => fs::read(path).map_err(BenchError::io("read", path))?,
+            None => include_bytes!("noop.wasm").to_vec(),
+        };
+        Ok(Self { path, module })
+    }
 }
 
 /// The guest that computes for as many rounds as its argument says.
@@ -37,8 +53,8 @@ pub(super) struct Work {
 
 impl Work {
     /// Tasks that do nothing.
-    pub(super) fn noop(api: &mut Api) -> Result<Self, BenchError> {
-        Self::hand_over(api, "noop", &noop_module(), &[], None)
+    pub(super) fn noop(api: &mut Api, noop: &Noop) -> Result<Self, BenchError> {
+        Self::hand_over(api, "noop", &noop.module, &[], None)
     }
 
     /// Tasks that compute for so many rounds.
@@ -117,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_guests_are_modules_that_may_run() {
-        for module in [noop_module(), spin_module()] {
+        for module in [Noop::new(None).unwrap().module, spin_module()] {
             swarm_executor::Engine::validate(&module, swarm_executor::MODULE_BYTES_MAX).unwrap();
         }
     }
