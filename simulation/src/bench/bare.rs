@@ -19,6 +19,7 @@ use swarm_executor::{Bare, BareError, EngineConfig, MODULE_BYTES_MAX, WASM_STACK
 use super::machine::cores;
 use super::work::{self, Noop};
 use super::{Bench, BenchError, Row, Unit};
+use crate::cluster::check_interrupted;
 
 /// What each slot of a node reserves: all that 32-bit WebAssembly has.
 const MEMORY_BYTES_MAX: u64 = 4 << 30;
@@ -108,6 +109,7 @@ pub(super) fn spin_round(processes: usize) -> Result<Duration, BenchError> {
 
 /// Calls a second of so many processes together.
 fn rate(processes: usize, options: &BareOptions) -> Result<f64, BenchError> {
+    check_interrupted()?;
     let mut loops = (0..processes).map(|_| Loop::start(options)).collect::<Result<Vec<_>, _>>()?;
     loops.iter_mut().try_for_each(Loop::wait_ready)?;
     loops.iter_mut().try_for_each(Loop::go)?;

@@ -56,7 +56,9 @@ fn share(bench: &Bench, lengths: &[u32]) -> Result<f64, BenchError> {
         };
         fleet.time(&work, u32::try_from(rounds.len()).unwrap_or(u32::MAX))?
     };
-    let round = (before + bare::spin_round(NODES)?.as_secs_f64()) / 2.0;
+    let after = bare::spin_round(NODES)?.as_secs_f64();
+    let round = (before + after) / 2.0;
+    eprintln!("  computing took {:.3} × as long after the job as before", after / before);
     let computing = rounds.iter().sum::<u64>() as f64 * round;
     Ok(computing / NODES as f64 / took.as_secs_f64())
 }

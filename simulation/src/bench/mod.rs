@@ -40,20 +40,21 @@ pub use options::{BenchOptions, Measurement};
 pub use report::BenchReport;
 pub use row::{Ratio, Row, Unit};
 
-use crate::cluster::{ClusterError, find_swarm, watch_interrupts};
+use crate::cluster::{check_interrupted, find_swarm, watch_interrupts};
 use bare::Rates;
 use work::Noop;
 
-/// Measures what is asked for. That one measurement failed is told in the report, and the others go on.
+/// Measures what is asked for. That one measurement failed is told in the report, and the others go on; after Ctrl-C the
+/// report has what was measured before.
 pub fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
     watch_interrupts();
     let mut bench = Bench::new(options)?;
     for measurement in options.chosen() {
         eprintln!("{}", measurement.name());
-        match bench.measure(measurement) {
-            Ok(()) => {}
-            Err(interrupted @ BenchError::Cluster(ClusterError::Interrupted)) => return Err(interrupted),
-            Err(error) => bench.report.fail(measurement, &error),
+        let Err(error) = bench.measure(measurement) else { continue };
+        bench.report.fail(measurement, &error);
+        if check_interrupted().is_err() {
+            break;
         }
     }
     Ok(bench.report)
@@ -88,6 +89,7 @@ impl Bench {
     }
 
     fn measure(&mut self, measurement: Measurement) -> Result<(), BenchError> {
+        check_interrupted()?;
         match measurement {
             Measurement::Bare => bare::measure(self),
             Measurement::Append => append::measure(self),
