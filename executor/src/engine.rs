@@ -186,15 +186,23 @@ pub(crate) fn text(error: &wasmtime::Error) -> String {
     format!("{error:#}").replace('\n', " ")
 }
 
-fn settings() -> wasmtime::Config {
-    let mut settings = wasmtime::Config::new();
+/// How tasks run.
+pub(crate) fn settings() -> wasmtime::Config {
+    let mut settings = code_settings();
     settings
-        .strategy(wasmtime::Strategy::Cranelift)
         .allocation_strategy(wasmtime::InstanceAllocationStrategy::OnDemand)
         .with_host_memory(Arc::new(Memories))
         // An image would be mapped and unmapped for every guest; data is copied instead.
         .memory_init_cow(false)
-        .memory_may_move(false)
+        .memory_may_move(false);
+    settings
+}
+
+/// What guests may do and how they are compiled, whatever their memory is.
+pub(crate) fn code_settings() -> wasmtime::Config {
+    let mut settings = wasmtime::Config::new();
+    settings
+        .strategy(wasmtime::Strategy::Cranelift)
         .consume_fuel(true)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES_MAX)
@@ -224,7 +232,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>
 }
 
 /// Counts time for the running guests, until the engine is gone.
-fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
+pub(crate) fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
     let engine = engine.weak();
     let tick = move || {
         while let Some(engine) = engine.upgrade() {

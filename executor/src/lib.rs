@@ -8,6 +8,7 @@
 //!
 //! Elsewhere: which task runs where is `protocol`; staging `/in` and collecting `/out` is `node::work`.
 
+mod bare;
 mod cache;
 mod deterministic;
 mod engine;
@@ -17,6 +18,7 @@ mod memory;
 mod run;
 mod validate;
 
+pub use bare::{Bare, BareError};
 pub use bytes::Bytes;
 pub use engine::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
 pub use guest::StopFlag;

@@ -5,6 +5,7 @@
 //! scenario's command repeats it. [`Swarm`] tells one story at a time, for tests.
 
 mod after_ack;
+pub mod bench;
 mod bug;
 mod census;
 mod clients;

@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 5] = [
     ("swarm-store", &["swarm-protocol"]),
     ("swarm-executor", &["swarm-protocol"]),
     ("swarm-node", &["swarm-protocol", "swarm-store", "swarm-executor"]),
-    ("swarm-simulation", &["swarm-protocol", "swarm-store"]),
+    ("swarm-simulation", &["swarm-protocol", "swarm-store", "swarm-executor"]),
 ];
 
 /// What the core must not even reach: runtimes, networks, disks, clocks and hidden randomness.

@@ -9,6 +9,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use swarm_simulation::bench::{self, BareOptions, BenchOptions};
 use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::crash_points::{self, CrashOptions};
 use swarm_simulation::damage::{self, DamageOptions};
@@ -72,6 +73,9 @@ enum Command {
     Cluster(Box<ClusterOptions>),
     CrashPoints(CrashOptions),
     Damage(DamageOptions),
+    Bench(BenchOptions),
+    #[command(hide = true)]
+    BenchBare(BareOptions),
 }
 
 /// Every kind of fault, for the help.
@@ -107,6 +111,15 @@ impl Cli {
                 let report = damage::run(&options)?;
                 println!("{report}");
                 Ok(exit(report.is_good()))
+            }
+            Command::Bench(options) => {
+                let report = bench::run(&options)?;
+                print_report(&report, options.json)?;
+                Ok(exit(report.is_good()))
+            }
+            Command::BenchBare(options) => {
+                bench::bare(&options)?;
+                Ok(ExitCode::SUCCESS)
             }
         }
     }

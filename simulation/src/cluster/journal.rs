@@ -24,7 +24,7 @@ const RECORDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What was logged of the tasks of some jobs.
 #[derive(Debug, Default)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     /// Their ids → the numbers by which they are known here, and when a client knew of their ends.
     jobs: BTreeMap<String, (u32, u64)>,
     /// Job, stage and index → when, on which node, and what.
@@ -44,11 +44,11 @@ struct Line {
 
 /// Work of a struck node that was granted again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Regrant {
+pub(crate) struct Regrant {
     /// Which of the faults.
-    pub(super) fault: usize,
+    pub(crate) fault: usize,
     /// After that.
-    pub(super) after: Duration,
+    pub(crate) after: Duration,
 }
 
 /// How often tasks ran.
@@ -67,7 +67,7 @@ pub struct Attempts {
 impl Journal {
     /// Nothing is known yet of these jobs but when a client knew of their ends. Of other jobs nothing is kept: a
     /// submission that was not acknowledged may run or not.
-    pub(super) fn of(jobs: impl Iterator<Item = (String, Option<SystemTime>)>) -> Self {
+    pub(crate) fn of(jobs: impl Iterator<Item = (String, Option<SystemTime>)>) -> Self {
         let known = |((id, over), number): ((String, Option<SystemTime>), u32)| {
             (id, (number, over.map_or(u64::MAX, unix_micros)))
         };
@@ -75,7 +75,7 @@ impl Journal {
     }
 
     /// Adds the log of a node.
-    pub(super) fn read(&mut self, node: usize, log: &Path) -> Result<(), ClusterError> {
+    pub(crate) fn read(&mut self, node: usize, log: &Path) -> Result<(), ClusterError> {
         let file = File::open(log).map_err(ClusterError::io("read", log))?;
         for line in BufReader::new(file).split(b'\n') {
             let line = line.map_err(ClusterError::io("read", log))?;
@@ -115,7 +115,7 @@ impl Journal {
     }
 
     /// Brings everything in order; to be called once all logs are read.
-    pub(super) fn sort(&mut self) {
+    pub(crate) fn sort(&mut self) {
         self.tasks.values_mut().for_each(|lines| lines.sort_unstable());
         self.ends.sort_unstable();
     }
@@ -133,7 +133,7 @@ impl Journal {
     }
 
     /// Every task that a node held when it was struck and that was granted once more after it, whoever got it then.
-    pub(super) fn regrants(&self, faults: &[Fault]) -> Vec<Regrant> {
+    pub(crate) fn regrants(&self, faults: &[Fault]) -> Vec<Regrant> {
         let struck: Vec<(u64, &Fault)> = faults.iter().map(|fault| (unix_micros(fault.at), fault)).collect();
         let mut regrants = Vec::new();
         for lines in self.tasks.values() {

@@ -136,7 +136,7 @@ impl Node {
     }
 
     /// Whether it has greeted.
-    pub(super) fn look_ready(&mut self) -> Result<Option<()>, ClusterError> {
+    pub(crate) fn look_ready(&mut self) -> Result<Option<()>, ClusterError> {
         self.check_alive()?;
         let out = self.file("out");
         let text = fs::read_to_string(&out).map_err(ClusterError::io("read", &out))?;
@@ -157,7 +157,7 @@ impl Node {
     }
 
     /// Stops it where it stands (SIGSTOP), as a machine that stalls would.
-    pub(super) fn pause(&self) -> Result<(), ClusterError> {
+    pub(crate) fn pause(&self) -> Result<(), ClusterError> {
         self.signal(Signal::STOP)
     }
 
@@ -208,6 +208,14 @@ impl Node {
         Ok(())
     }
 
+    /// The id of its process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.as_ref().expect("the node runs").id()
+    }
+
     /// The most memory that any of its processes had (VmHWM), as far as it was looked at before they ended.
     pub(super) fn peak_memory_bytes(&mut self) -> u64 {
         self.note_memory();
@@ -215,7 +223,7 @@ impl Node {
     }
 
     /// The memory that its process has now (VmRSS).
-    pub(super) fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory("VmRSS:")
     }
 
@@ -232,7 +240,7 @@ impl Node {
     }
 
     /// The size of everything in its data directory.
-    pub(super) fn disk_bytes(&self) -> u64 {
+    pub(crate) fn disk_bytes(&self) -> u64 {
         bytes_in(&self.dir())
     }
 
@@ -252,7 +260,7 @@ impl Node {
     }
 
     /// What its processes logged, all of them.
-    pub(super) fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.file("err")
     }
 

@@ -65,12 +65,12 @@ enum Machine {
 
 /// Something that was done.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
-    pub(super) kind: Kind,
+pub(crate) struct Fault {
+    pub(crate) kind: Kind,
     /// To these.
-    pub(super) nodes: Vec<usize>,
+    pub(crate) nodes: Vec<usize>,
     /// By the clock of the logs.
-    pub(super) at: SystemTime,
+    pub(crate) at: SystemTime,
 }
 
 /// A cut that is over.

@@ -23,7 +23,7 @@ impl Cluster {
     /// Starts `count` nodes with `slots` slots each. All but the first are told to dial the first.
     pub fn start(program: &Path, count: usize, slots: usize) -> Result<Self, ClusterError> {
         let mut cluster = Self::empty(program, slots)?;
-        cluster.start_nodes(count)?;
+        cluster.add_and_start(count)?;
         Ok(cluster)
     }
 
@@ -31,14 +31,19 @@ impl Cluster {
     pub(super) fn start_apart(program: &Path, count: usize, slots: usize) -> Result<Self, ClusterError> {
         let mut cluster = Self::empty(program, slots)?;
         cluster.namespaces = Some(Namespaces::create(count)?);
-        cluster.start_nodes(count)?;
+        cluster.add_and_start(count)?;
         Ok(cluster)
     }
 
-    fn start_nodes(&mut self, count: usize) -> Result<(), ClusterError> {
+    fn add_and_start(&mut self, count: usize) -> Result<(), ClusterError> {
         for _ in 0..count {
             self.add();
         }
+        self.start_all()
+    }
+
+    /// Starts the nodes that were added. All but the first are told to dial the first.
+    pub(crate) fn start_all(&mut self) -> Result<(), ClusterError> {
         let Some((first, others)) = self.nodes.split_first_mut() else { return Ok(()) };
         first.start()?;
         for node in &mut *others {

@@ -65,7 +65,7 @@ async fn interrupt() -> std::io::Result<()> {
 }
 
 /// Fails after Ctrl-C.
-pub(super) fn check_interrupted() -> Result<(), ClusterError> {
+pub(crate) fn check_interrupted() -> Result<(), ClusterError> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(ClusterError::Interrupted) } else { Ok(()) }
 }
 

@@ -1,0 +1,104 @@
+//! Efficiency: the time that tasks would take if there were nothing but their computing, over the time that they take.
+//!
+//! Two nodes with one slot each. Guests have no clock of this world, so how much they have to compute for a millisecond is
+//! measured before and after each job, by as many bare loops at once as there are slots.
+
+use std::time::Duration;
+
+use super::fleet::Fleet;
+use super::work::Work;
+use super::{Bench, BenchError, Row, Unit, bare};
+
+/// One slot on each.
+const NODES: usize = 2;
+/// About how long each job takes if nothing else does.
+const IDEAL: Duration = Duration::from_secs(10);
+/// Tasks of one length, in milliseconds.
+const LENGTHS_MS: [u32; 3] = [1, 10, 100];
+/// Of the mixed job, a task in so many is long; half of the others are short.
+const MIXED_LONG_EVERY: usize = 400;
+const MIXED_MS: [u32; 3] = [1, 10, 500];
+/// The same order of the mixed tasks each time.
+const SEED: u64 = 11;
+
+pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
+    let mut jobs: Vec<(String, Vec<u32>)> =
+        LENGTHS_MS.iter().map(|ms| (format!("tasks of {ms} ms"), equal(*ms))).collect();
+    let [short, middle, long] = MIXED_MS;
+    jobs.push((format!("tasks of {short} ms (half of them), {middle} ms and {long} ms"), mixed()));
+    let mut shares = vec![Vec::new(); jobs.len()];
+    for _ in 0..bench.rounds(3) {
+        for ((what, lengths), shares) in jobs.iter().zip(&mut shares) {
+            shares.push(share(bench, lengths)?);
+            eprintln!("  {what}: {:.2} %", shares[shares.len() - 1] * 100.0);
+        }
+    }
+    for ((what, lengths), shares) in jobs.iter().zip(shares) {
+        let what = format!("efficiency: {} {what}, {NODES} nodes with 1 slot", lengths.len());
+        bench.add(Row::median("efficiency", what, Unit::Share, shares));
+    }
+    Ok(())
+}
+
+/// The ideal time over the real time of a job with tasks of these milliseconds.
+fn share(bench: &Bench, lengths: &[u32]) -> Result<f64, BenchError> {
+    let before = bare::spin_round(NODES)?.as_secs_f64();
+    let rounds_per_ms = (0.001 / before) as u64;
+    let rounds: Vec<u64> = lengths.iter().map(|ms| u64::from(*ms) * rounds_per_ms).collect();
+    let took = {
+        let mut fleet = Fleet::start(bench, NODES, 1)?;
+        fleet.warm_noop()?;
+        let warm = Work::spin(fleet.api(0), rounds_per_ms)?;
+        fleet.time(&warm, 200)?;
+        let work = match lengths.windows(2).all(|pair| pair[0] == pair[1]) {
+            true => Work::spin(fleet.api(0), rounds[0])?,
+            false => Work::spins(fleet.api(0), &rounds)?,
+        };
+        fleet.time(&work, u32::try_from(rounds.len()).unwrap_or(u32::MAX))?
+    };
+    let after = bare::spin_round(NODES)?.as_secs_f64();
+    let round = (before + after) / 2.0;
+    eprintln!("  computing took {:.3} × as long after the job as before", after / before);
+    let computing = rounds.iter().sum::<u64>() as f64 * round;
+    Ok(computing / NODES as f64 / took.as_secs_f64())
+}
+
+/// As many tasks of this length as fit.
+fn equal(ms: u32) -> Vec<u32> {
+    vec![ms; (NODES as u128 * IDEAL.as_millis()) as usize / ms as usize]
+}
+
+/// As many tasks as fit, in a random order.
+fn mixed() -> Vec<u32> {
+    let [short, middle, long] = MIXED_MS;
+    let (mut lengths, mut left) = (Vec::new(), NODES as u32 * IDEAL.as_millis() as u32);
+    while left >= long {
+        let length = match lengths.len() {
+            at if at % MIXED_LONG_EVERY == 0 => long,
+            at if at % 2 == 1 => short,
+            _ => middle,
+        };
+        left -= length;
+        lengths.push(length);
+    }
+    fastrand::Rng::with_seed(SEED).shuffle(&mut lengths);
+    lengths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_mixed_tasks_are_short_and_a_few_are_long() {
+        let mixed = mixed();
+        let count = |ms| mixed.iter().filter(|length| **length == ms).count();
+        let [short, middle, long] = MIXED_MS.map(count);
+        assert!(
+            short.abs_diff(mixed.len() / 2) <= 1 && middle > 0 && (3..20).contains(&long),
+            "{short} {middle} {long}"
+        );
+        let sum: u32 = mixed.iter().sum();
+        assert!((19_000..=20_000).contains(&sum), "{sum}");
+    }
+}
