@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rangemap::RangeSet;
 
-use crate::custody::Shard;
+use crate::custody::{SHARDS_PER_MESSAGE, Shard};
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, ShardPromise};
 use crate::node::{NUMBERS_MAX, Node};
@@ -200,6 +200,7 @@ impl Arbiter {
     fn free(&mut self, tasks: &RangeSet<u32>) {
         for range in tasks.iter() {
             self.pending.insert(range.clone());
+            self.copies.withdraw(range.clone());
         }
         if self.copies.were_granted() {
             for lease in self.leases.values() {
@@ -313,11 +314,13 @@ impl Node {
         self.flush_progress();
     }
 
-    /// The first reachable custodian of each open shard arbitrates it.
+    /// The first reachable custodian of each open shard arbitrates it. Of a new shard the others promise at once what it
+    /// is about to ask for, which saves a round trip.
     fn review_arbitration(&mut self) {
         let may = self.has_settled();
         let me = self.me();
         let mut prepares: BTreeMap<NodeId, Vec<(ShardId, Epoch)>> = BTreeMap::new();
+        let mut promises: BTreeMap<NodeId, Vec<ShardPromise>> = BTreeMap::new();
         let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
         for id in open {
             let Some(shard) = self.custody.shards.get(&id) else { continue };
@@ -329,11 +332,22 @@ impl Node {
                     }
                 }
                 (false, true) => self.step_down(id),
+                (false, false) if may && shard.is_new() && !self.custody.promises.contains_key(&id) => {
+                    let Some(first) = first else { continue };
+                    let promised = Epoch::NONE.next(first);
+                    self.promise(id, promised);
+                    promises.entry(first).or_default().push(ShardPromise { shard: id, promised, before: Epoch::NONE });
+                }
                 _ => {}
             }
         }
         for (other, shards) in prepares {
             self.send_prepares(other, &shards);
+        }
+        for (first, promised) in promises {
+            for chunk in promised.chunks(SHARDS_PER_MESSAGE) {
+                self.send(first, Message::Promise(chunk.to_vec()));
+            }
         }
     }
 
@@ -676,8 +690,10 @@ impl Node {
         let Some(arbiter) = self.arbiter_mut(old.shard) else {
             if self.is_over_elsewhere(old.shard) {
                 self.send(from, Message::Ack { lease: old, tasks });
+            } else {
+                self.custody.hurry(self.now); // the executor asks again
             }
-            return; // the executor asks again
+            return;
         };
         if matches!(arbiter.phase, Phase::Preparing { .. }) {
             return; // the executor asks again
@@ -791,6 +807,7 @@ impl Node {
             // Jitter of up to a quarter, so that many failures of one moment do not come back as one.
             let wait = if is_lost { 0 } else { wait + wait * jitter / 1000 };
             let arbiter = shard.arbiter.as_mut()?;
+            arbiter.copies.withdraw(task..task + 1);
             if !arbiter.has_two_runs() || arbiter.leases_of(task).next().is_none() {
                 arbiter.delayed.insert((now + Duration::from_millis(wait), task));
             }

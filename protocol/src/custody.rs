@@ -26,7 +26,7 @@ const DIGEST_EVERY: Duration = Duration::from_secs(5);
 /// The same after a change of custodians or links: what else changes at the same time is compared together.
 const DIGEST_SOON: Duration = Duration::from_secs(1);
 /// Shards in one message about many: about 200 KiB of digests.
-const SHARDS_PER_MESSAGE: usize = 1500;
+pub(crate) const SHARDS_PER_MESSAGE: usize = 1500;
 /// Progress is gathered this long, so that a fast job does not flood its custodians.
 const PROGRESS_EVERY: Duration = Duration::from_millis(50);
 /// The longest stored segment: a report is cut at a quarter of a frame.
@@ -61,6 +61,11 @@ pub(crate) struct Shard {
 impl Shard {
     pub(crate) fn is_over(&self) -> bool {
         self.state.counts().ended() >= self.range.count
+    }
+
+    /// Whether nothing was ever recorded here.
+    pub(crate) fn is_new(&self) -> bool {
+        self.next_segment == 0
     }
 
     fn digest(&mut self) -> Hash {

@@ -68,6 +68,11 @@ impl Copies {
         !self.granted.is_empty()
     }
 
+    /// Nobody runs these any more: whoever takes one is the first again.
+    pub(crate) fn withdraw(&mut self, tasks: core::ops::Range<u32>) {
+        self.offered.remove(tasks);
+    }
+
     pub(crate) fn forget(&mut self, range: Range) {
         self.offered.remove(range.indexes());
         self.granted.remove(range.indexes());

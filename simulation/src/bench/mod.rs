@@ -57,6 +57,9 @@ pub fn run(options: &BenchOptions) -> Result<BenchReport, BenchError> {
             break;
         }
     }
+    if let Some(least) = options.at_least {
+        bench.report.require(least);
+    }
     Ok(bench.report)
 }
 

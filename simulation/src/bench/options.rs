@@ -21,6 +21,9 @@ pub struct BenchOptions {
     /// A module to do nothing with, instead of the built-in one: a C program with a stack of 1 MiB, as Rust's have
     #[arg(long, value_name = "PATH")]
     pub noop: Option<PathBuf>,
+    /// Fail unless one node runs no-op tasks at least so many times as fast as the bare loop on as many cores
+    #[arg(long, value_name = "RATIO")]
+    pub at_least: Option<f64>,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,

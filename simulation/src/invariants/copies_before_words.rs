@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use swarm_protocol::{Epoch, JobId, LeaseId, Message, NodeId, Range, ShardId};
+use swarm_protocol::{Epoch, Hash, JobId, LeaseId, Message, NodeId, Range, ShardId};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
@@ -51,9 +51,20 @@ impl Judge {
                 self.open.entry((node, (*shard, *epoch, *number))).or_insert(tasks);
             }
             Message::Ack { lease, tasks } => return self.on_ack(history, node, *lease, tasks),
+            Message::DigestsCompared { same, .. } => self.on_equal(node, same),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Somebody else has what this node has of these shards.
+    fn on_equal(&mut self, node: NodeId, same: &[(ShardId, Hash)]) {
+        for (shard, _) in same {
+            let recorded = self.open.range((node, (*shard, Epoch::default(), 0))..);
+            let recorded = recorded.take_while(|((of, (record, ..)), _)| *of == node && record == shard);
+            let tasks: Vec<_> = recorded.flat_map(|(_, tasks)| tasks.iter().copied()).collect();
+            self.elsewhere.entry((node, *shard)).or_default().extend(tasks);
+        }
     }
 
     fn on_ack(&self, history: &History, node: NodeId, lease: LeaseId, tasks: &[Range]) -> Result<(), String> {
@@ -77,6 +88,7 @@ impl Judge {
                 let confirmed = self.open.remove(&(node, (*shard, *epoch, *number)));
                 self.elsewhere.entry((node, *shard)).or_default().extend(confirmed.into_iter().flatten());
             }
+            Message::DigestsCompared { same, .. } => self.on_equal(node, same),
             _ => {
                 let Some((shard, segment)) = facts_in(message) else { return };
                 let tasks = segment.iter().flat_map(|run| tasks_of(run.range));
