@@ -23,12 +23,12 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     fleet.warm_noop()?;
     thread::sleep(SETTLE);
     let nodes = || [fleet.node(0), fleet.node(1)];
-    let (processor, sent) = (nodes().map(processor), sent(nodes())?);
+    let (used_before, sent_before) = (nodes().map(processor), sent(nodes())?);
     thread::sleep(WATCH);
-    let used = nodes().map(self::processor).into_iter().zip(processor);
+    let used = nodes().map(processor).into_iter().zip(used_before);
     let shares: Vec<f64> = used.map(|(after, before)| (after - before).max(0.0) / WATCH.as_secs_f64()).collect();
     let memory = nodes().map(|node| node.memory_bytes() as f64).to_vec();
-    let bytes = bytes_between(&sent, &self::sent(nodes())?);
+    let bytes = bytes_between(&sent_before, &sent(nodes())?);
     bench.add(Row::median("idle", "resident memory, each of 2 nodes", Unit::Bytes, memory));
     let what = format!("processor time of one core over {} s, each of 2 nodes", WATCH.as_secs());
     bench.add(Row::median("idle", what, Unit::Share, shares));
