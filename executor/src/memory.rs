@@ -25,8 +25,9 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 /// Written bytes that are wiped and kept for the next guest; what was written beyond is given back to the system.
 /// Wiping so much takes some 100 µs; a small program writes a tenth of it.
 const KEPT_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Regions of written pages asked for at a time.
-const REGIONS: usize = 64;
+/// Regions of written pages asked for at a time: a small program has its stack, its data and its heap. The kernel copies as
+/// many with each call.
+const REGIONS: usize = 16;
 
 thread_local! {
     static KEPT: RefCell<Option<Reservation>> = const { RefCell::new(None) };

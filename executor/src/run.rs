@@ -1,5 +1,6 @@
 //! One run of one task in a fresh instance, and how it ended.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ pub struct Task<'a> {
     /// The exported function to call: `_start`. Before any other one `_initialize` is called, if exported.
     pub entry: &'a str,
     /// The whole environment.
-    pub env: &'a [(String, String)],
+    pub env: &'a [(&'a str, Cow<'a, str>)],
     /// Standard input.
     pub stdin: Bytes,
     /// What the guest sees as `/in` and can only read. It is trusted not to change meanwhile.

@@ -286,6 +286,8 @@ impl Node {
             self.dial(to, addresses.unwrap_or_default());
             if let Some(dial) = self.membership.links.dials.get_mut(&to)
                 && dial.waiting.len() < WAITING_MESSAGES_MAX
+                // While it waited a higher one may be given; the arbiter asks again.
+                && !matches!(message, Message::Promise(_))
             {
                 dial.waiting.push(message);
             }

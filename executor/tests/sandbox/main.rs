@@ -79,7 +79,7 @@ impl<'a> Run<'a> {
 
     fn finish_in(&self, engine: &Engine) -> Finished {
         let args: Vec<_> = self.args.iter().map(|&arg| arg.to_owned()).collect();
-        let env: Vec<_> = self.env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let env: Vec<_> = self.env.iter().map(|&(name, value)| (name, value.into())).collect();
         prepare(engine, self.guest).run(Task {
             args: &args,
             program: self.guest,

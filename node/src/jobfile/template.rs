@@ -33,9 +33,9 @@ pub struct Names {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name {
-    name: String,
+    name: Cow<'static, str>,
     /// Given to the guest under this name too.
-    variable: String,
+    variable: Cow<'static, str>,
     text: String,
     /// Set when the value counts as a number in an expression.
     number: Option<i64>,
@@ -67,19 +67,20 @@ pub fn names(stage: &StageSpec, index: u32, item: Option<&Item>) -> Names {
 }
 
 impl Name {
-    fn text(name: &str, variable: &str, text: &str) -> Self {
+    fn text(name: &'static str, variable: &'static str, text: &str) -> Self {
         Self { name: name.into(), variable: variable.into(), text: text.into(), number: None }
     }
 
-    fn number(name: &str, variable: &str, number: i64) -> Self {
-        Self { number: Some(number), ..Self::text(name, variable, &number.to_string()) }
+    fn number(name: &'static str, variable: &'static str, number: i64) -> Self {
+        let (name, variable) = (name.into(), variable.into());
+        Self { name, variable, text: number.to_string(), number: Some(number) }
     }
 
     /// A value that reads as a plain integer counts as one; `007` stays text.
     fn axis(name: &str, text: &str) -> Self {
         let variable = format!("SWARM_MATRIX_{}", name.to_ascii_uppercase());
         let number = text.parse().ok().filter(|number: &i64| number.to_string() == text);
-        Self { number, ..Self::text(name, &variable, text) }
+        Self { name: name.to_owned().into(), variable: variable.into(), text: text.into(), number }
     }
 
     fn value(&self) -> Value {
@@ -102,12 +103,12 @@ impl Names {
 
     /// The names, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| entry.name.as_str())
+        self.entries.iter().map(|entry| &*entry.name)
     }
 
     /// What the guest finds in its environment: `SWARM_INDEX`, `SWARM_ITEM`, and `SWARM_MATRIX_X` for each axis.
     pub fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries.iter().map(|entry| (entry.variable.as_str(), entry.text.as_str()))
+        self.entries.iter().map(|entry| (&*entry.variable, entry.text.as_str()))
     }
 
     fn entry(&self, name: &str) -> Option<&Name> {

@@ -3,6 +3,7 @@
 //! Always true: a stage is made ready once at a time, however many leases of it there are; what could not be made ready is
 //! tried again by the next lease.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::io;
@@ -39,6 +40,8 @@ const STDIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const FROM_FILES_MAX: u32 = 1 << 17;
 /// What a disk must still take after a task with outputs failed, or the disk may have been the cause.
 const PROBE_BYTES: usize = 64 * 1024;
+/// Variables that most tasks find beside those of their job.
+const ENVIRONMENT: usize = 6;
 /// Questions for the shards of an earlier stage, and fetches from different holders, at once.
 const AT_ONCE: usize = 8;
 
@@ -100,6 +103,8 @@ type Ready = Arc<OnceCell<Arc<Stage>>>;
 /// A stage that is ready: its module is compiled and its shared inputs are in place.
 pub(super) struct Stage {
     job: JobId,
+    /// As guests read it.
+    job_name: String,
     position: u16,
     spec: Arc<JobSpec>,
     module: Module,
@@ -151,6 +156,7 @@ impl Stages {
         let inputs = self.inputs(batch, stage).await?;
         Ok(Arc::new(Stage {
             job,
+            job_name: job.to_hex(),
             position,
             spec: Arc::clone(&batch.spec),
             module,
@@ -413,24 +419,22 @@ impl Stage {
         hasher.finalize()
     }
 
-    fn environment(
-        &self,
+    fn environment<'a>(
+        &'a self,
         task: Taken,
-        names: &Names,
+        names: &'a Names,
         seed: &blake3::Hash,
-    ) -> Result<Vec<(String, String)>, RenderError> {
+    ) -> Result<Vec<(&'a str, Cow<'a, str>)>, RenderError> {
         let spec = self.spec();
-        let own = spec.env.iter().map(|(name, value)| Ok((name.clone(), render(value, names)?)));
-        let mut env = own.collect::<Result<Vec<_>, RenderError>>()?;
-        env.extend(names.environment().map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let attempt = u32::from(task.attempts) + 1;
-        let ours = [
-            ("SWARM_JOB", self.job.to_hex()),
-            ("SWARM_TASK", spec.name.clone()),
-            ("SWARM_ATTEMPT", attempt.to_string()),
-            ("SWARM_SEED", seed.to_hex().to_string()),
-        ];
-        env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        let mut env = Vec::with_capacity(spec.env.len() + ENVIRONMENT);
+        for (name, value) in &spec.env {
+            env.push((name.as_str(), render(value, names)?.into()));
+        }
+        env.extend(names.environment().map(|(name, value)| (name, value.into())));
+        env.push(("SWARM_JOB", self.job_name.as_str().into()));
+        env.push(("SWARM_TASK", spec.name.as_str().into()));
+        env.push(("SWARM_ATTEMPT", (u32::from(task.attempts) + 1).to_string().into()));
+        env.push(("SWARM_SEED", seed.to_hex().to_string().into()));
         Ok(env)
     }
 
