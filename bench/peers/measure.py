@@ -104,6 +104,7 @@ def serve(system):
             answers.write(json.dumps(answer(system, json.loads(line))) + "\n")
             answers.flush()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         machine.end_descendants()
 
 
@@ -155,12 +156,13 @@ class Peer:
         return line
 
     def end(self):
-        """Ends the process and all that it started."""
-        self.process.stdin.close()
+        """Ends the process and all that it started, whatever it is doing."""
+        self.process.terminate()
         try:
             self.process.wait(3 * machine.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         machine.end_descendants()
+        self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
