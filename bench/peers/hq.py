@@ -140,7 +140,6 @@ if __name__ == "__main__":
             kept = serve_worker(server_dir, directory)
         case [directory, *programs]:
             measure.serve(HyperQueue(directory, *programs))
-            sys.exit()
     print("ready", flush=True)
     # Whatever it says from here on has no reader.
     os.dup2(2, 1)

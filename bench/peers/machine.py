@@ -108,8 +108,9 @@ def end_descendants():
             for pid in left:
                 send(pid, signal.SIGCONT)
                 send(pid, asked)
-            reap()
             time.sleep(0.05)
+            reap()
+    reap()
 
 
 def send(pid, number):

@@ -23,8 +23,8 @@ import traceback
 import machine
 
 SLOTS = 2
-# After so long a pause a system is idle, the acknowledgements that TCP holds back included: HyperQueue's next task would
-# wait for them.
+# After so long a pause a system is idle, the acknowledgements that TCP holds back included: HyperQueue's next task
+# would wait for them.
 IDLE_SECONDS = 0.1
 # Tasks before those that count, when they are measured one by one.
 WARM_UP = 5
@@ -104,7 +104,10 @@ def serve(system):
             answers.write(json.dumps(answer(system, json.loads(line))) + "\n")
             answers.flush()
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         machine.end_descendants()
+        # Without the libraries' own farewells to processes that are gone.
+        os._exit(0)
 
 
 def answer(system, request):
@@ -155,12 +158,13 @@ class Peer:
         return line
 
     def end(self):
-        """Ends the process and all that it started."""
-        self.process.stdin.close()
+        """Ends the process and all that it started, whatever it is doing."""
+        self.process.terminate()
         try:
             self.process.wait(3 * machine.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         machine.end_descendants()
+        self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()

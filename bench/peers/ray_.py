@@ -71,5 +71,4 @@ def keep_busy(ms):
 
 
 if __name__ == "__main__":
-    # Workers are sent the tasks themselves: they cannot import this file.
     measure.serve(Ray(sys.argv[1]))

@@ -31,7 +31,6 @@ ROUNDS_STAYING = 450_000_000_000
 class Swarm:
     def __init__(self, directory, program):
         self.directory, self.program = directory, program
-        self.jobs = {}
 
     def version(self):
         return subprocess.check_output([self.program, "version"], text=True).split("\n", 1)[0]
