@@ -586,7 +586,8 @@ impl Node {
             }
         }
         let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
-        if before == 0 && remaining > 0 {
+        self.custody.hint_due = remaining > 0 && (before == 0 || self.custody.hint_due);
+        if self.custody.hint_due {
             self.hint_claimable();
         }
     }
@@ -594,8 +595,9 @@ impl Node {
     /// Executors need not wait for the next heartbeat to learn that there is work.
     fn hint_claimable(&mut self) {
         if self.now < self.custody.next_claimable_hint {
-            return;
+            return self.wake(self.custody.next_claimable_hint, "hint");
         }
+        self.custody.hint_due = false;
         self.custody.next_claimable_hint = self.now + HINT_EVERY;
         for peer in self.linked() {
             self.send_heartbeat(peer);

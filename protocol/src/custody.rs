@@ -128,6 +128,10 @@ pub(crate) struct Custody {
     pub(crate) grants_changed: bool,
     pub(crate) claimable: u32,
     pub(crate) next_claimable_hint: Time,
+    /// A shard is over, and its job's custodians are to know at once.
+    progress_urgent: bool,
+    /// Executors are still to be told that there is work again.
+    pub(crate) hint_due: bool,
     progress_due: BTreeSet<ShardId>,
     next_progress: Time,
     next_digest: Time,
@@ -533,13 +537,16 @@ impl Node {
 
     pub(crate) fn progress_is_due(&mut self, id: ShardId) {
         self.custody.progress_due.insert(id);
+        // Whoever waits for a job or a stage waits for the end of its last shard.
+        let shard = self.custody.shards.get(&id);
+        self.custody.progress_urgent |= shard.is_some_and(|shard| shard.settled_counts().ended() >= shard.range.count);
     }
 
     pub(crate) fn flush_progress(&mut self) {
         if self.custody.progress_due.is_empty() {
             return;
         }
-        if self.now < self.custody.next_progress {
+        if self.now < self.custody.next_progress && !core::mem::take(&mut self.custody.progress_urgent) {
             let at = self.custody.next_progress;
             self.wake(at, "progress");
             return;

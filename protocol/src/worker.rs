@@ -38,10 +38,12 @@ const REFILL_MS: u64 = 10;
 const HELD_MS_MAX: u64 = 40;
 /// What a node is taken to manage at least once tasks have ended: a batch of two.
 const RATE_FIRST: u32 = 100;
+/// The shortest time over which a rate is seen: outcomes are handed over every 20 ms, or at the end of a lease.
+const RATE_LOOK: Duration = Duration::from_millis(10);
 /// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
 const WANTS_AT_ONCE: usize = 2;
-/// The second want follows only when the first was not answered at once.
-const SECOND_WANT_AFTER: Duration = Duration::from_millis(20);
+/// The second want follows only when the first was not answered at once: a few round trips in a local network.
+const SECOND_WANT_AFTER: Duration = Duration::from_millis(3);
 
 /// Looking for the arbiter of now.
 #[derive(Debug)]
@@ -105,6 +107,9 @@ pub(crate) struct Worker {
     rate: u32,
     /// When tasks ended last, or the first began.
     progressed: Time,
+    /// Since when, and how many ended: whether the node is faster than was thought.
+    looked: Time,
+    ended_since_look: u32,
     ended_since_heartbeat: u32,
     drained: bool,
     /// What runs here changed since it was last noted.
@@ -143,16 +148,26 @@ impl Worker {
         Some((self.progressed + wait).max(now))
     }
 
-    /// So many tasks have ended. A node that turns out to be faster is believed step by step.
+    /// So many tasks have ended. A node that turns out to be faster is believed step by step; how fast it is is seen over
+    /// some time, for outcomes come in batches.
     fn progress(&mut self, ended: u32, now: Time) {
         if ended == 0 {
             return;
         }
-        let took_us = now.since(self.progressed).as_micros().max(1) as u64;
-        let rate = u32::try_from(u64::from(ended) * 1_000_000 / took_us).unwrap_or(u32::MAX);
-        self.rate = rate.min(self.rate.saturating_mul(2).max(RATE_FIRST)).max(self.rate);
         self.progressed = now;
         self.ended_since_heartbeat = self.ended_since_heartbeat.saturating_add(ended);
+        self.ended_since_look = self.ended_since_look.saturating_add(ended);
+        let took = now.since(self.looked);
+        if took >= RATE_LOOK {
+            let rate = u64::from(self.ended_since_look) * 1_000_000 / took.as_micros() as u64;
+            let faster = u32::try_from(rate).unwrap_or(u32::MAX).min(self.rate.saturating_mul(2).max(RATE_FIRST));
+            self.rate = self.rate.max(faster);
+            self.look_again(now);
+        }
+    }
+
+    fn look_again(&mut self, now: Time) {
+        (self.looked, self.ended_since_look) = (now, 0);
     }
 
     fn remove(&mut self, started: LeaseId) -> Option<Held> {
@@ -277,6 +292,7 @@ impl Node {
         let lease = grant.lease;
         if self.worker.running() == 0 {
             self.worker.progressed = self.now;
+            self.worker.look_again(self.now);
         }
         let held =
             Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
