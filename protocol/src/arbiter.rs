@@ -35,8 +35,9 @@ const GRACE: Duration = Duration::from_millis(400);
 const REPEAT: Duration = Duration::from_millis(500);
 /// A want is forgotten after this; executors repeat it sooner.
 pub(crate) const WANT_TTL: Duration = Duration::from_millis(1500);
-/// Work handed out at once: 20 ms of what the executor manages.
-const BATCH_MS: u64 = 20;
+/// Work handed out at once: so much of what the executor manages, in milliseconds. Short batches end a job evenly; long ones
+/// cost less, as long as much is left.
+const BATCH_MS: core::ops::RangeInclusive<u64> = 20..=100;
 /// Tasks in one grant.
 const BATCH_TASKS_MAX: u64 = 4096;
 /// A task that failed on a node is kept from it this long, while others may take it.
@@ -573,8 +574,9 @@ impl Node {
             }
             let Some(want) = self.custody.wants.get(&executor) else { continue };
             let slots = u64::from(want.slots.max(1));
-            let fast = u64::from(want.rate) * BATCH_MS / 1000;
+            let [short, long] = [BATCH_MS.start(), BATCH_MS.end()].map(|ms| u64::from(want.rate) * ms / 1000);
             let share = (remaining / (2 * claimants)).max(slots);
+            let fast = (remaining / (8 * claimants)).clamp(short, long);
             let mut count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
             if self.plants(PlantedBug::GrantsBeyondWants) {
                 count = BATCH_TASKS_MAX;

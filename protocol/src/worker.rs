@@ -32,10 +32,10 @@ const PARKED_GRANT_MAX: Duration = Duration::from_secs(5);
 const STARTED_MEMORY: Duration = Duration::from_secs(60);
 /// Grants that may wait.
 const PARKED_GRANTS_MAX: usize = 256;
-/// New work is asked for when less than this is left, as far as can be told: half a batch.
+/// New work is asked for when less than this is left, as far as can be told: half of a short batch.
 const REFILL_MS: u64 = 10;
-/// No more is held than what frees the slots and lasts so long: two batches. What waits here waits for a long task, too.
-const HELD_MS_MAX: u64 = 40;
+/// No more is held than what frees the slots and lasts so long: two long batches. What waits here waits for a long task, too.
+const HELD_MS_MAX: u64 = 200;
 /// What a node is taken to manage at least once tasks have ended: a batch of two.
 const RATE_FIRST: u32 = 100;
 /// The shortest time over which a rate is seen: outcomes are handed over every 20 ms, or at the end of a lease.

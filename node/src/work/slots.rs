@@ -22,8 +22,8 @@ use super::tasks::{Taken, Tasks};
 const QUEUE_MAX: usize = 64;
 /// Half for the guest, half for the host's own frames below it.
 const STACK_BYTES: usize = 2 * WASM_STACK_BYTES_MAX + 1024 * 1024;
-/// Outcomes are handed over this often while a slot goes on: the core's own measure of a batch.
-pub(super) const REPORT_EVERY: Duration = Duration::from_millis(20);
+/// Outcomes are handed over this often while a slot goes on: half of a long batch.
+pub(super) const REPORT_EVERY: Duration = Duration::from_millis(50);
 
 /// Help wanted with the tasks of one lease. Each slot that takes one up works until no task is left.
 #[derive(Clone)]
