@@ -546,7 +546,8 @@ impl Node {
         if self.custody.progress_due.is_empty() {
             return;
         }
-        if self.now < self.custody.next_progress && !core::mem::take(&mut self.custody.progress_urgent) {
+        let is_urgent = core::mem::take(&mut self.custody.progress_urgent);
+        if self.now < self.custody.next_progress && !is_urgent {
             let at = self.custody.next_progress;
             self.wake(at, "progress");
             return;

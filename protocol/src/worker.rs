@@ -38,7 +38,7 @@ const REFILL_MS: u64 = 10;
 const HELD_MS_MAX: u64 = 200;
 /// What a node is taken to manage at least once tasks have ended: a batch of two.
 const RATE_FIRST: u32 = 100;
-/// The shortest time over which a rate is seen: outcomes are handed over every 20 ms, or at the end of a lease.
+/// The shortest time over which a rate is seen: outcomes come in batches, and at the end of a lease two at once.
 const RATE_LOOK: Duration = Duration::from_millis(10);
 /// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
 const WANTS_AT_ONCE: usize = 2;

@@ -52,7 +52,7 @@ const TASKS_LOG: &str = "swarm_node::tasks";
 
 /// What [`Work`] needs.
 pub(crate) struct WorkOptions {
-    /// The sandbox, with at least as many slots.
+    /// The sandbox.
     pub(crate) engine: Engine,
     /// This node's blobs.
     pub(crate) blobs: Blobs,
