@@ -2,7 +2,6 @@
 
 import signal
 import sys
-import time
 
 import measure
 
@@ -46,7 +45,8 @@ class Dask:
 
     def busy(self, ms, count):
         ideal = ms / 1000 * count / measure.SLOTS
-        return ideal / measure.timed(lambda: self.client.gather(self.client.map(keep_busy, [ms] * count, pure=False)))
+        run = lambda: self.client.gather(self.client.map(measure.keep_busy, [ms] * count, pure=False))
+        return ideal / measure.timed(run)
 
     def lose(self, number, limit):
         starts = measure.Starts(self.directory)
@@ -57,12 +57,6 @@ class Dask:
 
 def do_nothing(_):
     pass
-
-
-def keep_busy(ms):
-    end = time.perf_counter() + ms / 1000
-    while time.perf_counter() < end:
-        pass
 
 
 if __name__ == "__main__":

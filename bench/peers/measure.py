@@ -76,6 +76,13 @@ class Starts:
             return []
 
 
+def keep_busy(ms):
+    """What a busy task does, in whatever process it runs."""
+    end = time.perf_counter() + ms / 1000
+    while time.perf_counter() < end:
+        pass
+
+
 def note_and_stay(path, seconds):
     """The task of `lose`: notes that it runs, and stays."""
     with open(path, "a", encoding="ascii") as file:

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import time
 
 import measure
 
@@ -34,7 +33,7 @@ class Ray:
             _temp_dir=self.directory,
         )
         self.noop_task = ray.remote(num_cpus=1)(do_nothing)
-        self.busy_task = ray.remote(num_cpus=1)(keep_busy)
+        self.busy_task = ray.remote(num_cpus=1)(measure.keep_busy)
         self.staying_task = ray.remote(num_cpus=1)(measure.note_and_stay)
         # Both workers are there, and both have the functions.
         ray.get([self.busy_task.remote(200) for _ in range(4 * measure.SLOTS)])
@@ -62,12 +61,6 @@ class Ray:
 
 def do_nothing():
     pass
-
-
-def keep_busy(ms):
-    end = time.perf_counter() + ms / 1000
-    while time.perf_counter() < end:
-        pass
 
 
 if __name__ == "__main__":
