@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
-    StageSpec, Time, codec,
+    StageSpec, Time, Wanted, codec,
 };
 use swarm_store::{BlobError, Blobs, Source};
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
 use crate::clock::{Clock, unix_ms};
 use crate::commands::{CommandError, Commands};
+use crate::endings::Endings;
 use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
 use crate::work::Work;
@@ -39,6 +40,7 @@ pub(crate) struct Parts {
     pub(crate) members: watch::Receiver<Vec<MemberView>>,
     pub(crate) addresses: watch::Receiver<Vec<String>>,
     pub(crate) drained: watch::Receiver<bool>,
+    pub(crate) endings: Endings,
     pub(crate) blobs: Blobs,
     pub(crate) artifacts: Artifacts,
     pub(crate) network: Network,
@@ -165,7 +167,9 @@ impl Handle {
     /// job names must be here.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobId, CommandError> {
         let spec = self.complete(spec);
-        self.check_blobs(spec.blobs).await?;
+        if !self.0.artifacts.holds(&Wanted::JobBlobs(spec.blobs)) {
+            self.check_blobs(spec.blobs).await?;
+        }
         let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
         let id = self.0.commands.submit(job.clone()).await?;
         self.0.network.publish_job(id, &job);
@@ -196,6 +200,10 @@ impl Handle {
         &self.0.commands
     }
 
+    pub(crate) fn endings(&self) -> &Endings {
+        &self.0.endings
+    }
+
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.0.watchers
     }
@@ -213,10 +221,11 @@ impl Handle {
     }
 
     async fn check_blobs(&self, list: Hash) -> Result<(), CommandError> {
-        let blobs = self.0.blobs.clone();
+        let (blobs, artifacts) = (self.0.blobs.clone(), self.0.artifacts.clone());
         blocking(move || {
             let bytes = blobs.read(list, BLOB_LIST_BYTES_MAX as u64)?;
             let named: Vec<Hash> = codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)?;
+            artifacts.remember(list, &named);
             match named.into_iter().find(|hash| !blobs.contains(*hash)) {
                 Some(missing) => Err(CommandError::MissingBlob(missing)),
                 None => Ok(()),

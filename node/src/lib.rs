@@ -6,6 +6,7 @@ pub mod cli;
 mod clock;
 mod commands;
 mod driver;
+mod endings;
 mod handle;
 pub mod jobfile;
 pub mod network;

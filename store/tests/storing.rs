@@ -1,4 +1,4 @@
-//! What storing costs as files and in RocksDB, by size: the measurements behind decision 0017. Not a test of anything:
+//! What storing costs as files and in RocksDB, by size: the measurements behind decision 0018. Not a test of anything:
 //! `cargo test --release --workspace --test storing -- --ignored --nocapture`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, Response, StatusCode, header};
@@ -59,6 +60,12 @@ impl Client {
     /// `GET /v1/jobs/{id}`.
     pub async fn job(&self, id: &str) -> Result<JobDetail, Failure> {
         self.document(Method::GET, &format!("/v1/jobs/{}", segment(id)), Body::empty()).await
+    }
+
+    /// `GET /v1/jobs/{id}?wait_ms=N`: answered when the job is over, or after so long with how far it is then.
+    pub async fn job_within(&self, id: &str, wait: Duration) -> Result<JobDetail, Failure> {
+        let path = format!("/v1/jobs/{}?wait_ms={}", segment(id), wait.as_millis());
+        self.document(Method::GET, &path, Body::empty()).await
     }
 
     /// `POST /v1/jobs`.
