@@ -107,7 +107,7 @@ impl Artifacts {
         blocking(move || {
             hashes.sort_unstable();
             hashes.dedup();
-            hashes.retain(|hash| !blobs.contains(*hash));
+            hashes.retain(|hash| !blobs.claim(*hash));
             hashes
         })
         .await

@@ -10,16 +10,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
+use crate::expiry::Expiry;
 use crate::jobs::Jobs;
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
 use crate::notes::RUNNING_KEY;
 use crate::planted::PlantedBug;
+use crate::publishing::Publishing;
 use crate::questions::Questions;
 use crate::seek::Seek;
+use crate::uses::Uses;
 use crate::worker::Worker;
-use crate::{Effects, Event, NodeId, Table, Time};
+use crate::{Effects, Event, NodeId, Notice, Table, Time};
 
 /// After a start with known peers, how long to look for them before taking up arbitration alone.
 const STARTUP_GRACE: Duration = Duration::from_secs(2);
@@ -65,6 +68,9 @@ pub struct Node {
     pub(crate) jobs: Jobs,
     pub(crate) custody: Custody,
     pub(crate) worker: Worker,
+    pub(crate) publishing: Publishing,
+    pub(crate) expiry: Expiry,
+    pub(crate) uses: Uses,
     pub(crate) questions: Questions,
     pub(crate) seek: Seek,
     next_heartbeat: Time,
@@ -100,6 +106,9 @@ impl Node {
             jobs: Jobs::default(),
             custody: Custody::default(),
             worker: Worker::default(),
+            publishing: Publishing::default(),
+            expiry: Expiry::new(now),
+            uses: Uses::default(),
             questions: Questions::default(),
             seek: Seek::default(),
             next_heartbeat: now,
@@ -134,7 +143,10 @@ impl Node {
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
                 Table::Segments => segments.push((key, value)),
-                Table::Meta | Table::Kad => {}
+                Table::Modules => node.restore_module(&value).map_err(unreadable)?,
+                Table::Expired => node.restore_expired(&key, &value).map_err(unreadable)?,
+                Table::Uses => node.restore_use(&key).map_err(unreadable)?,
+                Table::Meta | Table::Pins | Table::Kad => {}
             }
         }
         node.membership.me.incarnation = incarnation + 1;
@@ -144,6 +156,7 @@ impl Node {
             let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
             node.restore_segment(&key, &value).map_err(unreadable)?;
         }
+        node.forget_stray_uses();
         if let Some(note) = note {
             node.restore_note(&note).map_err(|source| RestoreError { table: Table::Meta.name(), source })?;
         }
@@ -177,9 +190,14 @@ impl Node {
             }
             Event::Submit { token, job } => self.on_submit(token, job),
             Event::Cancel { token, job } => self.on_cancel(token, job),
+            Event::PublishModule { token, fact } => self.on_publish_module(token, fact),
             Event::Ask { token, query } => self.on_ask(token, query),
             Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
             Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::MarkBlobs { token } => {
+                let in_use = self.blobs_in_use();
+                self.out.notify.push(Notice::BlobsMarked { token, in_use });
+            }
             Event::Addresses(addresses) => self.on_addresses(addresses),
             Event::Drain => self.on_drain(),
         }
@@ -213,6 +231,7 @@ impl Node {
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),
             Message::Stopped(job) => self.on_stopped(from, job),
+            Message::Expired(jobs) => self.on_expired(from, jobs),
             Message::Progress { job, shards } => self.on_progress(from, job, shards),
             Message::StagesDone { job, stages } => self.on_stages_done(job, stages),
             Message::StagesAsk(job) => self.on_stages_ask(from, job),
@@ -241,6 +260,11 @@ impl Node {
             Message::Resume { lease, tasks } => self.on_resume(from, lease, tasks),
             Message::Recall { lease, tasks } => self.on_recall(lease, tasks),
 
+            Message::Modules { facts, keep } => self.on_modules(from, facts, keep),
+            Message::ModuleKept(fact) => self.on_module_kept(from, fact),
+            Message::ModulesDigest(digest) => self.on_modules_digest(from, digest),
+            Message::ModulesHave { digest, names } => self.on_modules_have(from, digest, names),
+
             Message::Query { number, query } => self.on_query(from, number, query),
             Message::Answer { number, answer } => self.on_answer(from, number, answer),
         }
@@ -258,6 +282,8 @@ impl Node {
             }
             self.keep_membership();
             self.keep_jobs();
+            self.keep_modules();
+            self.keep_expiry();
             self.keep_worker();
             self.keep_blobs();
             self.note_running(true);
@@ -324,6 +350,7 @@ impl Node {
         self.on_report_fetched(fetch, complete);
         self.on_record_fetched(fetch, complete);
         self.on_repair_fetched(fetch, complete);
+        self.on_module_fetched(fetch, complete);
     }
 
     /// A peer became reachable or unreachable.

@@ -44,7 +44,8 @@ impl Node {
         let everyone = self.linked_and_me();
         let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
         let (first, then) = match &query {
-            Query::Jobs => (everyone, Vec::new()),
+            Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
+            Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
             Query::Job(job) => {
                 let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
@@ -135,6 +136,9 @@ impl Node {
             Query::Jobs => Answer::Jobs(self.newest_jobs()),
             Query::Job(job) => self.answer_job(job),
             Query::Shard { shard, first } => self.answer_shard(shard, first),
+            // All of them are too many for a frame; each node tells them to its own users alone.
+            Query::Modules(name) if name.is_empty() && from != self.me() => Answer::Unknown,
+            Query::Modules(name) => self.answer_modules(&name),
         };
         self.send(from, Message::Answer { number, answer });
     }
@@ -171,7 +175,9 @@ impl Node {
 /// Whether an answer is of the kind that the question asks for.
 fn answers(query: &Query, answer: &Answer) -> bool {
     match (query, answer) {
-        (Query::Jobs, Answer::Jobs(_)) | (Query::Shard { .. }, Answer::Shard { .. }) => true,
+        (Query::Jobs, Answer::Jobs(_))
+        | (Query::Shard { .. }, Answer::Shard { .. })
+        | (Query::Modules(_), Answer::Modules(_)) => true,
         (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
         _ => false,
     }
@@ -188,6 +194,10 @@ fn merge(answers: Vec<Answer>) -> Answer {
                 for job in list {
                     jobs.entry(job.job).or_insert_with(|| job.clone()).status.join(&job.status);
                 }
+            }
+            (Answer::Modules(facts), Answer::Modules(known)) => {
+                let new = facts.into_iter().filter(|fact| !known.contains(fact)).collect::<Vec<_>>();
+                known.extend(new);
             }
             (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,

@@ -270,7 +270,8 @@ impl World {
         let held = |blob: &&Hash| everybody.clone().any(|machine| held_by(machine, blob));
         let found: Vec<_> = wanted.iter().filter(held).copied().collect();
         let complete = found.len() == wanted.len();
-        self.machines[node].blobs.extend(found);
+        let now = self.now();
+        self.machines[node].claim(found, now);
         complete
     }
 
@@ -298,6 +299,9 @@ impl World {
         }
         let blobs = self.with_listed(wanted);
         let here = blobs.iter().all(|blob| self.machines[node].blobs.contains(blob));
+        let now = self.now();
+        let held: Vec<_> = blobs.iter().copied().filter(|blob| self.machines[node].blobs.contains(blob)).collect();
+        self.machines[node].claim(held, now);
         if !here {
             self.bring(node, &blobs);
             let wait = self.network.delay() * 2;
@@ -333,8 +337,9 @@ impl World {
         let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
         let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
+        let now = self.now();
         let machine = &mut self.machines[node];
-        machine.blobs.extend(outcome.blobs());
+        machine.claim(outcome.blobs(), now);
         let id = machine.id;
         self.census.count("task run");
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
@@ -367,6 +372,9 @@ impl World {
                 self.remember_addresses(node, &changed);
                 self.note_deaths(node, &changed);
             }
+            // Users of the simulation publish no modules; the core's own tests do.
+            Notice::ModulePublished { .. } => {}
+            Notice::BlobsMarked { in_use, .. } => self.collect(node, &in_use),
             Notice::Drained => self.on_drained(node),
         }
     }

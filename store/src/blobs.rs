@@ -262,7 +262,7 @@ impl Blobs {
     /// Gives these bytes their name; durable once the directory is synced.
     fn place(&self, hash: Hash, bytes: &[u8]) -> Result<(), BlobError> {
         // A blob that is here whole was synced before it got its name.
-        if fs::read(self.path(hash)).is_ok_and(|stored| stored == bytes) {
+        if fs::read(self.path(hash)).is_ok_and(|stored| stored == bytes) && self.claim(hash) {
             return Ok(());
         }
         let mut temp = self.temp()?;
@@ -314,7 +314,7 @@ impl Blobs {
         BlobError::Damaged { hash }
     }
 
-    fn naming(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn naming(&self) -> MutexGuard<'_, ()> {
         // It guards no data, so a thread that panicked while holding it left nothing half done.
         self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }

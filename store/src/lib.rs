@@ -11,6 +11,7 @@ mod layout;
 mod mark;
 mod memory;
 mod rocks;
+mod sweep;
 mod writer;
 
 pub use blobs::{BlobError, Blobs, Receiver, Sender};
@@ -19,4 +20,5 @@ pub use crash_point::{CRASH_POINT_VARIABLE, CrashPoint};
 pub use layout::FORMAT;
 pub use memory::Memory;
 pub use rocks::{OpenError, Rocks};
+pub use sweep::StoredBlob;
 pub use writer::{Done, WRITER_QUEUE, Writer, WriterError};

@@ -18,6 +18,7 @@ use swarm_protocol::{
     Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
 };
 use swarm_store::{BlobError, Receiver};
+use tokio::io::AsyncSeekExt;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +30,7 @@ use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{self, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun};
 use crate::commands::CommandError;
 use crate::handle::Handle;
+use crate::modules::ReferenceError;
 use crate::supervisor;
 
 /// The longest blob that a user may hand over: what an input of a task may reasonably be, and less than a disk.
@@ -94,8 +96,8 @@ fn remove(socket: &FilePath) {
 }
 
 #[derive(Clone)]
-struct Api {
-    handle: Handle,
+pub(super) struct Api {
+    pub(super) handle: Handle,
     leave: watch::Sender<bool>,
 }
 
@@ -110,12 +112,15 @@ fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/blobs/{hex}", head(has_blob).get(blob).put(put_blob))
         .route("/v1/drain", post(drain))
+        .merge(super::modules::routes())
+        .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
         .layer(DefaultBodyLimit::max(JOB_SPEC_BYTES_MAX))
         .with_state(api)
 }
 
-type Answer<T> = Result<T, Failure>;
+/// What a request is answered.
+pub(super) type Answer<T> = Result<T, Failure>;
 
 async fn status(State(api): State<Api>) -> Answer<Json<NodeStatus>> {
     let node = &api.handle;
@@ -296,8 +301,10 @@ impl TaskList {
 
 async fn has_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<StatusCode> {
     // Verified, or a user would not hand over again what is damaged here.
-    let found = api.handle.verify_blob(blob_name(&hex)?).await;
-    Ok(if found.is_ok() { StatusCode::OK } else { StatusCode::NOT_FOUND })
+    let hash = blob_name(&hex)?;
+    let found = api.handle.verify_blob(hash).await;
+    // Claimed, for the user is about to submit a job with it.
+    Ok(if found.is_ok() && api.handle.blobs().claim(hash) { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
 async fn put_blob(State(api): State<Api>, Path(hex): Path<String>, body: Body) -> Answer<Json<Stored>> {
@@ -331,6 +338,8 @@ fn store(mut receiver: Receiver, mut pieces: mpsc::Receiver<Bytes>) -> Result<u6
 struct BlobQuery {
     #[serde(default)]
     from: String,
+    #[serde(default)]
+    offset: u64,
 }
 
 async fn blob(State(api): State<Api>, Path(hex): Path<String>, Query(query): Query<BlobQuery>) -> Answer<Response> {
@@ -339,13 +348,18 @@ async fn blob(State(api): State<Api>, Path(hex): Path<String>, Query(query): Que
     api.handle.ensure_blob(hash, holders).await.map_err(failure)?;
     let opened = blocking(move || Ok((blobs.len(hash)?, blobs.file(hash)?))).await?;
     let (len, file) = opened.map_err(|error: BlobError| blob_failure(&error))?;
-    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE_BYTES);
+    let beyond = || Failure::new(Code::Usage, format!("{hash} has {len} bytes, fewer than {}", query.offset));
+    let left = len.checked_sub(query.offset).ok_or_else(beyond)?;
+    let mut file = tokio::fs::File::from_std(file);
+    let sought = file.seek(io::SeekFrom::Start(query.offset)).await;
+    sought.map_err(|error| Failure::caused(Code::Failed, "reading a blob failed", &error))?;
+    let stream = ReaderStream::with_capacity(file, PIECE_BYTES);
     let headers =
-        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, len.to_string())];
+        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, left.to_string())];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-fn blob_name(hex: &str) -> Answer<Hash> {
+pub(super) fn blob_name(hex: &str) -> Answer<Hash> {
     Hash::from_hex(hex).map_err(|error| Failure::new(Code::Usage, format!("`{hex}` names no blob: {error}")))
 }
 
@@ -364,13 +378,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// What a user is told of a command that was not done.
-fn failure(error: CommandError) -> Failure {
+pub(super) fn failure(error: CommandError) -> Failure {
     let text = causes(&error);
     let (code, hint) = match error {
         CommandError::Refused(Refusal::Unknown) => (Code::NotFound, "swarm ls"),
         CommandError::Refused(Refusal::Invalid(_)) | CommandError::Invalid(_) | CommandError::BlobList(_) => {
             (Code::Invalid, "")
         }
+        CommandError::Module(_) => (Code::Invalid, ""),
+        CommandError::Reference(ReferenceError::Malformed(_)) => (Code::Usage, "swarm module ls"),
+        CommandError::Reference(ReferenceError::Disputed { .. }) => (Code::Usage, ""),
+        CommandError::Reference(_) => (Code::NotFound, "swarm module ls"),
+        CommandError::Fetch(_) => (Code::NotFound, "swarm nodes"),
         CommandError::Refused(Refusal::TooFewCopies { .. }) => {
             (Code::Failed, "swarm nodes; the job may still run, so look at `swarm ls` before you submit it again")
         }

@@ -6,9 +6,12 @@
 //! Elsewhere: what a node answers is `api`; what a job file means is `jobfile`.
 
 mod args;
+mod folder;
 mod get;
 mod jobs;
+mod keeping;
 mod logs;
+mod modules;
 mod node;
 mod output;
 mod progress;
@@ -79,6 +82,8 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
         Command::Drain => jobs::drain(&client(&global)?).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
+        Command::Blob(args) => keeping::keep(&client(&global)?, &global, &args).await,
+        Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,
         Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
     }
 }
