@@ -10,11 +10,11 @@
 //! Elsewhere: moving and verifying bytes is `network`; keeping them is `swarm_store::Blobs`.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
-use swarm_protocol::{Hash, NodeId, codec};
+use swarm_protocol::{Hash, NodeId, Wanted, codec};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -41,6 +41,10 @@ const LINKED_TRIED_MAX: usize = 16;
 /// Of a job's blobs, how many are announced in Kademlia: the list, and its first ones. Each announcement is a walk over
 /// the network, and whoever has the list knows that its holder has the rest.
 const PROVIDED_MAX: usize = 4;
+/// Blobs that are looked for on the spot, by a question to the file system for each that its cache answers.
+const LOOKED_FOR_MAX: usize = 16;
+/// Lists of blobs that are remembered: those of jobs that are submitted again and again.
+const LISTS_MAX: usize = 256;
 
 /// A blob is on no node that answers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +70,12 @@ pub(crate) enum JobBlobsError {
 pub struct Artifacts {
     blobs: Blobs,
     wants: mpsc::Sender<Want>,
+    /// Short lists of jobs' blobs, and what they name; the latest first.
+    lists: Arc<SyncMutex<VecDeque<List>>>,
 }
+
+/// A list of blobs by its own hash, and what it names.
+type List = (Hash, Vec<Hash>);
 
 /// One request for one blob.
 #[derive(Debug)]
@@ -81,7 +90,35 @@ impl Artifacts {
     pub(crate) fn new(blobs: Blobs, network: Network, linked: watch::Receiver<Vec<NodeId>>) -> (Self, Manager) {
         let (wants, queue) = mpsc::channel(QUEUE_MAX);
         let sources = Arc::new(Sources { network, linked });
-        (Self { blobs, wants }, Manager { queue: Arc::new(Mutex::new(queue)), sources })
+        (Self { blobs, wants, lists: Arc::default() }, Manager { queue: Arc::new(Mutex::new(queue)), sources })
+    }
+
+    /// Whether all this is here, as far as that can be told without waiting for the disk.
+    pub(crate) fn holds(&self, wanted: &Wanted) -> bool {
+        match wanted {
+            Wanted::Blobs(hashes) => self.hold_all(hashes),
+            Wanted::JobBlobs(list) => {
+                self.blobs.claim(*list) && self.named_by(list).is_some_and(|it| self.hold_all(&it))
+            }
+        }
+    }
+
+    fn hold_all(&self, hashes: &[Hash]) -> bool {
+        hashes.len() <= LOOKED_FOR_MAX && hashes.iter().all(|hash| self.blobs.claim(*hash))
+    }
+
+    fn named_by(&self, list: &Hash) -> Option<Vec<Hash>> {
+        let lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.iter().find(|(known, _)| known == list).map(|(_, named)| named.clone())
+    }
+
+    /// Remembers what a list names, which is what its hash says for ever.
+    pub(crate) fn remember(&self, list: Hash, named: &[Hash]) {
+        if named.len() <= LOOKED_FOR_MAX && self.named_by(&list).is_none() {
+            let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+            lists.push_front((list, named.to_vec()));
+            lists.truncate(LISTS_MAX);
+        }
     }
 
     /// Returns once all these blobs are here: at once when they are already.
@@ -97,6 +134,7 @@ impl Artifacts {
         let blobs = self.blobs.clone();
         let bytes = blocking(move || blobs.read(list, BLOB_LIST_BYTES_MAX as u64)).await?;
         let named: Vec<Hash> = codec::decode(&bytes, BLOB_LIST_BYTES_MAX)?;
+        self.remember(list, &named);
         let provided = [list].into_iter().chain(named.iter().copied()).take(PROVIDED_MAX).collect();
         self.ensure(named, from).await?;
         Ok(provided)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleFact, ModuleRecord, ModuleVersion, Registry, SignedModule};
 use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
-    StageSpec, Time, codec,
+    StageSpec, Time, Wanted, codec,
 };
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
 use crate::clock::{Clock, unix_ms};
 use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
+use crate::endings::Endings;
 use crate::network::{Identity, Network};
 use crate::watchers::Watchers;
 use crate::work::Work;
@@ -42,6 +43,7 @@ pub(crate) struct Parts {
     pub(crate) members: watch::Receiver<Vec<MemberView>>,
     pub(crate) addresses: watch::Receiver<Vec<String>>,
     pub(crate) drained: watch::Receiver<bool>,
+    pub(crate) endings: Endings,
     pub(crate) blobs: Blobs,
     pub(crate) artifacts: Artifacts,
     pub(crate) network: Network,
@@ -183,7 +185,9 @@ impl Handle {
     /// job names must be here.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobId, CommandError> {
         let spec = self.complete(spec);
-        self.bring_blobs(spec.blobs).await?;
+        if !self.0.artifacts.holds(&Wanted::JobBlobs(spec.blobs)) {
+            self.bring_blobs(spec.blobs).await?;
+        }
         let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
         let id = self.0.commands.submit(job.clone()).await?;
         self.0.network.publish_job(id, &job);
@@ -218,6 +222,10 @@ impl Handle {
         &self.0.collector
     }
 
+    pub(crate) fn endings(&self) -> &Endings {
+        &self.0.endings
+    }
+
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.0.watchers
     }
@@ -242,6 +250,7 @@ impl Handle {
             codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)
         })
         .await?;
+        self.0.artifacts.remember(list, &named);
         Ok(self.0.artifacts.ensure(named, &[]).await?)
     }
 }

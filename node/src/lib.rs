@@ -7,6 +7,7 @@ mod clock;
 mod collector;
 mod commands;
 mod driver;
+mod endings;
 mod handle;
 pub mod jobfile;
 mod modules;

@@ -4,7 +4,7 @@
 //! NodeSupervisor   restart with back-off, at most 5 in 60 s, then the process exits
 //! ├─ storage       stops everything when a commit failed
 //! ├─ blobs         stops everything when the disk under the blobs failed
-//! ├─ network       hands what the network hears to the core; stops everything when the libp2p task is gone
+//! ├─ network       stops everything when the libp2p task is gone
 //! ├─ kad           writes Kademlia records behind
 //! ├─ artifacts     brings blobs here, each once at a time
 //! ├─ executor      stops everything when the supervisor of leases is gone
@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
-use swarm_protocol::{Config, Event, Node, NodeId, NodeRecord, Table, Write};
+use swarm_protocol::{Config, Node, NodeId, NodeRecord, Table, Write};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc};
 
@@ -43,7 +43,7 @@ use crate::collector::{Collector, GRACE};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
-use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, NetworkEvent};
+use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError};
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
 use crate::watchers::{self, Watchers};
@@ -240,7 +240,6 @@ struct Parts {
     driver: Driver,
     manager: artifacts::Manager,
     watching: watchers::Manager,
-    heard: Inlet<NetworkEvent>,
     kad_changes: Inlet<Write>,
 }
 
@@ -294,6 +293,7 @@ impl Parts {
             members: told.members.subscribe(),
             addresses: told.addresses.subscribe(),
             drained: told.drained.subscribe(),
+            endings: told.endings.clone(),
             blobs,
             artifacts: artifacts.clone(),
             network: network.clone(),
@@ -301,10 +301,10 @@ impl Parts {
             watchers,
             collector,
         });
-        let inbox = Arc::new(Mutex::new(Inbox::new(events, first, peers)));
+        let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
         let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
-        let (heard, kad_changes) = (Arc::new(Mutex::new(heard)), Arc::new(Mutex::new(kad_changes)));
-        Ok(Self { handle, lock, driver, manager, watching, heard, kad_changes })
+        let kad_changes = Arc::new(Mutex::new(kad_changes));
+        Ok(Self { handle, lock, driver, manager, watching, kad_changes })
     }
 
     async fn start(self) -> Result<Runtime, StartError> {
@@ -313,8 +313,8 @@ impl Parts {
     }
 
     async fn start_with(self, driver: Service) -> Result<Runtime, StartError> {
-        let Self { handle, lock, driver: parts, manager, watching, heard, kad_changes } = self;
-        let Driver { storage, commands, work, .. } = parts;
+        let Self { handle, lock, driver: parts, manager, watching, kad_changes } = self;
+        let Driver { storage, network, work, .. } = parts;
         let api = Server::listen(handle.clone())?;
         let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
         let (collector, scrub) = (handle.collector().clone(), handle.collector().clone());
@@ -322,7 +322,7 @@ impl Parts {
         let children = vec![
             Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
             Service::new("blobs", OnFailure::Stop, move || watch_blobs(disk.clone())),
-            Service::new("network", OnFailure::Stop, move || hear(Arc::clone(&heard), commands.clone())),
+            Service::new("network", OnFailure::Stop, move || network.clone().watch()),
             Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
             Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
             Service::new("executor", OnFailure::Stop, move || work.clone().watch()),
@@ -402,25 +402,6 @@ fn system_memory_bytes() -> Option<u64> {
     let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024)
-}
-
-/// Hands what the network hears to the core. When the core is slow this waits, and with it the network's readers.
-async fn hear(heard: Inlet<NetworkEvent>, commands: Commands) -> Result<(), Failure> {
-    let mut heard = heard.lock().await;
-    while let Some(event) = heard.recv().await {
-        commands.tell(to_core(event)).await?;
-    }
-    Err("the libp2p task is gone".into())
-}
-
-fn to_core(event: NetworkEvent) -> Event {
-    match event {
-        NetworkEvent::LinkUp(peer) => Event::LinkUp(peer),
-        NetworkEvent::LinkDown(peer) => Event::LinkDown(peer),
-        NetworkEvent::Gossip { from, gossip } => Event::Gossip { from, gossip },
-        NetworkEvent::Received { from, message } => Event::Received { from, message },
-        NetworkEvent::Addresses(addresses) => Event::Addresses(addresses),
-    }
 }
 
 /// Writes changes of the Kademlia records behind their map in memory, many with one sync.

@@ -26,6 +26,8 @@ use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, 
 const SUBMIT_MAX: Duration = Duration::from_secs(60);
 /// Cancels remembered of jobs that are not known here.
 const EARLY_CANCELS_MAX: usize = 4096;
+/// Under this, followed by the job, they are stored in [`Table::Meta`].
+pub(crate) const EARLY_CANCEL_PREFIX: &[u8] = b"cancel:";
 /// How long a cancel may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// A request without an answer is repeated after this.
@@ -68,6 +70,8 @@ pub(crate) struct Job {
     held_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
+    /// When this process took it up.
+    pub(crate) arrived: Time,
     /// It was said that it is over.
     said_over: bool,
     /// How long this node has seen it over, all its runs together.
@@ -139,6 +143,8 @@ pub(crate) struct Jobs {
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
     next_digest: Time,
+    /// New jobs of which gossip has not told yet.
+    gossip_due: BTreeSet<JobId>,
     /// Jobs heard of by gossip in a sparse swarm: a neighbour will bring the record; if not by then, the holder is asked.
     heard_of: BTreeMap<JobId, (Time, NodeId)>,
 }
@@ -184,6 +190,11 @@ impl Node {
         Ok(())
     }
 
+    pub(crate) fn restore_early_cancel(&mut self, key: &[u8]) {
+        let job = key.strip_prefix(EARLY_CANCEL_PREFIX).and_then(|id| id.try_into().ok());
+        self.jobs.early_cancels.extend(job.map(JobId::from_bytes));
+    }
+
     pub(crate) fn persist_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let stop = job.stop.filter(|_| !self.plants(PlantedBug::ForgetsStops));
@@ -207,31 +218,43 @@ impl Node {
             known_by: BTreeSet::new(),
             held_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
+            arrived: self.now,
             said_over: false,
             over_for: Duration::ZERO,
         };
         self.jobs.jobs.insert(id, job);
     }
 
-    /// Takes up a job not known before: remembers it and starts to keep my shards of it.
-    fn keep_job(&mut self, signed: SignedJob, stop: Option<StopCause>, blobs_held: bool) -> Option<JobId> {
+    /// Takes up a job of which a peer told, unless it is known or not what it says.
+    fn keep_job(&mut self, signed: SignedJob) -> Option<JobId> {
         let id = signed.id();
         if self.has_expired(id) {
             return None;
         }
         if !self.jobs.jobs.contains_key(&id) {
             let spec = signed.verify().ok()?;
-            self.insert_job(signed, spec, stop, blobs_held);
-            self.persist_job(id);
-            self.adopt_shards(id);
-            if self.jobs.early_cancels.remove(&id) {
-                self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
-            }
-            self.on_job_known(id);
-            self.announce(id);
-            self.want_job_blobs(id, Vec::new());
+            self.take_up_job(signed, spec, false);
         }
         Some(id)
+    }
+
+    /// Remembers a job that was not known before and starts to keep my shards of it.
+    fn take_up_job(&mut self, signed: SignedJob, spec: JobSpec, blobs_held: bool) {
+        let id = signed.id();
+        self.insert_job(signed, spec, None, blobs_held);
+        self.persist_job(id);
+        self.adopt_shards(id);
+        if self.jobs.early_cancels.remove(&id) {
+            self.out.persist.push(Write::remove(Table::Meta, early_cancel_key(id)));
+            self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
+        }
+        self.on_job_known(id);
+        self.want_job_blobs(id, Vec::new());
+        // Whoever hears of it before its blobs are here could only wait.
+        let waits = self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Fetching);
+        if self.membership.sparse || !waits {
+            self.announce(id);
+        }
     }
 
     /// A custodian of the job makes sure that the custodians of its shards hear of it. In a sparse swarm everybody tells
@@ -241,12 +264,23 @@ impl Node {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let keeps = job.custodians.contains(&me);
         if keeps {
-            self.out.gossip.push(Gossip::Job { job: id, holder: me });
+            self.jobs.gossip_due.insert(id);
         }
         if keeps || self.membership.sparse {
             for peer in self.linked_neighbours() {
                 let announcement = self.announcement(id);
                 self.send(peer, announcement);
+            }
+        }
+    }
+
+    /// Tells everybody of new jobs. Where all are linked with all, the links told them already: gossip, which is signed and
+    /// checked everywhere, then waits for the next heartbeat and is left out for jobs that are over by then.
+    pub(crate) fn gossip_jobs(&mut self) {
+        let holder = self.me();
+        for job in core::mem::take(&mut self.jobs.gossip_due) {
+            if self.jobs.jobs.get(&job).is_some_and(|job| !job.said_over) {
+                self.out.gossip.push(Gossip::Job { job, holder });
             }
         }
     }
@@ -306,16 +340,17 @@ impl Node {
     // ---- submit
 
     pub(crate) fn on_submit(&mut self, token: u64, signed: SignedJob) {
-        let refused = match signed.verify() {
-            Ok(_) if self.membership.me.draining => Some(Refusal::Draining),
-            Ok(_) => None,
-            Err(error) => Some(Refusal::Invalid(error.to_string())),
+        let verified = match signed.verify() {
+            Ok(_) if self.membership.me.draining => Err(Refusal::Draining),
+            verified => verified.map_err(|error| Refusal::Invalid(error.to_string())),
         };
-        if let Some(refusal) = refused {
-            self.out.notify.push(Notice::Submitted { token, result: Err(refusal) });
-            return;
+        let (spec, job) = match verified {
+            Ok(spec) => (spec, signed.id()),
+            Err(refusal) => return self.out.notify.push(Notice::Submitted { token, result: Err(refusal) }),
+        };
+        if !self.jobs.jobs.contains_key(&job) {
+            self.take_up_job(signed, spec, true);
         }
-        let Some(job) = self.keep_job(signed, None, true) else { return };
         let deadline = self.now + SUBMIT_MAX;
         let waiting = Waiting { token, job, confirmed: BTreeSet::new(), deadline, next_repeat: self.now };
         self.jobs.submits.push(waiting);
@@ -326,7 +361,7 @@ impl Node {
         if self.tells_expired(from, signed.id()) {
             return;
         }
-        let Some(id) = self.keep_job(signed, None, false) else { return };
+        let Some(id) = self.keep_job(signed) else { return };
         self.note_held_by(id, from);
         if self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Held) {
             self.send(from, Message::Published(id));
@@ -419,7 +454,7 @@ impl Node {
                 if let (true, Some(signed)) = (self.now >= waiting.next_repeat, signed) {
                     waiting.next_repeat = self.now + REPEAT;
                     for other in others.into_iter().filter(|other| !waiting.confirmed.contains(other)) {
-                        self.send(other, Message::Publish(signed.clone()));
+                        self.ask(other, Message::Publish(signed.clone()));
                     }
                 }
                 self.jobs.submits.push(waiting);
@@ -437,6 +472,8 @@ impl Node {
             self.apply_stop(job, StopCause::Cancelled);
         } else if self.jobs.early_cancels.len() < EARLY_CANCELS_MAX {
             self.jobs.early_cancels.insert(job);
+            // Whoever is told that it is safe asks here again, perhaps after a restart.
+            self.out.persist.push(Write::put(Table::Meta, early_cancel_key(job), []));
         }
         self.keep_cancels();
     }
@@ -479,7 +516,7 @@ impl Node {
     }
 
     /// Takes in that a job is stopped, and passes it on the first time.
-    fn apply_stop(&mut self, id: JobId, cause: StopCause) {
+    pub(crate) fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
         if job.stop >= Some(cause) {
             return;
@@ -572,7 +609,7 @@ impl Node {
         if self.tells_expired(from, signed.id()) {
             return;
         }
-        let Some(id) = self.keep_job(signed, None, false) else { return };
+        let Some(id) = self.keep_job(signed) else { return };
         if let Some(cause) = stop {
             self.apply_stop(id, cause);
         }
@@ -639,6 +676,7 @@ impl Node {
         let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
         if status.state().is_over() && !core::mem::replace(&mut job.said_over, true) {
             self.say_over(id);
+            self.out.notify.push(Notice::Over(id));
         }
         if !newly_done.is_empty() {
             self.tell_stages_done(id, newly_done);
@@ -693,6 +731,7 @@ impl Node {
         jobs.pulls.remove(&id);
         jobs.heard_of.remove(&id);
         jobs.early_cancels.remove(&id);
+        jobs.gossip_due.remove(&id);
         jobs.publishers.remove(&id);
         jobs.fetches.retain(|_, job| *job != id);
         self.out.persist.push(Write::remove(Table::Jobs, id.as_bytes()));
@@ -723,6 +762,7 @@ impl Node {
         self.keep_cancels();
         self.keep_pulls();
         self.keep_heard_of();
+        self.gossip_jobs();
         if self.is_settling() {
             return;
         }
@@ -840,6 +880,10 @@ impl Node {
     pub(crate) fn job_sources(&self, job: JobId) -> Vec<NodeId> {
         self.jobs.jobs.get(&job).map(Job::sources).unwrap_or_default()
     }
+}
+
+fn early_cancel_key(job: JobId) -> Vec<u8> {
+    [EARLY_CANCEL_PREFIX, job.as_bytes()].concat()
 }
 
 fn confirm(waiting: &mut [Waiting], from: NodeId, job: JobId) {

@@ -70,6 +70,4 @@ planted_bugs! {
     CountsTwice = "counts-twice",
     /// A shard is repaired from facts of failures only.
     MergesFailuresOnly = "merges-failures-only",
-    /// A node collects outputs that ran there, though others count on it.
-    ForgetsUses = "forgets-uses",
 }

@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::codec::DecodeError;
 use crate::handover::blobs_of;
 use crate::node::Node;
-use crate::planted::PlantedBug;
 use crate::{Hash, JobId, Outcome, Table, Write};
 
 /// What is in use, as far as the core knows.
@@ -40,9 +39,7 @@ impl Node {
         for shard in self.custody.shards.values().filter(|shard| shard.has_blobs) {
             used.blobs.extend(shard.state.runs().flat_map(|run| blobs_of(&run)));
         }
-        if !self.plants(PlantedBug::ForgetsUses) {
-            used.blobs.extend(self.uses.0.values().flatten());
-        }
+        used.blobs.extend(self.uses.0.values().flatten());
         used.blobs.extend(self.modules_to_keep().map(|(wasm, _)| wasm));
         used
     }

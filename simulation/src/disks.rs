@@ -163,7 +163,6 @@ impl World {
         let machine = &mut self.machines[node];
         (machine.disk, machine.blobs) = (disk, blobs);
         let id = machine.id;
-        self.counted.forget(id);
         self.observe(&Fact::Forgot { node: id });
         let wait = dice::millis(self.dice(fault), REPLACED_MS);
         self.after(wait, Happening::Restart { node });
@@ -176,9 +175,9 @@ impl World {
 
     /// Blobs of outcomes that somebody recorded may not be lost; those that a task left of which nobody knows may.
     pub(crate) fn note_recorded_blobs(&mut self, message: &Message) {
-        for run in facts_in(message).into_iter().flat_map(|(_, runs)| runs) {
-            self.counted.note(run);
-            if let Some(End::Done(results) | End::Exhausted(results)) = &run.state.end {
+        let ended = facts_in(message).into_iter().flat_map(|(_, runs)| runs).filter_map(|run| run.state.end.as_ref());
+        for end in ended {
+            if let End::Done(results) | End::Exhausted(results) = end {
                 self.recorded_blobs.extend(results.outcome().blobs());
             }
         }

@@ -53,9 +53,13 @@ impl World {
         }
     }
 
-    /// Persists, and only then does the rest.
+    /// Asks, persists, and only then does the rest.
     pub(crate) fn carry_out(&mut self, node: usize, mut effects: Effects) {
         let boot = self.machines[node].boot;
+        self.note_speaker(node);
+        for (to, message) in std::mem::take(&mut effects.ask) {
+            self.ask(node, to, message);
+        }
         let batch = std::mem::take(&mut effects.persist);
         if batch.is_empty() {
             self.act(node, effects);
@@ -134,7 +138,7 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        let Effects { ask: _, persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
@@ -167,8 +171,30 @@ impl World {
         self.observe(&Fact::Queued { node: self.machines[node].id, queues });
     }
 
+    /// What is asked claims nothing. A record is claimed once its arbiter says that it has synced it.
+    fn ask(&mut self, from: usize, to: NodeId, message: Message) {
+        let node = self.machines[from].id;
+        match &message {
+            Message::Record { shard, epoch, number, .. } => {
+                self.records_asked.insert((node, *shard, *epoch, *number), message.clone());
+            }
+            _ => self.observe(&Fact::Said { node, to, message: &message }),
+        }
+        self.carry(from, to, message);
+    }
+
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
-        self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
+        let node = self.machines[from].id;
+        if let Message::RecordKept { shard, epoch, number } = &message
+            && let Some(record) = self.records_asked.get(&(node, *shard, *epoch, *number)).cloned()
+        {
+            self.observe(&Fact::Said { node, to, message: &record });
+        }
+        self.observe(&Fact::Said { node, to, message: &message });
+        self.carry(from, to, message);
+    }
+
+    fn carry(&mut self, from: usize, to: NodeId, message: Message) {
         let Some(to) = self.machine_of(from, to) else { return };
         self.note_recorded_blobs(&message);
         if matches!(message, Message::Ack { .. }) {
@@ -270,8 +296,7 @@ impl World {
         let held = |blob: &&Hash| everybody.clone().any(|machine| held_by(machine, blob));
         let found: Vec<_> = wanted.iter().filter(held).copied().collect();
         let complete = found.len() == wanted.len();
-        let now = self.now();
-        self.machines[node].claim(found, now);
+        self.machines[node].blobs.extend(found);
         complete
     }
 
@@ -299,9 +324,6 @@ impl World {
         }
         let blobs = self.with_listed(wanted);
         let here = blobs.iter().all(|blob| self.machines[node].blobs.contains(blob));
-        let now = self.now();
-        let held: Vec<_> = blobs.iter().copied().filter(|blob| self.machines[node].blobs.contains(blob)).collect();
-        self.machines[node].claim(held, now);
         if !here {
             self.bring(node, &blobs);
             let wait = self.network.delay() * 2;
@@ -337,9 +359,8 @@ impl World {
         let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
         let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
-        let now = self.now();
         let machine = &mut self.machines[node];
-        machine.claim(outcome.blobs(), now);
+        machine.blobs.extend(outcome.blobs());
         let id = machine.id;
         self.census.count("task run");
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
@@ -372,9 +393,9 @@ impl World {
                 self.remember_addresses(node, &changed);
                 self.note_deaths(node, &changed);
             }
-            // Users of the simulation publish no modules; the core's own tests do.
-            Notice::ModulePublished { .. } => {}
-            Notice::BlobsMarked { in_use, .. } => self.collect(node, &in_use),
+            Notice::Over(_) => self.census.count("end of a job noticed"),
+            // Users of the simulation publish no modules and collect no blobs; the tests of the core do.
+            Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }
     }

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
+use swarm_protocol::{
+    Config, Epoch, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, ShardId, Time,
+};
 
 use crate::after_ack::Ambush;
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
-use crate::collections::{COLLECT_EVERY, Counted};
 use crate::dice;
 use crate::disk::Disk;
 use crate::driver::known_peers;
@@ -88,8 +89,6 @@ pub(crate) enum Happening {
     LoseDisk { node: usize },
     /// A drained process ends.
     Leave { node: usize, boot: u64 },
-    /// A node collects blobs, and again some time later.
-    Collect { node: usize, boot: u64 },
 }
 
 /// The swarm.
@@ -105,8 +104,8 @@ pub(crate) struct World {
     pub(crate) ambush: Option<Ambush>,
     /// Blobs of outcomes that were told from node to node.
     pub(crate) recorded_blobs: BTreeSet<Hash>,
-    /// Who was told to hold blobs of outcomes.
-    pub(crate) counted: Counted,
+    /// Records that were sent before their arbiter synced them.
+    pub(crate) records_asked: BTreeMap<(NodeId, ShardId, Epoch, u64), Message>,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) census: Census,
@@ -157,7 +156,7 @@ impl World {
             speakers: BTreeMap::new(),
             ambush: None,
             recorded_blobs: BTreeSet::new(),
-            counted: Counted::default(),
+            records_asked: BTreeMap::new(),
             network: Network::new(dice::fork(seed, "network"), faults.rates),
             clients,
             census: Census::default(),
@@ -249,7 +248,6 @@ impl World {
             Happening::LoseDisk { node } => self.on_lose_disk(node),
             Happening::Room { node } => self.make_room(node),
             Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
-            Happening::Collect { node, boot } => self.on_collect(node, boot),
             Happening::Leave { .. } => {}
         }
     }
@@ -303,7 +301,6 @@ impl World {
                 self.census.count("start");
                 self.carry_out(node, effects);
                 self.keep_dialling(node);
-                self.after(COLLECT_EVERY, Happening::Collect { node, boot });
             }
             Err(error) => {
                 self.break_with("own_records_are_readable", format!("n{node} cannot start: {error}: {}", error.source))

@@ -45,7 +45,7 @@ fn a_claim_and_a_sweep_never_both_succeed() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                drop(blobs.remove_unclaimed(hash, hour_ago()).unwrap());
+                blobs.remove_unclaimed(hash, hour_ago()).unwrap();
             }
         });
         let (mut claimed, mut swept) = (0, 0);

@@ -65,6 +65,12 @@ impl Client {
         self.document(Method::GET, &format!("/v1/jobs/{}", segment(id)), Body::empty()).await
     }
 
+    /// `GET /v1/jobs/{id}?wait_ms=N`: answered when the job is over, or after so long with how far it is then.
+    pub async fn job_within(&self, id: &str, wait: Duration) -> Result<JobDetail, Failure> {
+        let path = format!("/v1/jobs/{}?wait_ms={}", segment(id), wait.as_millis());
+        self.document(Method::GET, &path, Body::empty()).await
+    }
+
     /// `POST /v1/jobs`.
     pub async fn submit(&self, spec: &JobSpec) -> Result<Submitted, Failure> {
         self.document(Method::POST, "/v1/jobs", Body::from(codec::encode(spec))).await

@@ -43,6 +43,8 @@ const PIECES_QUEUED_MAX: usize = 8;
 const PIECE_BYTES: usize = 128 << 10;
 /// How long a drain may hand things over before it says that it could not.
 const DRAIN_WAIT: Duration = Duration::from_secs(60);
+/// How long a request may wait for the end of a job; whoever waits longer asks again.
+const JOB_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long requests may finish once the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -175,8 +177,22 @@ fn unread(error: &BytesRejection) -> Failure {
     Failure::new(Code::Invalid, if too_long { limit } else { format!("the job cannot be read: {error}") })
 }
 
-async fn job(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<JobDetail>> {
-    let (job, spec, status) = find(&api.handle, &id).await?;
+#[derive(Deserialize)]
+struct JobQuery {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// Answers when the job is over, or after so long.
+async fn job(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<JobQuery>) -> Answer<Json<JobDetail>> {
+    let (job, spec, mut status) = find(&api.handle, &id).await?;
+    let wait = Duration::from_millis(query.wait_ms).min(JOB_WAIT_MAX);
+    if !status.state().is_over() && !wait.is_zero() {
+        status = match tokio::time::timeout(wait, api.handle.wait(job)).await {
+            Ok(over) => over.map_err(failure)?,
+            Err(_) => api.handle.job(job).await.map_err(failure)?.1,
+        };
+    }
     Ok(Json(JobDetail::of(job, &spec, &status)))
 }
 

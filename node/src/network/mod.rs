@@ -293,6 +293,12 @@ impl Network {
         found.await.ok().flatten()
     }
 
+    /// Returns when the libp2p task is gone: the node hears nobody any more.
+    pub(crate) async fn watch(self) -> Result<(), crate::supervisor::Failure> {
+        self.commands.closed().await;
+        Err("the libp2p task is gone".into())
+    }
+
     /// What has been refused or lost since the start.
     pub fn counts(&self) -> NetworkCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -217,6 +217,9 @@ impl Stages {
         }
         self.hold(wanted, &batch.sources).await?;
         let (declared, blobs, scratch) = (stage.inputs.len(), self.blobs.clone(), self.scratch.clone());
+        if declared == 0 {
+            return Ok(Inputs::None);
+        }
         Ok(blocking(move || Inputs::new(declared, links, items, &blobs, &scratch)).await?)
     }
 
@@ -307,6 +310,9 @@ impl Stages {
 
     /// Brings blobs here and checks them. What turns out to be damaged on this disk is fetched once more.
     async fn hold(&self, wanted: Wanted, from: &[NodeId]) -> Result<(), Unready> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
         self.fetch(&wanted, from).await?;
         let damaged = self.damaged(wanted).await;
         if damaged.is_empty() {

@@ -9,8 +9,6 @@ use crate::cluster::{Cluster, DEADLINE, Node};
 
 /// How long any job of a measurement may take.
 const JOB_DEADLINE: Duration = Duration::from_secs(600);
-/// How often a long job is asked about: little beside how long it takes, and a question costs little beside that.
-const ASK_EVERY: Duration = Duration::from_millis(5);
 /// Tasks that each slot has run before anything is measured.
 const WARM_TASKS: u32 = 500;
 
@@ -63,7 +61,7 @@ impl Fleet {
     pub(super) fn time(&mut self, work: &Work, tasks: u32) -> Result<Duration, BenchError> {
         let (api, spec, began) = (self.api(0), work.job(tasks), Instant::now());
         let job = api.submit(&spec)?;
-        api.wait_done(&job, ASK_EVERY, JOB_DEADLINE)?;
+        api.wait_done(&job, JOB_DEADLINE)?;
         Ok(began.elapsed())
     }
 }

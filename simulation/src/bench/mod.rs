@@ -21,6 +21,7 @@ mod latency;
 mod machine;
 mod noop;
 mod options;
+mod processor;
 mod queue;
 mod regrant;
 mod report;

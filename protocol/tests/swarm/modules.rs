@@ -1,13 +1,9 @@
 //! Named modules in a small swarm, driven by hand: facts reach every node, are remembered, and are not made up.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
-
-mod few;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use few::{Few, id, key};
+use crate::few::{Few, id, key};
 use proptest::prelude::*;
 use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleFact, ModuleRecord, ModuleVersion, Registry, SignedModule};
 use swarm_protocol::{Answer, Event, Hash, NodeId, Notice, Query, Refusal};

@@ -1,12 +1,8 @@
 //! Jobs leave when their time is over: everywhere, for good, and with all that was remembered of them.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
-
-mod few;
-
 use std::time::Duration;
 
-use few::{Few, id, key};
+use crate::few::{Few, id, key};
 use swarm_protocol::{
     Answer, Content, Elements, Ending, Event, Hash, JobId, JobSpec, Limits, Notice, Outcome, Query, Retry, SignedJob,
     StageSpec, Stdin, Table,

@@ -1,49 +1,47 @@
 //! A few cores whose messages arrive at once, with disks that keep what they are told.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use swarm_protocol::{Batch, Config, Effects, Event, Hash, Node, NodeId, NodeRecord, Notice, Table, Time, Write};
 
-pub fn key(number: u8) -> SigningKey {
+pub(crate) fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[number + 1; 32])
 }
 
-pub fn id(number: u8) -> NodeId {
+pub(crate) fn id(number: u8) -> NodeId {
     NodeId::from_bytes(key(number).verifying_key().to_bytes())
 }
 
 /// A core, its disk, and what it said to its user.
-pub struct Core {
-    pub node: Node,
-    pub disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
-    pub notices: Vec<Notice>,
-    pub batches: Vec<Batch>,
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    pub(crate) disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) batches: Vec<Batch>,
     /// Whether its fetches end well.
-    pub fetches: bool,
-    pub fetched: BTreeSet<Hash>,
+    pub(crate) fetches: bool,
+    pub(crate) fetched: BTreeSet<Hash>,
 }
 
 /// Cores whose messages arrive at once.
-pub struct Few {
-    pub cores: BTreeMap<NodeId, Core>,
-    pub links: BTreeSet<(NodeId, NodeId)>,
-    pub now: Time,
+pub(crate) struct Few {
+    pub(crate) cores: BTreeMap<NodeId, Core>,
+    pub(crate) links: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) now: Time,
 }
 
 impl Few {
     /// So many, linked to each other.
-    pub fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         let mut few = Self { cores: BTreeMap::new(), links: BTreeSet::new(), now: Time::ZERO };
         (0..count).for_each(|number| few.add(number, BTreeMap::new()));
         few
     }
 
     /// One more, linked to all.
-    pub fn add(&mut self, number: u8, disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>) {
+    pub(crate) fn add(&mut self, number: u8, disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>) {
         let record = NodeRecord {
             node: id(number),
             incarnation: 0,
@@ -71,7 +69,7 @@ impl Few {
         self.pass(Duration::from_secs(3));
     }
 
-    pub fn cut(&mut self, number: u8) {
+    pub(crate) fn cut(&mut self, number: u8) {
         let cut: Vec<_> = self.links.iter().copied().filter(|(from, _)| *from == id(number)).collect();
         for (from, to) in cut {
             self.links.remove(&(from, to));
@@ -81,13 +79,13 @@ impl Few {
         }
     }
 
-    pub fn link(&mut self, one: u8, other: u8) {
+    pub(crate) fn link(&mut self, one: u8, other: u8) {
         self.links.extend([(id(one), id(other)), (id(other), id(one))]);
         self.tell(id(one), Event::LinkUp(id(other)));
         self.tell(id(other), Event::LinkUp(id(one)));
     }
 
-    pub fn tell(&mut self, node: NodeId, event: Event) {
+    pub(crate) fn tell(&mut self, node: NodeId, event: Event) {
         let effects = self.cores.get_mut(&node).unwrap().node.handle(self.now, event);
         self.execute(node, effects);
     }
@@ -108,7 +106,7 @@ impl Few {
                 core.fetched.extend(hashes);
             }
         }
-        for (to, message) in effects.send {
+        for (to, message) in effects.ask.into_iter().chain(effects.send) {
             if self.links.contains(&(node, to)) {
                 self.tell(to, Event::Received { from: node, message });
             }
@@ -118,7 +116,7 @@ impl Few {
         }
     }
 
-    pub fn pass(&mut self, time: Duration) {
+    pub(crate) fn pass(&mut self, time: Duration) {
         let until = self.now + time;
         loop {
             let due = self.cores.iter().filter_map(|(id, core)| Some((core.node.next_deadline()?.0, *id)));
