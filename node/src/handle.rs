@@ -15,7 +15,7 @@ use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
     StageSpec, Time, Wanted, codec,
 };
-use swarm_store::{BlobError, Blobs};
+use swarm_store::{BlobError, Blobs, Source};
 use tokio::sync::watch;
 
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
@@ -23,7 +23,7 @@ use crate::clock::{Clock, unix_ms};
 use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
 use crate::endings::Endings;
-use crate::network::{Identity, Network};
+use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
 use crate::work::Work;
 
@@ -127,17 +127,37 @@ impl Handle {
     /// Brings a blob onto this node, from the given nodes or whoever else has it, and verifies it. What turns out to be
     /// damaged on this disk is fetched once more.
     pub async fn ensure_blob(&self, hash: Hash, from: Vec<NodeId>) -> Result<(), CommandError> {
-        self.0.artifacts.ensure(vec![hash], &from).await?;
-        if matches!(self.verify_blob(hash).await, Err(BlobError::Damaged { .. } | BlobError::Missing { .. })) {
-            self.0.artifacts.ensure(vec![hash], &from).await?;
+        let blobs = self.0.blobs.clone();
+        let here = blocking(move || blobs.contains(hash)).await;
+        if here && self.verify_blob(hash).await.is_ok() {
+            return Ok(());
         }
-        Ok(self.verify_blob(hash).await?)
+        // What is fetched is verified as it comes.
+        Ok(self.0.artifacts.ensure(vec![hash], &from).await?)
     }
 
-    /// Whether a blob is here, every byte of it as it was stored.
-    pub async fn verify_blob(&self, hash: Hash) -> Result<(), BlobError> {
+    /// Opens a blob to be read, after it was brought here if it was not. Its groups are verified as they are read; one that
+    /// is damaged on this disk is missing afterwards, so that this brings it anew.
+    pub async fn open_blob(&self, hash: Hash, from: &[NodeId]) -> Result<Source, CommandError> {
+        self.0.artifacts.ensure(vec![hash], from).await?;
         let blobs = self.0.blobs.clone();
-        blocking(move || blobs.verify(hash).map(drop)).await
+        Ok(blocking(move || blobs.source(hash)).await?)
+    }
+
+    /// Reads a blob that is here and checks every byte; its length.
+    pub async fn verify_blob(&self, hash: Hash) -> Result<u64, BlobError> {
+        let blobs = self.0.blobs.clone();
+        blocking(move || blobs.verify(hash)).await
+    }
+
+    /// Tells others, at leisure, of a blob that a user has just stored, if it is a large one.
+    pub(crate) fn blob_came(&self, hash: Hash) {
+        self.0.artifacts.came(hash);
+    }
+
+    /// What was refused, lost and moved by the network since the start.
+    pub fn counts(&self) -> NetworkCounts {
+        self.0.network.counts()
     }
 
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.

@@ -7,6 +7,7 @@
 //! ├─ network       stops everything when the libp2p task is gone
 //! ├─ kad           writes Kademlia records behind
 //! ├─ artifacts     brings blobs here, each once at a time
+//! ├─ provider      tells others which larger blobs are here
 //! ├─ executor      stops everything when the supervisor of leases is gone
 //! ├─ driver        owns the core; started again, it rebuilds the core from the records
 //! ├─ watchers      one actor for each job that somebody waits for
@@ -43,7 +44,7 @@ use crate::collector::{Collector, GRACE};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
-use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError};
+use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, Rates};
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
 use crate::watchers::{self, Watchers};
@@ -89,6 +90,12 @@ pub struct RuntimeOptions {
     pub code_cache_bytes: u64,
     /// Labels to offer, for placement.
     pub labels: BTreeMap<String, String>,
+    /// Bytes that blobs may have; no limit when `None`.
+    pub disk_bytes: Option<u64>,
+    /// How fast blobs are sent to other nodes.
+    pub upload_rates: Rates,
+    /// How fast blobs are taken from other nodes.
+    pub download_rates: Rates,
 }
 
 impl RuntimeOptions {
@@ -106,6 +113,9 @@ impl RuntimeOptions {
             gc_grace: GRACE,
             code_cache_bytes: CACHE_BYTES_MAX,
             labels: BTreeMap::new(),
+            disk_bytes: None,
+            upload_rates: Rates::default(),
+            download_rates: Rates::default(),
         }
     }
 
@@ -239,6 +249,7 @@ struct Parts {
     lock: File,
     driver: Driver,
     manager: artifacts::Manager,
+    provider: artifacts::Provider,
     watching: watchers::Manager,
     kad_changes: Inlet<Write>,
 }
@@ -270,7 +281,7 @@ impl Parts {
             ..network_config(&options, &identity, &blobs)
         })
         .await?;
-        let (artifacts, manager) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
+        let (artifacts, manager, provider) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
         let work = Work::start(WorkOptions {
             engine,
             blobs: blobs.clone(),
@@ -304,7 +315,7 @@ impl Parts {
         let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
         let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
         let kad_changes = Arc::new(Mutex::new(kad_changes));
-        Ok(Self { handle, lock, driver, manager, watching, kad_changes })
+        Ok(Self { handle, lock, driver, manager, provider, watching, kad_changes })
     }
 
     async fn start(self) -> Result<Runtime, StartError> {
@@ -313,7 +324,7 @@ impl Parts {
     }
 
     async fn start_with(self, driver: Service) -> Result<Runtime, StartError> {
-        let Self { handle, lock, driver: parts, manager, watching, kad_changes } = self;
+        let Self { handle, lock, driver: parts, manager, provider, watching, kad_changes } = self;
         let Driver { storage, network, work, .. } = parts;
         let api = Server::listen(handle.clone())?;
         let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
@@ -325,6 +336,7 @@ impl Parts {
             Service::new("network", OnFailure::Stop, move || network.clone().watch()),
             Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
             Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
+            Service::new("provider", OnFailure::Restart, move || provider.clone().run()),
             Service::new("executor", OnFailure::Stop, move || work.clone().watch()),
             driver,
             Service::supervising("watchers", OnFailure::Restart, move |parent| watching.clone().run(parent)),
@@ -352,11 +364,13 @@ impl Disk {
         let lock = lock(dir)?;
         let records = dir.join(RECORDS_DIR);
         let storage = Storage::open(&records).map_err(|error| StartError::opened(records, error))?;
+        let blobs = Blobs::open(&dir.join("blobs"))?;
+        options.disk_bytes.map(|bytes| blobs.set_budget(bytes)).transpose()?;
         Ok(Self {
             lock,
             identity: Identity::load_or_create(dir)?,
             storage,
-            blobs: Blobs::open(&dir.join("blobs"))?,
+            blobs,
             engine: Engine::new(engine_config(options))?,
         })
     }
@@ -424,6 +438,8 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
         lan: options.lan,
         known_peers: Vec::new(),
         blobs: blobs.clone(),
+        upload_rates: options.upload_rates,
+        download_rates: options.download_rates,
         kad_records: Vec::new(),
         kad_writes: None,
     }

@@ -66,10 +66,13 @@ impl Blobs {
             return Ok(None);
         }
         remove(&path)?;
+        let mut freed = blob.len;
         // What is kept beside a blob has its name and an ending.
         for beside in beside(&path)? {
+            freed += fs::metadata(&beside).map_or(0, |about| about.len());
             remove(&beside)?;
         }
+        self.freed(freed);
         Ok(Some(blob.len))
     }
 }

@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
-    BlobItem, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule, Submitted,
-    TaskRun, YankModule,
+    BlobItem, BlobStat, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule,
+    Stored, Submitted, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -160,6 +160,21 @@ impl Client {
     pub async fn put_blob(&self, hash: Hash, body: Body) -> Result<(), Failure> {
         self.send(Method::PUT, &format!("/v1/blobs/{}", hash.to_hex()), body).await?;
         Ok(())
+    }
+
+    /// `POST /v1/blobs`: stores bytes whose name comes out at the end.
+    pub async fn put_nameless(&self, body: Body) -> Result<Stored, Failure> {
+        self.document(Method::POST, "/v1/blobs", body).await
+    }
+
+    /// `GET /v1/blobs/{hex}/stat`.
+    pub async fn stat_blob(&self, hash: Hash) -> Result<BlobStat, Failure> {
+        self.document(Method::GET, &format!("/v1/blobs/{}/stat", hash.to_hex()), Body::empty()).await
+    }
+
+    /// `POST /v1/blobs/{hex}/verify`: an error when it is damaged, or not on the node.
+    pub async fn verify_blob(&self, hash: Hash) -> Result<Stored, Failure> {
+        self.document(Method::POST, &format!("/v1/blobs/{}/verify", hash.to_hex()), Body::empty()).await
     }
 
     /// `GET /v1/blobs/{hex}`; `holders` are nodes that may have it, in hexadecimal digits.

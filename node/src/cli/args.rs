@@ -57,7 +57,7 @@ pub(super) enum Command {
     /// Publish, find and look into named modules
     #[command(subcommand)]
     Module(Module),
-    /// Content-addressed bytes on the node
+    /// Content-addressed bytes: store, fetch, check and keep them
     #[command(subcommand)]
     Blob(Blob),
     /// Cancel jobs
@@ -107,6 +107,21 @@ pub(super) struct Start {
     /// Find other nodes of the local network by mDNS
     #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) lan: bool,
+    /// Disk that blobs may have, as 100GiB; at 90 % of it new ones are refused [default: the disk, but for a reserve]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DISK", value_parser = size)]
+    pub(super) disk: Option<u64>,
+    /// Bytes of blobs sent a second, to all nodes together, as 50MB [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_UPLOAD_RATE", value_parser = size)]
+    pub(super) upload_rate: Option<u64>,
+    /// Bytes of blobs sent a second to each node [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_UPLOAD_RATE_PER_PEER", value_parser = size)]
+    pub(super) upload_rate_per_peer: Option<u64>,
+    /// Bytes of blobs taken a second, from all nodes together [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DOWNLOAD_RATE", value_parser = size)]
+    pub(super) download_rate: Option<u64>,
+    /// Bytes of blobs taken a second from each node [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DOWNLOAD_RATE_PER_PEER", value_parser = size)]
+    pub(super) download_rate_per_peer: Option<u64>,
     /// Name of the swarm: nodes of different swarms do not speak to each other
     #[arg(long, value_name = "NAME", env = "SWARM_SWARM")]
     pub(super) swarm: Option<String>,
@@ -284,6 +299,27 @@ pub(super) enum Blob {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         grace: Option<Duration>,
     },
+    /// Store files on the node and print their names
+    Put {
+        /// The files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Fetch a blob from whichever node has it, verified
+    Get {
+        /// The blob, as blake3:HEX
+        #[arg(value_name = "HASH", value_parser = blob)]
+        hash: Hash,
+        /// Where to put it [default: standard output]
+        dest: Option<PathBuf>,
+        /// Replace a file that is there already
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what the node has of blobs
+    Stat(Hashes),
+    /// Read blobs on the node and check every byte; exits with 11 when one is damaged
+    Verify(Hashes),
 }
 
 /// Some blobs.

@@ -27,6 +27,8 @@ pub(super) async fn keep(client: &Client, global: &Global, args: &args::Blob) ->
             Ok(())
         }
         args::Blob::Gc { grace } => collect(client, global, *grace).await,
+        // The others are `blob`'s.
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! Elsewhere: what a node answers is `api`; what a job file means is `jobfile`.
 
 mod args;
+mod blob;
 mod folder;
 mod get;
 mod jobs;
@@ -96,7 +97,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
         Command::Drain => jobs::drain(&client(&global)?).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
-        Command::Blob(args) => keeping::keep(&client(&global)?, &global, &args).await,
+        Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,
         Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
     }

@@ -54,6 +54,17 @@ impl Api {
         Ok(hash)
     }
 
+    /// Has the node bring a blob to itself from another one.
+    pub(super) fn hold(&mut self, blob: Hash, from: &str) -> Result<(), BenchError> {
+        self.ask("POST", &format!("/v1/blobs/{}?from={from}", blob.to_hex()), &[]).map(drop)
+    }
+
+    /// Bytes of blobs that the node has sent since its start.
+    pub(super) fn sent_bytes(&mut self) -> Result<u64, BenchError> {
+        let answer = self.ask("GET", "/v1/status", &[])?;
+        Ok(read::<crate::cluster::Status>("GET /v1/status", &answer)?.transfers.sent_bytes)
+    }
+
     /// Submits a job and returns its id once it is acknowledged.
     pub(super) fn submit(&mut self, spec: &JobSpec) -> Result<String, BenchError> {
         let answer = self.ask("POST", "/v1/jobs", &codec::encode(spec))?;

@@ -29,9 +29,19 @@ impl Fleet {
 
     /// As [`Self::start`], saying what this `SWARM_LOG` asks for.
     pub(super) fn start_with_log(bench: &Bench, nodes: usize, slots: usize, log: &str) -> Result<Self, BenchError> {
+        Self::start_with(bench, nodes, slots, |node| node.set_variable("SWARM_LOG", log))
+    }
+
+    /// Starts nodes that were set up.
+    pub(super) fn start_with(
+        bench: &Bench,
+        nodes: usize,
+        slots: usize,
+        set_up: impl Fn(&mut Node),
+    ) -> Result<Self, BenchError> {
         let mut cluster = Cluster::empty(&bench.program, slots)?;
         for _ in 0..nodes {
-            cluster.add().set_variable("SWARM_LOG", log);
+            set_up(cluster.add());
         }
         cluster.start_all()?;
         cluster.wait_members(nodes, DEADLINE)?;
@@ -42,6 +52,11 @@ impl Fleet {
     /// A user of a node.
     pub(super) fn api(&mut self, node: usize) -> &mut Api {
         &mut self.apis[node]
+    }
+
+    /// A user of each node.
+    pub(super) fn apis(&mut self) -> &mut [Api] {
+        &mut self.apis
     }
 
     /// A node.

@@ -2,12 +2,20 @@
 //!
 //! Always true:
 //! - a hash is fetched once at a time, whoever asks for it how often;
-//! - a fetch ends: with the blob here, verified and synced, or when no source was found by [`FETCH_DEADLINE`];
+//! - a fetch ends: with the blob here, verified and synced, or when nothing new came for [`FETCH_DEADLINE`];
 //! - what waits is bounded by the queue, and what runs by [`FETCHES_MAX`].
 //!
-//! Sources are tried in this order: those that the asker names, Kademlia's providers, every linked member.
+//! Sources are found in this order: those that the asker names, those that a source names, Kademlia's providers, linked
+//! members.
 //!
-//! Elsewhere: moving and verifying bytes is `network`; keeping them is `swarm_store::Blobs`.
+//! Elsewhere: one fetch is `fetch`; moving bytes is `network`; verifying and keeping them is `swarm_store::Blobs`.
+
+mod candidates;
+mod fetch;
+mod plan;
+mod provider;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
@@ -18,13 +26,14 @@ use swarm_protocol::{Hash, NodeId, Wanted, codec};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use crate::handle::blocking;
 use crate::network::Network;
 use crate::supervisor::Failure;
+use fetch::Means;
+pub(crate) use provider::Provider;
 
-/// How long one blob is looked for before whoever wants it is told that it cannot be had.
+/// How long nothing may come of a blob before whoever wants it is told that it cannot be had.
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
 /// Bytes of an encoded list of blobs: as many as a job file may name.
 pub const BLOB_LIST_BYTES_MAX: usize = crate::jobfile::LIST_BYTES_MAX;
@@ -34,10 +43,6 @@ const FETCHES_MAX: usize = 16;
 const WANTED_MAX: usize = 32;
 /// Requests that wait for the manager.
 const QUEUE_MAX: usize = 256;
-/// The first and the longest wait between two rounds over the sources; each is jittered by half.
-const ROUND_WAIT: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
-/// Linked members tried in one round: whoever holds a blob is nearly always named or a provider.
-const LINKED_TRIED_MAX: usize = 16;
 /// Of a job's blobs, how many are announced in Kademlia: the list, and its first ones. Each announcement is a walk over
 /// the network, and whoever has the list knows that its holder has the rest.
 const PROVIDED_MAX: usize = 4;
@@ -46,12 +51,29 @@ const LOOKED_FOR_MAX: usize = 16;
 /// Lists of blobs that are remembered: those of jobs that are submitted again and again.
 const LISTS_MAX: usize = 256;
 
-/// A blob is on no node that answers.
+/// Why a blob is not here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no node that answers has {hash}")]
-pub struct Unfetched {
-    /// The blob.
-    pub hash: Hash,
+pub enum Unfetched {
+    /// It is on no node that answers.
+    #[error("no node that answers has {hash}")]
+    Nowhere {
+        /// The blob.
+        hash: Hash,
+    },
+    /// This node's own disk.
+    #[error("{hash} cannot be stored here: {reason}")]
+    Disk {
+        /// The blob.
+        hash: Hash,
+        /// Why, for people.
+        reason: String,
+    },
+    /// The node is stopping, or the part of it that fetches failed.
+    #[error("{hash} was not fetched: the node is stopping")]
+    Stopping {
+        /// The blob.
+        hash: Hash,
+    },
 }
 
 /// Why the blobs of a job are not here.
@@ -70,6 +92,7 @@ pub(crate) enum JobBlobsError {
 pub struct Artifacts {
     blobs: Blobs,
     wants: mpsc::Sender<Want>,
+    came: mpsc::Sender<Hash>,
     /// Short lists of jobs' blobs, and what they name; the latest first.
     lists: Arc<SyncMutex<VecDeque<List>>>,
 }
@@ -82,15 +105,21 @@ type List = (Hash, Vec<Hash>);
 struct Want {
     hash: Hash,
     from: Vec<NodeId>,
-    reply: oneshot::Sender<bool>,
+    reply: oneshot::Sender<Result<(), Unfetched>>,
 }
 
 impl Artifacts {
-    /// The way in, and the manager to be run by the supervisor.
-    pub(crate) fn new(blobs: Blobs, network: Network, linked: watch::Receiver<Vec<NodeId>>) -> (Self, Manager) {
+    /// The way in, and what is to be run by the supervisor: the manager, and who tells others of larger blobs.
+    pub(crate) fn new(
+        blobs: Blobs,
+        network: Network,
+        linked: watch::Receiver<Vec<NodeId>>,
+    ) -> (Self, Manager, Provider) {
         let (wants, queue) = mpsc::channel(QUEUE_MAX);
-        let sources = Arc::new(Sources { network, linked });
-        (Self { blobs, wants, lists: Arc::default() }, Manager { queue: Arc::new(Mutex::new(queue)), sources })
+        let (came, provider) = Provider::new(blobs.clone(), network.clone());
+        let means = Means { blobs: blobs.clone(), network, linked };
+        let artifacts = Self { blobs, wants, came, lists: Arc::default() };
+        (artifacts, Manager { queue: Arc::new(Mutex::new(queue)), means }, provider)
     }
 
     /// Whether all this is here, as far as that can be told without waiting for the disk.
@@ -153,9 +182,19 @@ impl Artifacts {
 
     async fn fetch(&self, hash: Hash, from: Vec<NodeId>) -> Result<(), Unfetched> {
         let (reply, fetched) = oneshot::channel();
-        let asked = self.wants.send(Want { hash, from, reply }).await.is_ok();
-        // No reply means that the manager failed or the process ends; then the blob was not fetched.
-        if asked && fetched.await.unwrap_or(false) { Ok(()) } else { Err(Unfetched { hash }) }
+        let stopping = Unfetched::Stopping { hash };
+        if self.wants.send(Want { hash, from, reply }).await.is_err() {
+            return Err(stopping);
+        }
+        fetched.await.unwrap_or(Err(stopping))?;
+        self.came(hash);
+        Ok(())
+    }
+
+    /// A blob has just come here, of which others may be told.
+    pub(crate) fn came(&self, hash: Hash) {
+        // Full: it is found by the next look at the disk.
+        let _dropped = self.came.try_send(hash);
     }
 }
 
@@ -163,21 +202,21 @@ impl Artifacts {
 #[derive(Clone)]
 pub(crate) struct Manager {
     queue: Arc<Mutex<mpsc::Receiver<Want>>>,
-    sources: Arc<Sources>,
-}
-
-/// Where blobs come from.
-struct Sources {
-    network: Network,
-    linked: watch::Receiver<Vec<NodeId>>,
+    means: Means,
 }
 
 /// The fetches that run or wait to run, and who waits for them.
 #[derive(Default)]
 struct Fetches {
-    running: JoinSet<(Hash, bool)>,
-    queued: VecDeque<(Hash, Vec<NodeId>)>,
-    waiting: HashMap<Hash, Vec<oneshot::Sender<bool>>>,
+    running: JoinSet<(Hash, Result<(), Unfetched>)>,
+    queued: VecDeque<(Hash, Vec<NodeId>, mpsc::UnboundedReceiver<Vec<NodeId>>)>,
+    waiting: HashMap<Hash, Waiting>,
+}
+
+/// Who waits for one fetch, and the way to tell it of more sources: as many as there are askers.
+struct Waiting {
+    replies: Vec<oneshot::Sender<Result<(), Unfetched>>>,
+    more: mpsc::UnboundedSender<Vec<NodeId>>,
 }
 
 impl Manager {
@@ -192,81 +231,44 @@ impl Manager {
                     None => return Ok(()),
                 },
                 Some(ended) = fetches.running.join_next() => {
-                    let (hash, complete) = ended?;
-                    fetches.answer(hash, complete);
+                    let (hash, result) = ended?;
+                    fetches.answer(hash, &result);
                 }
             }
-            fetches.begin(&self.sources);
+            fetches.begin(&self.means);
         }
     }
 }
 
 impl Fetches {
     fn add(&mut self, Want { hash, from, reply }: Want) {
-        let waiting = self.waiting.entry(hash).or_default();
-        if waiting.is_empty() {
-            self.queued.push_back((hash, from));
+        match self.waiting.get_mut(&hash) {
+            Some(waiting) => {
+                waiting.replies.push(reply);
+                // It may have ended just now; then the answer is on its way.
+                let _ended = waiting.more.send(from);
+            }
+            None => {
+                let (more, named) = mpsc::unbounded_channel();
+                self.waiting.insert(hash, Waiting { replies: vec![reply], more });
+                self.queued.push_back((hash, from, named));
+            }
         }
-        waiting.push(reply);
     }
 
-    fn begin(&mut self, sources: &Arc<Sources>) {
+    fn begin(&mut self, means: &Means) {
         while self.running.len() < FETCHES_MAX
-            && let Some((hash, from)) = self.queued.pop_front()
+            && let Some((hash, from, more)) = self.queued.pop_front()
         {
-            let sources = Arc::clone(sources);
-            self.running.spawn(async move { (hash, sources.fetch(hash, from).await) });
+            let means = means.clone();
+            self.running.spawn(async move { (hash, fetch::fetch(means, hash, from, more).await) });
         }
     }
 
-    fn answer(&mut self, hash: Hash, complete: bool) {
-        for reply in self.waiting.remove(&hash).unwrap_or_default() {
+    fn answer(&mut self, hash: Hash, result: &Result<(), Unfetched>) {
+        for reply in self.waiting.remove(&hash).map(|waiting| waiting.replies).unwrap_or_default() {
             // Whoever asked may have gone away.
-            let _unheard = reply.send(complete);
+            let _unheard = reply.send(result.clone());
         }
-    }
-}
-
-impl Sources {
-    /// Tries all sources in rounds until one gives the blob or the deadline is over. A transfer that has begun may end
-    /// later: it is given up by the network when it stands still.
-    async fn fetch(&self, hash: Hash, mut from: Vec<NodeId>) -> bool {
-        // A custodian is named as a source before it has fetched its own copy.
-        from.retain(|node| *node != self.network.node());
-        let deadline = Instant::now() + FETCH_DEADLINE;
-        let [mut wait, wait_max] = ROUND_WAIT;
-        while !(self.try_all(hash, &from).await || self.try_others(hash, &from).await) {
-            if Instant::now() + wait > deadline {
-                return false;
-            }
-            tokio::time::sleep(wait.mul_f32(0.5 + fastrand::f32())).await;
-            wait = (wait * 2).min(wait_max);
-            // Another order each round, so that many askers do not besiege the same node.
-            fastrand::shuffle(&mut from);
-        }
-        true
-    }
-
-    async fn try_others(&self, hash: Hash, tried: &[NodeId]) -> bool {
-        let mut providers = self.network.providers(hash).await;
-        providers.retain(|node| !tried.contains(node));
-        if self.try_all(hash, &providers).await {
-            return true;
-        }
-        let mut linked = self.linked.borrow().clone();
-        linked.retain(|node| !tried.contains(node) && !providers.contains(node));
-        fastrand::shuffle(&mut linked);
-        linked.truncate(LINKED_TRIED_MAX);
-        self.try_all(hash, &linked).await
-    }
-
-    async fn try_all(&self, hash: Hash, nodes: &[NodeId]) -> bool {
-        for &node in nodes {
-            match self.network.fetch_blob(node, hash).await {
-                Ok(_) => return true,
-                Err(error) => tracing::debug!(%hash, ?node, %error, "the blob did not come"),
-            }
-        }
-        false
     }
 }
