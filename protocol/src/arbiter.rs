@@ -110,7 +110,7 @@ struct Recording {
 #[derive(Debug)]
 pub(crate) struct Parked {
     from: NodeId,
-    lease: LeaseId,
+    pub(crate) lease: LeaseId,
     outcomes: Vec<(Range, Outcome)>,
 }
 

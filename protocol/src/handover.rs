@@ -157,7 +157,9 @@ impl Node {
     /// Called with every comparison of copies: what could not be fetched is tried again.
     pub(crate) fn retry_repairs(&mut self) {
         for repair in core::mem::take(&mut self.custody.repairs_failed) {
-            self.begin_repair(repair);
+            if self.custody.shards.contains_key(&repair.shard) {
+                self.begin_repair(repair);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod arbiter;
 pub mod codec;
 mod custody;
 mod effects;
+mod expiry;
 mod handover;
 mod ids;
 mod jobs;
@@ -15,16 +16,20 @@ pub mod lattice;
 mod links;
 mod membership;
 pub mod message;
+pub mod modules;
 mod node;
 mod notes;
 mod outcome;
+mod outputs;
 pub mod placement;
 mod planted;
+mod publishing;
 mod questions;
 mod seek;
 mod spec;
 mod stragglers;
 mod time;
+mod uses;
 mod worker;
 mod write;
 
@@ -36,6 +41,10 @@ pub use message::{
 };
 pub use node::{Config, Node, RestoreError};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
+pub use outputs::{
+    BadName, BadOutputs, OUTPUT_PART_BYTES_MAX, OUTPUT_PATH_BYTES_MAX, OUTPUTS_MAX, OutputSpec, check_output,
+    check_outputs,
+};
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;
 pub use spec::{
@@ -44,4 +53,5 @@ pub use spec::{
     is_inside,
 };
 pub use time::Time;
+pub use uses::InUse;
 pub use write::{Table, Write};

@@ -10,16 +10,19 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
+use crate::expiry::Expiry;
 use crate::jobs::{EARLY_CANCEL_PREFIX, Jobs};
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
 use crate::notes::RUNNING_KEY;
 use crate::planted::PlantedBug;
+use crate::publishing::Publishing;
 use crate::questions::Questions;
 use crate::seek::Seek;
+use crate::uses::Uses;
 use crate::worker::Worker;
-use crate::{Effects, Event, NodeId, Table, Time, Write};
+use crate::{Effects, Event, NodeId, Notice, Table, Time, Write};
 
 /// After a start with known peers, how long to look for them before taking up arbitration alone.
 const STARTUP_GRACE: Duration = Duration::from_secs(2);
@@ -67,6 +70,9 @@ pub struct Node {
     pub(crate) jobs: Jobs,
     pub(crate) custody: Custody,
     pub(crate) worker: Worker,
+    pub(crate) publishing: Publishing,
+    pub(crate) expiry: Expiry,
+    pub(crate) uses: Uses,
     pub(crate) questions: Questions,
     pub(crate) seek: Seek,
     next_heartbeat: Time,
@@ -104,6 +110,9 @@ impl Node {
             jobs: Jobs::default(),
             custody: Custody::default(),
             worker: Worker::default(),
+            publishing: Publishing::default(),
+            expiry: Expiry::new(now),
+            uses: Uses::default(),
             questions: Questions::default(),
             seek: Seek::default(),
             next_heartbeat: now,
@@ -141,7 +150,10 @@ impl Node {
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
                 Table::Segments => segments.push((key, value)),
-                Table::Meta | Table::Kad => {}
+                Table::Modules => node.restore_module(&value).map_err(unreadable)?,
+                Table::Expired => node.restore_expired(&key, &value).map_err(unreadable)?,
+                Table::Uses => node.restore_use(&key).map_err(unreadable)?,
+                Table::Meta | Table::Pins | Table::Kad => {}
             }
         }
         node.membership.me.incarnation = incarnation + 1;
@@ -151,6 +163,7 @@ impl Node {
             let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
             node.restore_segment(&key, &value).map_err(unreadable)?;
         }
+        node.forget_stray_uses();
         if let Some(note) = note {
             node.restore_note(&note).map_err(|source| RestoreError { table: Table::Meta.name(), source })?;
         }
@@ -192,9 +205,14 @@ impl Node {
             }
             Event::Submit { token, job } => self.on_submit(token, job),
             Event::Cancel { token, job } => self.on_cancel(token, job),
+            Event::PublishModule { token, fact } => self.on_publish_module(token, fact),
             Event::Ask { token, query } => self.on_ask(token, query),
             Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
             Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::MarkBlobs { token } => {
+                let in_use = self.blobs_in_use();
+                self.out.notify.push(Notice::BlobsMarked { token, in_use });
+            }
             Event::Addresses(addresses) => self.on_addresses(addresses),
             Event::Drain => self.on_drain(),
         }
@@ -228,6 +246,7 @@ impl Node {
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),
             Message::Stopped(job) => self.on_stopped(from, job),
+            Message::Expired(jobs) => self.on_expired(from, jobs),
             Message::Progress { job, shards } => self.on_progress(from, job, shards),
             Message::StagesDone { job, stages } => self.on_stages_done(job, stages),
             Message::StagesAsk(job) => self.on_stages_ask(from, job),
@@ -257,6 +276,11 @@ impl Node {
             Message::Resume { lease, tasks } => self.on_resume(from, lease, tasks),
             Message::Recall { lease, tasks } => self.on_recall(lease, tasks),
 
+            Message::Modules { facts, keep } => self.on_modules(from, facts, keep),
+            Message::ModuleKept(fact) => self.on_module_kept(from, fact),
+            Message::ModulesDigest(digest) => self.on_modules_digest(from, digest),
+            Message::ModulesHave { digest, names } => self.on_modules_have(from, digest, names),
+
             Message::Query { number, query } => self.on_query(from, number, query),
             Message::Answer { number, answer } => self.on_answer(from, number, answer),
         }
@@ -274,6 +298,8 @@ impl Node {
             }
             self.keep_membership();
             self.keep_jobs();
+            self.keep_modules();
+            self.keep_expiry();
             self.keep_worker();
             self.keep_blobs();
             self.keep_sure();
@@ -352,6 +378,7 @@ impl Node {
         self.on_report_fetched(fetch, complete);
         self.on_record_fetched(fetch, complete);
         self.on_repair_fetched(fetch, complete);
+        self.on_module_fetched(fetch, complete);
     }
 
     /// A peer became reachable or unreachable.

@@ -408,6 +408,8 @@ impl World {
                 self.note_deaths(node, &changed);
             }
             Notice::Over(_) => self.census.count("end of a job noticed"),
+            // Users of the simulation publish no modules and collect no blobs; the tests of the core do.
+            Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }
     }

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use axum::body::Body;
 use serde::Serialize;
 use swarm_executor::Engine;
+use swarm_protocol::Hash;
 use tokio_util::io::ReaderStream;
 
 use super::args::{self, Global};
 use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
-use super::node::Node;
+use super::modules;
+use super::node::{Node, data_dir};
 use super::output::{self, Format, json, print};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::{List, Submitted};
@@ -27,7 +29,7 @@ const VALIDITY: &str = "swarm.validate/1";
 
 /// `swarm submit`.
 pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
-    let plan = load(&args.file, args.name.clone()).await?;
+    let plan = load(&args.file, args.name.clone(), Names::of(global, args.local)?).await?;
     let node = Node::open(global, args.local).await?;
     let done = hand_over(global, args, &node, &plan).await;
     node.close().await;
@@ -54,7 +56,7 @@ async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Pla
             printer.print_all(client, &job).await?;
         }
         if let Some(dest) = &args.get {
-            get::fetch_all(client, &job, &Destination::create(dest, false)?).await?;
+            get::fetch_all(client, &job, &Destination::open(dest, false)?).await?;
         }
         verdict(client, &job, local).await
     };
@@ -75,22 +77,63 @@ fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
 }
 
 /// Reads a job file, or standard input, and everything that it names.
-async fn load(path: &Path, name: Option<String>) -> Result<Plan, Failure> {
+async fn load(path: &Path, name: Option<String>, names: Names) -> Result<Plan, Failure> {
     if path == Path::new(STDIN) {
         let text = from_stdin()?;
-        return parse(text, "standard input", name).await;
+        return parse(text, "standard input", name, names).await;
     }
     let path = path.to_owned();
-    on_thread(move || jobfile::load(&path, &LoadOptions { name, nodes: 1, validate: &validate_module })).await
+    on_thread(move || {
+        let resolve = |reference: &str| names.resolve(reference);
+        jobfile::load(&path, &LoadOptions { name, nodes: 1, validate: &validate_module, resolve: &resolve })
+    })
+    .await
 }
 
 /// Reads the text of a job file whose paths are relative to the working directory.
-pub(super) async fn parse(text: String, file_name: &'static str, name: Option<String>) -> Result<Plan, Failure> {
+pub(super) async fn parse(
+    text: String,
+    file_name: &'static str,
+    name: Option<String>,
+    names: Names,
+) -> Result<Plan, Failure> {
     on_thread(move || {
-        let options = LoadOptions { name, nodes: 1, validate: &validate_module };
+        let resolve = |reference: &str| names.resolve(reference);
+        let options = LoadOptions { name, nodes: 1, validate: &validate_module, resolve: &resolve };
         jobfile::parse(&text, Path::new("."), file_name, &options)
     })
     .await
+}
+
+/// Where published modules are looked for.
+#[derive(Debug)]
+pub(super) enum Names {
+    /// At this node.
+    Node(Client),
+    /// At this node if it runs; otherwise whatever is written is taken for published.
+    IfThere(Client),
+    /// Nowhere: an embedded swarm begins empty.
+    Nowhere,
+}
+
+impl Names {
+    /// Of the node that a command talks to.
+    pub(super) fn of(global: &Global, local: bool) -> Result<Self, Failure> {
+        Ok(if local { Self::Nowhere } else { Self::Node(Client::new(&data_dir(global)?)) })
+    }
+
+    /// On a thread that may wait.
+    fn resolve(&self, reference: &str) -> Result<Hash, String> {
+        let ask = |client: &Client| tokio::runtime::Handle::current().block_on(modules::resolve(client, reference));
+        match self {
+            Self::Node(client) => ask(client).map_err(|failure| failure.message),
+            Self::IfThere(client) => match ask(client) {
+                Err(failure) if failure.code == Code::Unreachable => Ok(Hash::of(reference.as_bytes())),
+                found => found.map_err(|failure| failure.message),
+            },
+            Self::Nowhere => Err("an embedded swarm has no published modules; name a file".into()),
+        }
+    }
 }
 
 /// Reading inputs and checking modules takes disk and processor time.
@@ -173,7 +216,8 @@ impl output::Row for Validity {
 pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(), Failure> {
     let (mut items, mut last_failure) = (Vec::new(), None);
     for file in &args.files {
-        let loaded = load(file, None).await;
+        let names = Names::IfThere(Client::new(&data_dir(global)?));
+        let loaded = load(file, None, names).await;
         let spec = loaded.as_ref().map(|plan| &plan.spec).ok();
         items.push(Validity {
             file: file.clone(),

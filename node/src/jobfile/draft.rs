@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use swarm_protocol::{Hash, Stdin};
+use swarm_protocol::{Hash, OutputSpec, Stdin};
 
 use super::blobs::{Blobs, Named};
 use super::elements::{self, Elements};
@@ -30,7 +30,7 @@ pub(super) struct Draft {
     pub(super) stdin_span: Range<usize>,
     pub(super) elements: Elements,
     pub(super) inputs: Vec<DraftInput>,
-    pub(super) outputs: Vec<String>,
+    pub(super) outputs: Vec<OutputSpec>,
     /// `needs`, then what inputs are from; no name twice.
     pub(super) needs: Vec<Word>,
     pub(super) settings: Settings,
@@ -82,7 +82,7 @@ pub(super) fn read(entry: &Entry, defaults: Option<&Table>, blobs: &mut Blobs<'_
         needs: needs(own, &inputs)?,
         elements,
         inputs,
-        outputs: layers.get("outputs").map_or(Ok(Vec::new()), inputs::outputs)?,
+        outputs: inputs::outputs(&layers.each().filter_map(|table| table.get("outputs")).collect::<Vec<_>>())?,
         settings: settings(&layers)?,
     })
 }

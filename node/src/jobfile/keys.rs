@@ -42,6 +42,7 @@ pub(super) const RESOURCES: Keys = Keys { read: &["memory", "slots"], later: &[]
 pub(super) const LIMITS: Keys = Keys { read: &["fuel", "stdout", "outputs"], later: &[] };
 pub(super) const EACH: Keys = Keys { read: &["lines", "files"], later: &["json"] };
 pub(super) const STDIN: Keys = Keys { read: &["text", "file", "item"], later: &[] };
+pub(super) const OUTPUT: Keys = Keys { read: &["required", "max"], later: &[] };
 pub(super) const INPUT: Keys =
     Keys { read: &["file", "glob", "text", "item", "from", "path", "as"], later: &["dir", "blob"] };
 /// Names that a matrix gives another meaning than an axis.

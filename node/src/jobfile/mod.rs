@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use swarm_protocol::{JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, NodeId, STAGES_MAX, StageSpec, codec};
+use swarm_protocol::{Hash, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, NodeId, STAGES_MAX, StageSpec, codec};
 
 pub use blobs::{BlobSource, GLOB_FILES_MAX, LIST_BYTES_MAX, MODULE_BYTES_MAX};
 pub use error::{JobFileError, Problem};
@@ -47,6 +47,9 @@ const DESCRIPTION_BYTES_MAX: usize = 4096;
 /// Says whether bytes are a module that can be run, and why not.
 pub type Validate<'a> = dyn Fn(&[u8]) -> Result<(), String> + 'a;
 
+/// Says which module a published name such as `sh.example.loudify@1` means, or why none.
+pub type Resolve<'a> = dyn Fn(&str) -> Result<Hash, String> + 'a;
+
 /// What the reader of a job file is told besides the file.
 pub struct LoadOptions<'a> {
     /// Takes the place of the job's own name.
@@ -55,6 +58,8 @@ pub struct LoadOptions<'a> {
     pub nodes: usize,
     /// The check that each module must pass.
     pub validate: &'a Validate<'a>,
+    /// Finds published modules.
+    pub resolve: &'a Resolve<'a>,
 }
 
 /// A job that is ready to be signed and submitted.

@@ -176,10 +176,10 @@ fn resolve(input: &DraftInput, positions: &BTreeMap<&str, u16>, earlier: &[Built
 }
 
 fn check_output(from: &StageSpec, path: &Word) -> Result<(), Fault> {
-    if from.outputs.contains(&path.text) {
+    if from.outputs.iter().any(|output| output.path == path.text) {
         return Ok(());
     }
-    let declared = listed(from.outputs.iter().map(String::as_str));
+    let declared = listed(from.outputs.iter().map(|output| output.path.as_str()));
     let message = format!("`{}` is not an output of task `{}`, which declares {declared}", path.text, from.name);
     Err(Fault::new(&path.span, message))
 }

@@ -204,6 +204,10 @@ impl Value {
         if allowed.contains(&integer) { Ok(integer) } else { Err(outside()) }
     }
 
+    pub(super) fn boolean(&self) -> Result<bool, Fault> {
+        if let Kind::Boolean(boolean) = self.kind { Ok(boolean) } else { Err(self.mismatch("`true` or `false`")) }
+    }
+
     /// `true`, where `false` would mean nothing.
     pub(super) fn only_true(&self) -> Result<(), Fault> {
         let wrong = || self.fault(format!("`{}` can only be `true`; leave it out otherwise", self.label));

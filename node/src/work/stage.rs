@@ -17,8 +17,8 @@ use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, M
 use swarm_protocol::codec::{self, DecodeError};
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Batch, Content, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, NodeId, Outcome,
-    Range, ShardId, StageSpec, Stdin, TreeFile,
+    BadOutputs, Batch, Content, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, NodeId,
+    Outcome, Range, ShardId, StageSpec, Stdin, TreeFile,
 };
 use swarm_store::{BlobError, Blobs, NoRoom, is_full};
 use tokio::sync::OnceCell;
@@ -60,6 +60,8 @@ pub(super) enum Unready {
     List(#[from] DecodeError),
     #[error(transparent)]
     Input(#[from] InputError),
+    #[error(transparent)]
+    Outputs(#[from] BadOutputs),
     #[error("a name of its inputs cannot be rendered")]
     Render(#[from] RenderError),
     #[error("`{stage}` has {count} tasks, more than the {FROM_FILES_MAX} that an input may take files from")]
@@ -152,13 +154,14 @@ impl Stages {
     async fn make_ready(&self, batch: &Batch) -> Result<Arc<Stage>, Unready> {
         let (job, position) = (batch.lease.shard.job, batch.lease.shard.stage);
         let stage = batch.spec.stages.get(usize::from(position)).ok_or(Unready::NoStage(position))?;
-        let module = self.module(stage, &batch.sources).await?;
-        let items = self.items(stage, &batch.sources).await?;
-        let stdin = match stage.stdin {
-            Stdin::File { hash, .. } => self.read(hash, STDIN_BYTES_MAX, &batch.sources).await?,
-            _ => Vec::new(),
-        };
-        let inputs = self.inputs(batch, stage).await?;
+        outputs::check(&stage.outputs)?;
+        // Compiling takes a processor, fetching the network.
+        let (module, items, stdin, inputs) = tokio::try_join!(
+            self.module(stage, &batch.sources),
+            self.items(stage, &batch.sources),
+            self.stdin(stage, &batch.sources),
+            self.inputs(batch, stage),
+        )?;
         Ok(Arc::new(Stage {
             job,
             job_name: job.to_hex(),
@@ -184,6 +187,13 @@ impl Stages {
         };
         module.check_entry(&stage.entry)?;
         Ok(module)
+    }
+
+    async fn stdin(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Vec<u8>, Unready> {
+        match stage.stdin {
+            Stdin::File { hash, .. } => self.read(hash, STDIN_BYTES_MAX, from).await,
+            _ => Ok(Vec::new()),
+        }
     }
 
     async fn items(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Option<Arc<Vec<Item>>>, Unready> {
@@ -239,19 +249,22 @@ impl Stages {
             return Err(Unready::TooManyFiles { stage: stage.name.clone(), count: stage.count });
         }
         let items = self.items(stage, &batch.sources).await?;
-        let mut links = Vec::new();
+        let (mut links, mut known) = (Vec::new(), 0);
         for (tasks, run) in self.runs(batch.lease.shard.job, position, stage).await? {
             let Some(End::Done(results)) = &run.state.end else { continue };
+            let indexes = run.range.first.max(tasks.first)..run.range.end().min(tasks.end());
+            known += indexes.len() as u32;
+            // A task that need not leave it may be done without.
             let Some(file) = results.outcome().outputs.iter().find(|file| file.path == output) else { continue };
             let holders: Vec<_> = results.holders().collect();
             wanted.add(file.hash, &holders);
-            for index in run.range.first.max(tasks.first)..run.range.end().min(tasks.end()) {
+            for index in indexes {
                 let item = items.as_ref().and_then(|items| items.get(index as usize));
                 let name = render(name, &names(stage, index, item))?;
                 links.push(Link { path: below.join(plain_path(&name)?), hash: file.hash });
             }
         }
-        let (known, count) = (links.len() as u32, stage.count);
+        let count = stage.count;
         if known < count {
             return Err(Unready::Incomplete { stage: stage.name.clone(), path: output.into(), known, count });
         }
@@ -278,8 +291,14 @@ impl Stages {
         let files = indexes.filter_map(|index| items.get(index as usize)?.file);
         let mut wanted = Wanted::default();
         files.for_each(|(hash, _)| wanted.add(hash, &[]));
-        if let Err(error) = self.hold(wanted, &batch.sources).await {
-            tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
+        if wanted.is_empty() {
+            return;
+        }
+        // While the job lives, what its list names stays where the list is: a task may wait long for its turn.
+        for wanted in [Wanted::one(batch.spec.blobs), wanted] {
+            if let Err(error) = self.hold(wanted, &batch.sources).await {
+                tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
+            }
         }
     }
 

@@ -144,6 +144,18 @@ fn a_glob_keeps_the_folders_below_its_first_wildcard() {
 }
 
 #[test]
+fn outputs_are_a_list_or_tables_that_merge() {
+    let plan = plan("outputs");
+    let declared = |name: &str| -> Vec<_> {
+        let outputs = stage(&plan, name).outputs.iter();
+        outputs.map(|output| (output.path.as_str(), output.required, output.bytes_max)).collect()
+    };
+    assert_eq!(declared("same"), [("log.txt", false, None), ("out.bin", true, None)]);
+    assert_eq!(declared("table"), [("log.txt", false, None), ("out.bin", true, Some(1 << 30)), ("more", true, None)]);
+    assert_eq!(declared("list"), [("only", true, None)]);
+}
+
+#[test]
 fn tasks_run_in_an_order_that_gives_each_what_it_needs() {
     let plan = plan("order");
     let order: Vec<&str> = plan.spec.stages.iter().map(|stage| stage.name.as_str()).collect();
