@@ -49,9 +49,10 @@ impl Node {
         }
     }
 
-    /// Who leaves does not go by what others had some time ago: they say it again.
+    /// Who leaves does not go by what others had some time ago: they say it again, also those that are silent just now.
     pub(crate) fn doubt_all_copies(&mut self) {
-        self.linked().into_iter().for_each(|peer| self.doubt_copies_of(peer));
+        let others: Vec<_> = self.membership.members.keys().copied().collect();
+        others.into_iter().for_each(|peer| self.doubt_copies_of(peer));
         self.hurry_digests();
     }
 

@@ -22,10 +22,12 @@ use crate::questions::Questions;
 use crate::seek::Seek;
 use crate::uses::Uses;
 use crate::worker::Worker;
-use crate::{Effects, Event, NodeId, Notice, Table, Time};
+use crate::{Effects, Event, NodeId, Notice, Table, Time, Write};
 
 /// After a start with known peers, how long to look for them before taking up arbitration alone.
 const STARTUP_GRACE: Duration = Duration::from_secs(2);
+/// In [`Table::Meta`] once another node was met.
+const MET_KEY: &[u8] = b"met";
 /// Leases, records, questions and receipts are numbered from a random number below this: those of two terms or two
 /// processes of one node never meet.
 pub(crate) const NUMBERS_MAX: u64 = 1 << 48;
@@ -142,6 +144,7 @@ impl Node {
                     incarnation = codec::decode(&value, RECORD_BYTES_MAX).map_err(unreadable)?;
                 }
                 Table::Meta if key == RUNNING_KEY => note = Some(value),
+                Table::Meta if key == MET_KEY => node.has_met = true,
                 Table::Meta if key.starts_with(EARLY_CANCEL_PREFIX) => node.restore_early_cancel(&key),
                 Table::Peers => node.expect(&key),
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
@@ -185,12 +188,14 @@ impl Node {
         match event {
             Event::Tick => self.on_tick(),
             Event::LinkUp(peer) => {
-                self.has_met = true;
+                self.meet();
                 self.on_link_up(peer);
             }
             Event::LinkDown(peer) => self.on_link_down(peer),
             Event::Gossip { from, gossip } => {
-                self.has_met |= from != self.me();
+                if from != self.me() {
+                    self.meet();
+                }
                 self.on_gossip(from, gossip);
             }
             Event::Received { from, message } => {
@@ -359,6 +364,13 @@ impl Node {
     pub(crate) fn new_fetch(&mut self) -> u64 {
         self.next_fetch += 1;
         self.next_fetch
+    }
+
+    /// Remembers for ever that there are others.
+    fn meet(&mut self) {
+        if !core::mem::replace(&mut self.has_met, true) {
+            self.out.persist.push(Write::put(Table::Meta, MET_KEY, []));
+        }
     }
 
     fn on_fetched(&mut self, fetch: u64, complete: bool) {
