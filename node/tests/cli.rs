@@ -157,7 +157,7 @@ fn a_job_is_submitted_watched_and_fetched() {
     assert_eq!((got.code, got.stdout.trim()), (0, id), "{got:?}");
     assert_eq!(dir.read(&format!("{id}/make/made.txt")), "made\n");
     let again = dir.swarm(&["get", id]).finish();
-    assert!(again.code == 0 && again.stderr.contains("0 files, 0 B (1 more were there already)"), "{again:?}");
+    assert!(again.code == 0 && again.stderr.contains("0 files, 0B (1 more were there already)"), "{again:?}");
     dir.write(&format!("{id}/make/made.txt"), "mine");
     let refused = dir.swarm(&["get", id]).finish();
     assert!(refused.code == 2 && refused.stderr.contains("make/made.txt` is there already"), "{refused:?}");
@@ -301,7 +301,7 @@ fn outputs_are_on_two_nodes_before_their_task_is_done_and_a_cut_off_get_goes_on(
     for beginning in ["ma", "xx", "far too long"] {
         there.write(&format!("out/make/3/.swarm-{}.part", &part[..16]), beginning);
         let got = there.swarm(&["get", id, "out"]).finish();
-        assert!(got.code == 0 && got.stderr.contains("1 files, 5 B (19 more"), "{beginning}: {got:?}");
+        assert!(got.code == 0 && got.stderr.contains("1 files, 5B (19 more"), "{beginning}: {got:?}");
         assert_eq!(there.read("out/make/3/made.txt"), "made\n");
         assert_eq!(fs::read_dir(there.path("out/make/3")).unwrap().count(), 1);
         fs::remove_file(there.path("out/make/3/made.txt")).unwrap();
