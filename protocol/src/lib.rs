@@ -5,9 +5,13 @@
 #![deny(unsafe_code)]
 
 mod arbiter;
+mod claims;
 pub mod codec;
 mod custody;
+mod demands;
+mod edges;
 mod effects;
+mod grid;
 mod handover;
 mod ids;
 mod jobs;
@@ -17,7 +21,9 @@ mod membership;
 pub mod message;
 mod node;
 mod notes;
+mod options;
 mod outcome;
+mod parallel;
 pub mod placement;
 mod planted;
 mod questions;
@@ -28,13 +34,17 @@ mod time;
 mod worker;
 mod write;
 
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Test, Where};
+pub use edges::Edge;
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
+pub use grid::{Cell, EXCLUDES_MAX, Grid, INCLUDES_MAX, Values};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
 pub use links::{HEARTBEAT, LINK_SILENCE_MAX, LINKS_FULL_MAX};
 pub use message::{
     Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, SharedRecord, StopCause,
 };
 pub use node::{Config, Node, RestoreError};
+pub use options::{JobOptions, KEEP_MS_DEFAULT, LABELS_MAX, OutputRule, PRIORITIES, SameNeed, StageOptions};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

@@ -6,12 +6,15 @@
 //! Elsewhere: what a node answers is `api`; what a job file means is `jobfile`.
 
 mod args;
+mod complete;
 mod get;
 mod jobs;
 mod logs;
 mod node;
 mod output;
+mod plan;
 mod progress;
+mod retry;
 mod run;
 mod start;
 mod submit;
@@ -34,6 +37,7 @@ const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
+    complete::answer_shell();
     let cli = Cli::parse();
     start_log(&cli);
     std::panic::set_hook(Box::new(|panic| bug(&panic.to_string())));
@@ -71,7 +75,12 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(&global, &args).await,
         Command::Validate(args) => submit::validate(&global, &args).await,
         Command::Version => version(&global),
-        Command::Ls => jobs::ls(&client(&global)?, &global).await,
+        Command::Plan(args) => plan::plan(&global, &args).await,
+        Command::Schema(args) => complete::schema(&args),
+        Command::Completions(args) => complete::completions(&args),
+        Command::Man(args) => complete::man(&args),
+        Command::Retry(args) => retry::retry(&client(&global)?, &global, &args).await,
+        Command::Ls(args) => jobs::ls(&client(&global)?, &global, &args).await,
         Command::Show(args) => jobs::show(&client(&global)?, &global, &args).await,
         Command::Wait(args) => jobs::wait(&client(&global)?, &global, &args).await,
         Command::Cancel(args) => jobs::cancel(&client(&global)?, &global, &args).await,

@@ -2,13 +2,14 @@
 //!
 //! Always true: a guest path is relative, plain and below its own root, and none lies inside another.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use swarm_protocol::{InputSource, Stdin};
+use swarm_protocol::{InputSource, OutputRule, Stdin};
 
 use super::blobs::{Blobs, Named};
 use super::elements::Elements;
-use super::error::Fault;
+use super::error::{Fault, FaultCode};
 use super::keys;
 use super::tree::{Entry, Table, Value};
 
@@ -76,7 +77,7 @@ pub(super) fn stdin(value: &Value, task: &str, elements: &Elements, blobs: &mut 
 fn item(entry: &Entry, elements: &Elements) -> Result<(), Fault> {
     entry.value.only_true()?;
     let message = format!("`{}` needs an `array` or `each`: this task has no items", entry.value.label);
-    if elements.has_items() { Ok(()) } else { Err(Fault::new(&entry.key_span, message)) }
+    if elements.has_items() { Ok(()) } else { Err(Fault::new(&entry.key_span, message).coded(FaultCode::Reference)) }
 }
 
 /// Reads one entry of `inputs`.
@@ -99,9 +100,10 @@ pub(super) fn input(
 
 fn known(table: &Table, task: &str, elements: &Elements, blobs: &mut Blobs<'_>) -> Result<InputSource, Fault> {
     if let Some(entry) = table.entry("path").or_else(|| table.entry("as")) {
-        return Err(Fault::new(&entry.key_span, format!("`{}` needs `from`, which names an earlier task", entry.key)));
+        let message = format!("`{}` needs `from`, which names an earlier task", entry.key);
+        return Err(Fault::new(&entry.key_span, message).coded(FaultCode::Missing));
     }
-    let entry = table.only("`file`, `glob`, `text`, `item` and `from`")?;
+    let entry = table.only("`file`, `glob`, `dir`, `text`, `blob`, `item` and `from`")?;
     let at = Named { value: &entry.value, task };
     match entry.key.as_str() {
         "file" => blobs.file(at).map(|(hash, len)| InputSource::File { hash, len }),
@@ -109,6 +111,11 @@ fn known(table: &Table, task: &str, elements: &Elements, blobs: &mut Blobs<'_>) 
             let files: Vec<_> = blobs.glob(at)?.into_iter().map(|found| found.file).collect();
             blobs.list(at, &files).map(InputSource::Tree)
         }
+        "dir" => {
+            let files = blobs.dir(at)?;
+            blobs.list(at, &files).map(InputSource::Tree)
+        }
+        "blob" => blobs.named(at).map(|hash| InputSource::File { hash, len: 0 }),
         "text" => {
             let bytes = entry.value.plain()?.as_bytes().to_vec();
             let len = bytes.len() as u64;
@@ -122,20 +129,24 @@ fn from_task(table: &Table, from: &Entry) -> Result<DraftSource, Fault> {
     let other = |entry: &&Entry| !matches!(entry.key.as_str(), "from" | "path" | "as");
     if let Some(entry) = table.entries.iter().find(other) {
         let message = format!("`{}` must have only one of `from` and `{}`", table.label, entry.key);
-        return Err(Fault::new(&entry.key_span, message));
+        return Err(Fault::new(&entry.key_span, message).coded(FaultCode::Type));
     }
-    let missing = || Fault::new(&from.key_span, "`from` needs `path`: one of that task's outputs");
+    let needed = "`from` needs `path`: one of that task's outputs";
+    let missing = || Fault::new(&from.key_span, needed).coded(FaultCode::Missing);
     let path = Word::read(table.get("path").ok_or_else(missing)?)?;
     let name = table.get("as").map(Template::read).transpose()?;
     Ok(DraftSource::From { task: Word::read(&from.value)?, path, name })
 }
 
-/// Reads `outputs`.
-pub(super) fn outputs(value: &Value) -> Result<Vec<String>, Fault> {
-    if value.as_table().is_some() {
-        return Err(value.fault("`outputs` as a table is not supported yet; write a list of paths"));
+/// Declared outputs, and the rules of those that have any.
+pub(super) type Outputs = (Vec<String>, BTreeMap<String, OutputRule>);
+
+/// Reads `outputs`: a list of paths, or a table of rules.
+pub(super) fn outputs(value: &Value) -> Result<Outputs, Fault> {
+    if let Some(table) = value.as_table() {
+        return output_rules(value, table);
     }
-    let list = value.list("paths")?;
+    let list = value.list("paths, or a table such as { \"a.txt\" = { required = true } }")?;
     check_paths_len(list.len(), value)?;
     for output in list {
         check_guest_path(output.plain()?, &output.span, "/out")?;
@@ -143,12 +154,28 @@ pub(super) fn outputs(value: &Value) -> Result<Vec<String>, Fault> {
     let paths: Vec<(&str, &Range<usize>)> =
         list.iter().filter_map(|output| Some((output.as_text()?, &output.span))).collect();
     check_apart(&paths)?;
-    Ok(paths.into_iter().map(|(path, _)| path.to_owned()).collect())
+    Ok((paths.into_iter().map(|(path, _)| path.to_owned()).collect(), BTreeMap::new()))
+}
+
+fn output_rules(value: &Value, table: &Table) -> Result<Outputs, Fault> {
+    check_paths_len(table.entries.len(), value)?;
+    let mut rules = BTreeMap::new();
+    for entry in &table.entries {
+        check_guest_path(&entry.key, &entry.key_span, "/out")?;
+        let table = entry.value.table("{ required = true, max = \"512MiB\" }")?;
+        keys::OUTPUT.check(table)?;
+        let required = table.get("required").map_or(Ok(true), Value::boolean)?;
+        let bytes_max = table.get("max").map(|max| max.size(1..=u64::MAX)).transpose()?;
+        rules.insert(entry.key.clone(), OutputRule { required, bytes_max });
+    }
+    let paths: Vec<_> = table.entries.iter().map(|entry| (entry.key.as_str(), &entry.key_span)).collect();
+    check_apart(&paths)?;
+    Ok((paths.into_iter().map(|(path, _)| path.to_owned()).collect(), rules))
 }
 
 pub(super) fn check_paths_len(len: usize, value: &Value) -> Result<(), Fault> {
     let message = || format!("`{}` has {len} entries, and at most {PATHS_MAX} are possible", value.label);
-    if len > PATHS_MAX { Err(value.fault(message())) } else { Ok(()) }
+    if len > PATHS_MAX { Err(value.fault(message()).coded(FaultCode::Limit)) } else { Ok(()) }
 }
 
 /// Refuses a path that is given twice or that makes a folder of another one.

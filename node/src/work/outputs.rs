@@ -3,11 +3,12 @@
 //! Always true: nothing outside the directory is read: whatever the guest made of the path, each part of it is a real
 //! directory and its end a regular file. The guest is over by then, so nothing changes meanwhile.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::Path;
 
-use swarm_protocol::{Ending, OutputFile};
+use swarm_protocol::{Ending, OutputFile, OutputRule};
 use swarm_store::{BlobError, Blobs};
 
 use super::inputs::{InputError, plain_path};
@@ -24,17 +25,26 @@ pub(super) enum OutputError {
 }
 
 /// Stores the declared outputs as blobs, in the order of their declaration; or says how the task ends when one is
-/// missing or they are too large together.
+/// missing that must be there, or one of them is too large, or all are together.
 pub(super) fn collect(
     dir: &Path,
     declared: &[String],
+    rules: &BTreeMap<String, OutputRule>,
     bytes_max: u64,
     blobs: &Blobs,
 ) -> Result<Result<Vec<OutputFile>, Ending>, OutputError> {
-    let mut total = 0u64;
+    let (mut total, mut left) = (0u64, Vec::new());
     for path in declared {
+        let rule = rules.get(path);
         match look(dir, path)? {
-            Found::File(len) => total = total.saturating_add(len),
+            Found::File(len) if rule.and_then(|rule| rule.bytes_max).is_some_and(|max| len > max) => {
+                return Ok(Err(Ending::OutputTooLarge(format!("output `{path}`"))));
+            }
+            Found::File(len) => {
+                total = total.saturating_add(len);
+                left.push(path);
+            }
+            Found::Nothing if rule.is_some_and(|rule| !rule.required) => {}
             Found::Nothing => return Ok(Err(Ending::Trapped(format!("declared output `{path}` was not written")))),
             Found::Other => return Ok(Err(Ending::Trapped(format!("declared output `{path}` is not a regular file")))),
         }
@@ -42,11 +52,11 @@ pub(super) fn collect(
     if total > bytes_max {
         return Ok(Err(Ending::OutputTooLarge("outputs".into())));
     }
-    let keep = |path: &String| {
-        let (hash, len) = blobs.put_file(&dir.join(path))?;
-        Ok(OutputFile { path: path.clone(), hash, len })
+    let keep = |path: &&String| {
+        let (hash, len) = blobs.put_file(&dir.join(path.as_str()))?;
+        Ok(OutputFile { path: (*path).clone(), hash, len })
     };
-    Ok(Ok(declared.iter().map(keep).collect::<Result<_, OutputError>>()?))
+    Ok(Ok(left.iter().map(keep).collect::<Result<_, OutputError>>()?))
 }
 
 enum Found {

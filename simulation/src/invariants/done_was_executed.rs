@@ -34,6 +34,12 @@ fn judge_run(job: &JobHistory, shard: ShardId, run: &Run) -> Result<(), String> 
     for task in tasks_of(run.range) {
         match &run.state.end {
             Some(End::Done(results)) => judge_end(job, shard, task, results.outcome())?,
+            // What needs a failed element fails, and never ran.
+            Some(End::Exhausted(results)) if matches!(results.outcome().ending, Ending::Rejected(_)) => {
+                if !job.may_wait_in_vain(shard.stage, task) {
+                    return Err(format!("task {task} of {shard:?} is said to wait in vain: {:?}", results.outcome()));
+                }
+            }
             // A task that was lost with its nodes never came to an end of its own.
             Some(End::Exhausted(results)) if results.outcome().ending != Ending::Lost => {
                 judge_end(job, shard, task, results.outcome())?;
