@@ -4,6 +4,8 @@
 
 CARGO ?= cargo
 SEEDS ?= 0..500
+# One node runs no-op tasks at least so many times as fast as a bare wasmtime loop; 0.8 on a quiet machine.
+OF_BARE ?= 0.3
 
 .PHONY: setup build demo test fix
 setup:
@@ -23,6 +25,7 @@ test: setup
 	$(CARGO) test --release --locked --workspace
 	$${CARGO_TARGET_DIR:-target}/release/swarm-sim faults --seeds $(SEEDS) --nodes 3..=9
 	$(CARGO) test --release --locked --workspace --features swarm-simulation/planted-bugs --test planted_bugs
+	$${CARGO_TARGET_DIR:-target}/release/swarm-sim bench --only bare,noop --rounds 1 --at-least $(OF_BARE)
 	@$(MAKE) --no-print-directory -C examples check
 
 fix: setup

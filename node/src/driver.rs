@@ -1,11 +1,11 @@
 //! Driver: turns the core's decisions into deeds.
 //!
 //! Always true:
-//! - one round takes what is queued, and then: persist (one sync), say, start, notify. Nothing is said that is not
+//! - one round takes what is queued, and then: ask, persist (one sync), say, start, notify. Nothing is said that is not
 //!   remembered, and nothing of a round is said when its records could not be made durable;
 //! - the core is a value of one [`Driver::run`]. When it panics it is gone, with the fetches that it began and the tasks
 //!   that it started, and the next run rebuilds it from the records on the disk; links and addresses are told anew;
-//! - the queue is bounded: a core that is slow slows down who feeds it.
+//! - the queues are bounded: a core that is slow slows down who feeds it, the network's readers and with them the peers.
 //!
 //! Elsewhere: every decision is `swarm_protocol::Node`; starting the driver again is `supervisor`.
 
@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::commands::Commands;
-use crate::network::Network;
+use crate::endings::Endings;
+use crate::network::{Network, NetworkEvent};
 use crate::storage::{CommitError, ReadError, Record, Storage};
 use crate::supervisor::Failure;
 use crate::work::Work;
@@ -51,11 +52,15 @@ pub(crate) struct Told {
     pub(crate) linked: watch::Sender<Vec<NodeId>>,
     pub(crate) addresses: watch::Sender<Vec<String>>,
     pub(crate) drained: watch::Sender<bool>,
+    pub(crate) endings: Endings,
 }
 
 /// Where events come from, and what a new core must be told of the world.
 pub(crate) struct Inbox {
     events: mpsc::Receiver<Event>,
+    heard: mpsc::Receiver<NetworkEvent>,
+    /// Whose turn it is: neither queue waits for the other to be empty.
+    network_first: bool,
     /// The first core, made at the start of the process so that unreadable records refuse the start.
     first: Option<(Node, Effects)>,
     links: BTreeSet<NodeId>,
@@ -67,10 +72,31 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn new(
         events: mpsc::Receiver<Event>,
+        heard: mpsc::Receiver<NetworkEvent>,
         first: (Node, Effects),
         peers: BTreeMap<NodeId, Vec<String>>,
     ) -> Self {
-        Self { events, first: Some(first), links: BTreeSet::new(), addresses: Vec::new(), peers }
+        let (links, addresses) = (BTreeSet::new(), Vec::new());
+        Self { events, heard, network_first: false, first: Some(first), links, addresses, peers }
+    }
+
+    /// Waits for what comes next. `None` when nobody can tell anything any more.
+    async fn next(&mut self) -> Option<Event> {
+        tokio::select! {
+            Some(heard) = self.heard.recv() => Some(to_core(heard)),
+            event = self.events.recv() => event,
+        }
+    }
+
+    /// What waits already.
+    fn take(&mut self) -> Option<Event> {
+        self.network_first = !self.network_first;
+        if self.network_first
+            && let Ok(heard) = self.heard.try_recv()
+        {
+            return Some(to_core(heard));
+        }
+        self.events.try_recv().ok().or_else(|| self.heard.try_recv().ok().map(to_core))
     }
 
     /// Keeps in mind what a new core would have to be told.
@@ -102,6 +128,16 @@ enum DriverError {
     Restore(#[from] RestoreError),
     #[error("make records durable")]
     Commit(#[from] CommitError),
+}
+
+fn to_core(event: NetworkEvent) -> Event {
+    match event {
+        NetworkEvent::LinkUp(peer) => Event::LinkUp(peer),
+        NetworkEvent::LinkDown(peer) => Event::LinkDown(peer),
+        NetworkEvent::Gossip { from, gossip } => Event::Gossip { from, gossip },
+        NetworkEvent::Received { from, message } => Event::Received { from, message },
+        NetworkEvent::Addresses(addresses) => Event::Addresses(addresses),
+    }
 }
 
 /// A fetch that is over: its number, and whether it is complete.
@@ -167,7 +203,7 @@ impl Driver {
                 let (fetch, complete) = ended?;
                 Ok(Some(Event::Fetched { fetch, complete }))
             }
-            event = inbox.events.recv() => Ok(event),
+            event = inbox.next() => Ok(event),
         }
     }
 
@@ -175,21 +211,33 @@ impl Driver {
     fn round(&self, node: &mut Node, first: Event, inbox: &mut Inbox) -> Effects {
         let mut effects = self.handle(node, first, inbox);
         for _ in 1..ROUND_EVENTS_MAX {
-            let Ok(event) = inbox.events.try_recv() else { break };
+            let Some(event) = inbox.take() else { break };
             effects.append(self.handle(node, event, inbox));
         }
         effects
     }
 
     fn handle(&self, node: &mut Node, event: Event, inbox: &mut Inbox) -> Effects {
+        trace_event(&event);
         inbox.note(&event, &self.told);
-        node.handle(self.clock.now(), event)
+        let mut effects = node.handle(self.clock.now(), event);
+        // What is here already is not worth a round of its own.
+        let here = effects.fetch.extract_if(.., |fetch| self.artifacts.holds(&fetch.wanted));
+        for Fetch { number, .. } in here.collect::<Vec<_>>() {
+            effects.append(node.handle(self.clock.now(), Event::Fetched { fetch: number, complete: true }));
+        }
+        effects
     }
 
     /// Does what the core decided, in the order that it relies on.
     async fn carry_out(&self, effects: Effects, inbox: &mut Inbox, fetches: &mut Fetches) -> Result<(), CommitError> {
+        trace_effects(&effects);
+        for (to, message) in &effects.ask {
+            let _sent = self.network.send(*to, message);
+        }
         if !effects.persist.is_empty() {
             self.storage.commit(effects.persist).await?;
+            tracing::trace!(target: CORE_LOG, "is durable");
         }
         if !effects.note.is_empty()
             && let Err(error) = self.storage.commit_lazily(effects.note)
@@ -234,6 +282,7 @@ impl Driver {
                 self.remember_addresses(&members, inbox);
                 self.told.members.send_modify(|known| update(known, members));
             }
+            Notice::Over(job) => self.told.endings.tell(job),
             Notice::Drained => {
                 self.told.drained.send_replace(true);
             }
@@ -256,6 +305,37 @@ impl Driver {
             tracing::warn!(%error, "the addresses of members are not remembered");
         }
     }
+}
+
+/// The log, at level trace, of what the core hears and decides, in few words: for whoever looks where the time goes.
+const CORE_LOG: &str = "swarm_node::core";
+
+fn trace_event(event: &Event) {
+    if let Event::Received { from, message } = event {
+        tracing::trace!(target: CORE_LOG, ?from, message = %first_word(message), "hears");
+    } else {
+        tracing::trace!(target: CORE_LOG, event = %first_word(event), "hears");
+    }
+}
+
+fn trace_effects(effects: &Effects) {
+    if tracing::enabled!(target: CORE_LOG, tracing::Level::TRACE) {
+        let send: Vec<_> = effects
+            .ask
+            .iter()
+            .chain(&effects.send)
+            .map(|(to, message)| format!("{to:?} {}", first_word(message)))
+            .collect();
+        let notify: Vec<_> = effects.notify.iter().map(first_word).collect();
+        let (persist, start, fetch) = (effects.persist.len(), effects.start.len(), effects.fetch.len());
+        tracing::trace!(target: CORE_LOG, persist, ?send, start, fetch, ?notify, "decides");
+    }
+}
+
+/// The name of a variant.
+fn first_word(value: &impl std::fmt::Debug) -> String {
+    let text = format!("{value:?}");
+    text.split(|letter: char| !letter.is_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
 /// Puts members that are new or changed in their place in the list, which is in the order of the nodes' ids.

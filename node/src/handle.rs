@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
-    StageSpec, Time, codec,
+    StageSpec, Time, Wanted, codec,
 };
-use swarm_store::{BlobError, Blobs};
+use swarm_store::{BlobError, Blobs, Source};
 use tokio::sync::watch;
 
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
 use crate::clock::{Clock, unix_ms};
 use crate::commands::{CommandError, Commands};
-use crate::network::{Identity, Network};
+use crate::endings::Endings;
+use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
 use crate::work::Work;
 
@@ -39,6 +40,7 @@ pub(crate) struct Parts {
     pub(crate) members: watch::Receiver<Vec<MemberView>>,
     pub(crate) addresses: watch::Receiver<Vec<String>>,
     pub(crate) drained: watch::Receiver<bool>,
+    pub(crate) endings: Endings,
     pub(crate) blobs: Blobs,
     pub(crate) artifacts: Artifacts,
     pub(crate) network: Network,
@@ -121,17 +123,37 @@ impl Handle {
     /// Brings a blob onto this node, from the given nodes or whoever else has it, and verifies it. What turns out to be
     /// damaged on this disk is fetched once more.
     pub async fn ensure_blob(&self, hash: Hash, from: Vec<NodeId>) -> Result<(), CommandError> {
-        self.0.artifacts.ensure(vec![hash], &from).await?;
-        if matches!(self.verify_blob(hash).await, Err(BlobError::Damaged { .. } | BlobError::Missing { .. })) {
-            self.0.artifacts.ensure(vec![hash], &from).await?;
+        let blobs = self.0.blobs.clone();
+        let here = blocking(move || blobs.contains(hash)).await;
+        if here && self.verify_blob(hash).await.is_ok() {
+            return Ok(());
         }
-        Ok(self.verify_blob(hash).await?)
+        // What is fetched is verified as it comes.
+        Ok(self.0.artifacts.ensure(vec![hash], &from).await?)
     }
 
-    /// Whether a blob is here, every byte of it as it was stored.
-    pub async fn verify_blob(&self, hash: Hash) -> Result<(), BlobError> {
+    /// Opens a blob to be read, after it was brought here if it was not. Its groups are verified as they are read; one that
+    /// is damaged on this disk is missing afterwards, so that this brings it anew.
+    pub async fn open_blob(&self, hash: Hash, from: &[NodeId]) -> Result<Source, CommandError> {
+        self.0.artifacts.ensure(vec![hash], from).await?;
         let blobs = self.0.blobs.clone();
-        blocking(move || blobs.verify(hash).map(drop)).await
+        Ok(blocking(move || blobs.source(hash)).await?)
+    }
+
+    /// Reads a blob that is here and checks every byte; its length.
+    pub async fn verify_blob(&self, hash: Hash) -> Result<u64, BlobError> {
+        let blobs = self.0.blobs.clone();
+        blocking(move || blobs.verify(hash)).await
+    }
+
+    /// Tells others, at leisure, of a blob that a user has just stored, if it is a large one.
+    pub(crate) fn blob_came(&self, hash: Hash) {
+        self.0.artifacts.came(hash);
+    }
+
+    /// What was refused, lost and moved by the network since the start.
+    pub fn counts(&self) -> NetworkCounts {
+        self.0.network.counts()
     }
 
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.
@@ -145,7 +167,9 @@ impl Handle {
     /// job names must be here.
     pub async fn submit(&self, spec: JobSpec) -> Result<JobId, CommandError> {
         let spec = self.complete(spec);
-        self.check_blobs(spec.blobs).await?;
+        if !self.0.artifacts.holds(&Wanted::JobBlobs(spec.blobs)) {
+            self.check_blobs(spec.blobs).await?;
+        }
         let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
         let id = self.0.commands.submit(job.clone()).await?;
         self.0.network.publish_job(id, &job);
@@ -180,6 +204,10 @@ impl Handle {
         &self.0.commands
     }
 
+    pub(crate) fn endings(&self) -> &Endings {
+        &self.0.endings
+    }
+
     pub(crate) fn watchers(&self) -> &Watchers {
         &self.0.watchers
     }
@@ -197,10 +225,11 @@ impl Handle {
     }
 
     async fn check_blobs(&self, list: Hash) -> Result<(), CommandError> {
-        let blobs = self.0.blobs.clone();
+        let (blobs, artifacts) = (self.0.blobs.clone(), self.0.artifacts.clone());
         blocking(move || {
             let bytes = blobs.read(list, BLOB_LIST_BYTES_MAX as u64)?;
             let named: Vec<Hash> = codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)?;
+            artifacts.remember(list, &named);
             match named.into_iter().find(|hash| !blobs.contains(*hash)) {
                 Some(missing) => Err(CommandError::MissingBlob(missing)),
                 None => Ok(()),

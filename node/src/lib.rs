@@ -7,6 +7,7 @@ mod clock;
 mod commands;
 mod driver;
 mod earlier;
+mod endings;
 mod handle;
 pub mod jobfile;
 pub mod network;

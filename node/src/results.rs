@@ -51,15 +51,18 @@ impl Handle {
     /// Waits until a job is over and returns its final status; pending while it runs.
     pub async fn wait(&self, job: JobId) -> Result<JobStatus, CommandError> {
         loop {
+            let mut end = self.endings().expect(job);
             let (_, status) = self.commands().job(job).await?;
             if status.state().is_over() {
                 return Ok(status);
             }
             let mut watched = self.watchers().watch(job, status).await?;
-            if let Ok(over) = watched.wait_for(|status| status.state().is_over()).await {
-                return Ok(over.clone());
+            tokio::select! {
+                Ok(over) = watched.wait_for(|status| status.state().is_over()) => return Ok(over.clone()),
+                Ok(_) = end.wait_for(|over| *over) => {}
+                // The watcher lost sight of the job, or the core was rebuilt; the next question tells why.
+                else => {}
             }
-            // The watcher lost sight of the job; the next question tells why.
         }
     }
 

@@ -4,9 +4,10 @@
 //! NodeSupervisor   restart with back-off, at most 5 in 60 s, then the process exits
 //! ├─ storage       stops everything when a commit failed
 //! ├─ blobs         stops everything when the disk under the blobs failed
-//! ├─ network       hands what the network hears to the core; stops everything when the libp2p task is gone
+//! ├─ network       stops everything when the libp2p task is gone
 //! ├─ kad           writes Kademlia records behind
 //! ├─ artifacts     brings blobs here, each once at a time
+//! ├─ provider      tells others which larger blobs are here
 //! ├─ executor      stops everything when the supervisor of leases is gone
 //! ├─ driver        owns the core; started again, it rebuilds the core from the records
 //! ├─ watchers      one actor for each job that somebody waits for
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use swarm_executor::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
-use swarm_protocol::{Config, Event, Node, NodeId, NodeRecord, Table, Write};
+use swarm_protocol::{Config, Node, NodeId, NodeRecord, Table, Write};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc};
 
@@ -40,7 +41,7 @@ use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
-use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, NetworkEvent};
+use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, Rates};
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
 use crate::watchers::{self, Watchers};
@@ -82,6 +83,12 @@ pub struct RuntimeOptions {
     pub memory_bytes: u64,
     /// Labels to offer, for placement.
     pub labels: BTreeMap<String, String>,
+    /// Bytes that blobs may have; no limit when `None`.
+    pub disk_bytes: Option<u64>,
+    /// How fast blobs are sent to other nodes.
+    pub upload_rates: Rates,
+    /// How fast blobs are taken from other nodes.
+    pub download_rates: Rates,
 }
 
 impl RuntimeOptions {
@@ -97,6 +104,9 @@ impl RuntimeOptions {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
             labels: BTreeMap::new(),
+            disk_bytes: None,
+            upload_rates: Rates::default(),
+            download_rates: Rates::default(),
         }
     }
 
@@ -230,8 +240,8 @@ struct Parts {
     lock: File,
     driver: Driver,
     manager: artifacts::Manager,
+    provider: artifacts::Provider,
     watching: watchers::Manager,
-    heard: Inlet<NetworkEvent>,
     kad_changes: Inlet<Write>,
 }
 
@@ -262,7 +272,7 @@ impl Parts {
             ..network_config(&options, &identity, &blobs)
         })
         .await?;
-        let (artifacts, manager) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
+        let (artifacts, manager, provider) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
         let work = Work::start(WorkOptions {
             engine,
             blobs: blobs.clone(),
@@ -284,16 +294,17 @@ impl Parts {
             members: told.members.subscribe(),
             addresses: told.addresses.subscribe(),
             drained: told.drained.subscribe(),
+            endings: told.endings.clone(),
             blobs,
             artifacts: artifacts.clone(),
             network: network.clone(),
             work: work.clone(),
             watchers,
         });
-        let inbox = Arc::new(Mutex::new(Inbox::new(events, first, peers)));
+        let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
         let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
-        let (heard, kad_changes) = (Arc::new(Mutex::new(heard)), Arc::new(Mutex::new(kad_changes)));
-        Ok(Self { handle, lock, driver, manager, watching, heard, kad_changes })
+        let kad_changes = Arc::new(Mutex::new(kad_changes));
+        Ok(Self { handle, lock, driver, manager, provider, watching, kad_changes })
     }
 
     async fn start(self) -> Result<Runtime, StartError> {
@@ -302,17 +313,18 @@ impl Parts {
     }
 
     async fn start_with(self, driver: Service) -> Result<Runtime, StartError> {
-        let Self { handle, lock, driver: parts, manager, watching, heard, kad_changes } = self;
-        let Driver { storage, commands, work, .. } = parts;
+        let Self { handle, lock, driver: parts, manager, provider, watching, kad_changes } = self;
+        let Driver { storage, network, work, .. } = parts;
         let api = Server::listen(handle.clone())?;
         let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
         let disk = hear_of_failure(handle.blobs());
         let children = vec![
             Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
             Service::new("blobs", OnFailure::Stop, move || watch_blobs(disk.clone())),
-            Service::new("network", OnFailure::Stop, move || hear(Arc::clone(&heard), commands.clone())),
+            Service::new("network", OnFailure::Stop, move || network.clone().watch()),
             Service::new("kad", OnFailure::Restart, move || keep(Arc::clone(&kad_changes), kad_storage.clone())),
             Service::new("artifacts", OnFailure::Restart, move || manager.clone().run()),
+            Service::new("provider", OnFailure::Restart, move || provider.clone().run()),
             Service::new("executor", OnFailure::Stop, move || work.clone().watch()),
             driver,
             Service::supervising("watchers", OnFailure::Restart, move |parent| watching.clone().run(parent)),
@@ -338,11 +350,13 @@ impl Disk {
         let lock = lock(dir)?;
         let records = dir.join(RECORDS_DIR);
         let storage = Storage::open(&records).map_err(|error| StartError::opened(records, error))?;
+        let blobs = Blobs::open(&dir.join("blobs"))?;
+        options.disk_bytes.map(|bytes| blobs.set_budget(bytes)).transpose()?;
         Ok(Self {
             lock,
             identity: Identity::load_or_create(dir)?,
             storage,
-            blobs: Blobs::open(&dir.join("blobs"))?,
+            blobs,
             engine: Engine::new(engine_config(options))?,
         })
     }
@@ -390,25 +404,6 @@ fn system_memory_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Hands what the network hears to the core. When the core is slow this waits, and with it the network's readers.
-async fn hear(heard: Inlet<NetworkEvent>, commands: Commands) -> Result<(), Failure> {
-    let mut heard = heard.lock().await;
-    while let Some(event) = heard.recv().await {
-        commands.tell(to_core(event)).await?;
-    }
-    Err("the libp2p task is gone".into())
-}
-
-fn to_core(event: NetworkEvent) -> Event {
-    match event {
-        NetworkEvent::LinkUp(peer) => Event::LinkUp(peer),
-        NetworkEvent::LinkDown(peer) => Event::LinkDown(peer),
-        NetworkEvent::Gossip { from, gossip } => Event::Gossip { from, gossip },
-        NetworkEvent::Received { from, message } => Event::Received { from, message },
-        NetworkEvent::Addresses(addresses) => Event::Addresses(addresses),
-    }
-}
-
 /// Writes changes of the Kademlia records behind their map in memory, many with one sync.
 async fn keep(changes: Inlet<Write>, storage: Storage) -> Result<(), Failure> {
     let mut changes = changes.lock().await;
@@ -429,6 +424,8 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
         lan: options.lan,
         known_peers: Vec::new(),
         blobs: blobs.clone(),
+        upload_rates: options.upload_rates,
+        download_rates: options.download_rates,
         kad_records: Vec::new(),
         kad_writes: None,
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarm_protocol::{Table, Write};
-use swarm_store::{Blobs, OpenError, Rocks, Store, StoreError, Writer, WriterError};
+use swarm_store::{Blobs, Done, OpenError, Rocks, Store, StoreError, Writer, WriterError};
 use tokio::sync::{oneshot, watch};
 
 use crate::handle::blocking;
@@ -91,16 +91,16 @@ impl Storage {
     /// Makes a batch durable.
     pub(crate) async fn commit(&self, batch: Vec<Write>) -> Result<(), CommitError> {
         let (done, durable) = oneshot::channel();
-        self.write(batch, move |result| {
+        self.write(batch, Writer::write, move |result| {
             // Whoever waits may have been stopped.
             let _unheard = done.send(result);
         })?;
         Ok(durable.await.map_err(|_| CommitError::Unanswered)??)
     }
 
-    /// Makes a batch durable some time soon: for what is only a help after a restart.
+    /// Writes a batch, to be durable with the next commit: for what is only a help after a restart.
     pub(crate) fn commit_lazily(&self, batch: Vec<Write>) -> Result<(), WriterError> {
-        self.write(batch, |_| {})
+        self.write(batch, Writer::write_unsynced, |_| {})
     }
 
     /// Every record of every table but the Kademlia one.
@@ -129,16 +129,17 @@ impl Storage {
     fn write(
         &self,
         batch: Vec<Write>,
+        how: impl FnOnce(&Writer, Vec<Write>, Done) -> Result<(), WriterError>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) -> Result<(), WriterError> {
         let failed = self.failed.clone();
-        let done = move |result: Result<(), StoreError>| {
+        let done = Box::new(move |result: Result<(), StoreError>| {
             if let Err(error) = &result {
                 failed.send_if_modified(|first| first.is_none() && first.replace(error.clone()).is_none());
             }
             done(result);
-        };
-        lock(&self.open).as_ref().ok_or(WriterError::Gone)?.writer.write(batch, done)
+        });
+        how(&lock(&self.open).as_ref().ok_or(WriterError::Gone)?.writer, batch, done)
     }
 
     async fn scan(&self, tables: Vec<Table>) -> Result<Vec<Record>, ReadError> {
@@ -168,6 +169,10 @@ struct Shared(Arc<Mutex<dyn Store>>);
 impl Store for Shared {
     fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
         lock(&self.0).commit(batch)
+    }
+
+    fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError> {
+        lock(&self.0).commit_unsynced(batch)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -269,6 +269,59 @@ fn a_second_node_joins_and_gives_the_results_of_the_first() {
 }
 
 #[test]
+fn a_blob_is_stored_on_one_node_fetched_through_another_and_checked() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let _second = Node::join(&there, &first.listen[0]);
+    eventually("two nodes are alive", || {
+        here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2
+            && there.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2
+    });
+    here.write("text", &"all that there is to say, again and again\n".repeat(100_000));
+    let put = here.swarm(&["blob", "put", "text"]).finish();
+    assert_eq!(put.code, 0, "{put:?}");
+    let name = put.stdout.trim();
+    assert_eq!(name, format!("blake3:{}", blake3::hash(here.read("text").as_bytes())));
+    let again = here.swarm(&["blob", "put", "-"]).stdin(&here.read("text")).finish();
+    assert_eq!(again.stdout, put.stdout, "{again:?}");
+
+    let stat =
+        |dir: &Dir| dir.swarm(&["blob", "stat", name, "-o", "json"]).finish().json()["items"][0]["state"].clone();
+    assert_eq!((stat(&here), stat(&there)), ("here".into(), "missing".into()));
+    let got = there.swarm(&["blob", "get", name, "copy"]).finish();
+    assert_eq!((got.code, there.read("copy")), (0, here.read("text")), "{got:?}");
+    assert_eq!(there.swarm(&["blob", "get", name, "copy"]).finish().code, 2);
+    assert_eq!(there.swarm(&["blob", "get", name]).finish().stdout, here.read("text"));
+    assert_eq!(stat(&there), "here");
+
+    // What is damaged on one disk is noticed, and comes again from the other.
+    assert_eq!(there.swarm(&["blob", "verify", name]).finish().code, 0);
+    let hex = name.strip_prefix("blake3:").unwrap();
+    fs::write(there.data().join("blobs").join(&hex[..2]).join(hex), "damaged").unwrap();
+    assert_eq!(there.swarm(&["blob", "verify", name]).finish().code, 11);
+    assert_eq!(there.swarm(&["blob", "verify", name]).finish().code, 5);
+    assert_eq!(there.swarm(&["blob", "get", name]).finish().stdout, here.read("text"));
+    assert_eq!(there.swarm(&["blob", "get", "nonsense"]).finish().code, 2);
+}
+
+#[test]
+fn a_node_above_the_mark_of_its_budget_refuses_new_blobs_and_says_so() {
+    let dir = Dir::new();
+    let _node = Node::greeted(dir.swarm(&["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--disk", "1MB"]), &dir);
+    dir.write("small", &"s".repeat(500_000));
+    dir.write("large", &"l".repeat(500_000));
+    assert_eq!(dir.swarm(&["blob", "put", "small"]).finish().code, 0);
+    let refused = dir.swarm(&["blob", "put", "large"]).finish();
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, ""), "{refused:?}");
+    assert!(refused.stderr.contains("no room for more blobs") && refused.stderr.contains("--disk"), "{refused:?}");
+    // What is smaller still fits.
+    dir.write("fits", &"f".repeat(300_000));
+    assert_eq!(dir.swarm(&["blob", "put", "fits"]).finish().code, 0);
+    let status = dir.swarm(&["status"]).finish().stdout;
+    assert!(status.contains("new blobs:"), "{status}");
+}
+
+#[test]
 fn ctrl_c_while_waiting_leaves_the_job_alone() {
     let dir = Dir::new();
     let _node = Node::start(&dir);

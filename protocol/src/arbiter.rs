@@ -34,6 +34,8 @@ const LEASE_TTL_UNLINKED: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_millis(400);
 /// A request to a custodian is repeated after this.
 const REPEAT: Duration = Duration::from_millis(500);
+/// Custodians of a new shard promise unasked, as soon as they know of it: so long after the arbiter, or they are asked.
+const UNASKED: Duration = Duration::from_millis(20);
 /// A want is forgotten after this; executors repeat it sooner.
 pub(crate) const WANT_TTL: Duration = Duration::from_millis(1500);
 /// Work handed out at once: so much of what the executor manages, in milliseconds. Short batches end a job evenly; long ones
@@ -309,7 +311,7 @@ impl Node {
     /// Who besides me is to have the facts of this shard: its other custodians. For those that do not answer the
     /// nearest others stand in, and hand over what they were given when digests are compared (hinted handoff: DeCandia
     /// et al., "Dynamo", 2007 §4.6).
-    fn keepers(&self, id: ShardId, shard: &Shard) -> BTreeSet<NodeId> {
+    pub(crate) fn keepers(&self, id: ShardId, shard: &Shard) -> BTreeSet<NodeId> {
         let mut keepers = self.other_custodians(shard);
         let others = shard.custodians.iter().filter(|node| **node != self.me()).count();
         if keepers.len() < others {
@@ -337,8 +339,8 @@ impl Node {
         self.flush_progress();
     }
 
-    /// The first reachable custodian of each open shard arbitrates it. Of a new shard the others promise at once what it
-    /// is about to ask for, which saves a round trip.
+    /// The first reachable custodian of each open shard arbitrates it. Of a new shard the others promise unasked what it
+    /// would ask for, which saves a round trip; it asks those who did not within [`UNASKED`].
     fn review_arbitration(&mut self) {
         let may = self.has_settled();
         let me = self.me();
@@ -350,8 +352,11 @@ impl Node {
             let first = shard.custodians.iter().copied().find(|node| self.reaches(*node));
             match (first == Some(me), shard.arbiter.is_some()) {
                 (true, false) if may && self.now >= shard.quiet_until => {
+                    let is_new = shard.is_new() && !self.custody.promises.contains_key(&id);
                     for (other, epoch) in self.take_up(id) {
-                        prepares.entry(other).or_default().push((id, epoch));
+                        if !is_new {
+                            prepares.entry(other).or_default().push((id, epoch));
+                        }
                     }
                 }
                 (false, true) => self.step_down(id),
@@ -384,10 +389,13 @@ impl Node {
         let waiting = self.other_custodians(shard);
         let asked = waiting.iter().map(|other| (*other, epoch)).collect();
         let numbers = self.rng.u64(..NUMBERS_MAX);
-        let arbiter = Arbiter::new(epoch, waiting, self.now + REPEAT, before != Epoch::NONE, numbers);
+        let first_repeat = self.now + if before == Epoch::NONE { UNASKED } else { REPEAT };
+        self.wake(first_repeat, "promise");
+        let arbiter = Arbiter::new(epoch, waiting, first_repeat, before != Epoch::NONE, numbers);
         if let Some(shard) = self.custody.shards.get_mut(&id) {
             shard.arbiter = Some(arbiter);
         }
+        self.hurry_if_unsure(id);
         self.advance(id);
         asked
     }
@@ -610,13 +618,15 @@ impl Node {
         }
         let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
         self.custody.hint_due = remaining > 0 && (before == 0 || self.custody.hint_due);
-        if self.custody.hint_due {
-            self.hint_claimable();
-        }
+        self.worker.wants_changed |= self.custody.hint_due;
     }
 
-    /// Executors need not wait for the next heartbeat to learn that there is work.
-    fn hint_claimable(&mut self) {
+    /// At the end of an event, when this node took what it wants itself: executors need not wait for the next heartbeat to
+    /// learn that there is work.
+    pub(crate) fn tell_of_work(&mut self) {
+        if !self.custody.hint_due {
+            return;
+        }
         if self.now < self.custody.next_claimable_hint {
             return self.wake(self.custody.next_claimable_hint, "hint");
         }
@@ -625,7 +635,6 @@ impl Node {
         for peer in self.linked() {
             self.send_heartbeat(peer);
         }
-        self.worker.wants_changed = true;
     }
 
     /// Grants up to `count` tasks of the first shards that have any for this executor; returns how many.
@@ -878,7 +887,8 @@ impl Node {
         let recording = Recording { segment: segment.clone(), confirmed: BTreeSet::new(), ended, ack, repeat };
         arbiter.recordings.insert(number, recording);
         for other in others {
-            self.send(other, Message::Record { shard: id, epoch, number, segment: segment.clone() });
+            self.ask(other, Message::Record { shard: id, epoch, number, segment: segment.clone() });
+            self.send(other, Message::RecordKept { shard: id, epoch, number });
         }
         self.finish_recordings(id);
         self.custody.grants_changed = true;
@@ -929,6 +939,7 @@ impl Node {
             }
             for (other, number, segment) in repeats {
                 self.send(other, Message::Record { shard: id, epoch, number, segment });
+                self.send(other, Message::RecordKept { shard: id, epoch, number });
             }
         }
     }

@@ -55,11 +55,20 @@ pub(crate) struct Shard {
     pub(crate) giving: BTreeMap<NodeId, BTreeSet<u64>>,
     /// Whether any result here names a blob.
     pub(crate) has_blobs: bool,
+    /// Facts that came in a record which its arbiter may not have synced, and what could be told before them.
+    unsure: Option<Unsure>,
     pub(crate) arbiter: Option<Arbiter>,
     /// After losing an argument about the epoch, wait until then.
     pub(crate) quiet_until: Time,
     /// How long the last such wait was: it doubles while two nodes that do not see each other depose one another in turn.
     pub(crate) quiet: Duration,
+}
+
+/// Records are sent while their arbiter syncs them: until it says that it has, this may be their only copy.
+#[derive(Debug, Default)]
+struct Unsure {
+    told: Counts,
+    records: BTreeSet<(Epoch, u64)>,
 }
 
 impl Shard {
@@ -78,6 +87,9 @@ impl Shard {
 
     /// What may be told to others as ended: without what waits for its second copy.
     fn settled_counts(&self) -> Counts {
+        if let Some(unsure) = &self.unsure {
+            return unsure.told;
+        }
         let open = self.arbiter.as_ref().map(Arbiter::unconfirmed).unwrap_or_default();
         let counts = self.state.counts();
         Counts {
@@ -85,6 +97,16 @@ impl Shard {
             failed: counts.failed.saturating_sub(open.failed),
             cancelled: counts.cancelled.saturating_sub(open.cancelled),
         }
+    }
+
+    /// Whether every task has ended, as may be told to others.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled_counts().ended() >= self.range.count
+    }
+
+    /// Whether every task is done: nothing can come after that.
+    pub(crate) fn is_done(&self) -> bool {
+        self.state.counts().done >= self.range.count
     }
 
     /// The tasks of which nothing final is known.
@@ -139,6 +161,8 @@ pub(crate) struct Custody {
     progress_urgent: bool,
     /// Executors are still to be told that there is work again.
     pub(crate) hint_due: bool,
+    /// Shards with facts that may be known here alone.
+    unsure: BTreeSet<ShardId>,
     progress_due: BTreeSet<ShardId>,
     next_progress: Time,
     next_digest: Time,
@@ -208,6 +232,7 @@ impl Node {
                 given: BTreeSet::new(),
                 giving: BTreeMap::new(),
                 has_blobs: false,
+                unsure: None,
                 arbiter: None,
                 quiet_until: Time::ZERO,
                 quiet: Duration::ZERO,
@@ -329,13 +354,63 @@ impl Node {
         }
         let wanted: BTreeSet<Hash> = segment.iter().flat_map(blobs_on_one_node).collect();
         if wanted.is_empty() || self.plants(PlantedBug::SkipsOutputs) {
-            self.learn(id, segment);
+            self.learn_unsure(id, (epoch, number), segment);
             self.send(from, Message::Recorded { shard: id, epoch, number });
         } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
             let sources = segment.iter().flat_map(holders_of).chain([from]).collect::<BTreeSet<_>>();
             let fetch = self.fetch_blobs(wanted, sources);
             self.custody.parked_records.insert(fetch, ParkedRecord { from, shard: id, epoch, number, segment });
         }
+    }
+
+    /// Takes in what an arbiter records, who may not have synced it yet.
+    fn learn_unsure(&mut self, id: ShardId, record: (Epoch, u64), segment: Segment) {
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let (told, was_sure) = (shard.settled_counts(), shard.unsure.is_none());
+        shard.unsure.get_or_insert_with(|| Unsure { told, records: BTreeSet::new() });
+        let news = self.learn(id, segment);
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        if !news && was_sure {
+            shard.unsure = None; // known before, and told
+        } else if let Some(unsure) = &mut shard.unsure {
+            unsure.records.insert(record);
+            self.custody.unsure.insert(id);
+        }
+    }
+
+    /// The arbiter has synced a record, too.
+    pub(crate) fn on_record_kept(&mut self, id: ShardId, epoch: Epoch, number: u64) {
+        let Some(unsure) = self.custody.shards.get_mut(&id).and_then(|shard| shard.unsure.as_mut()) else { return };
+        if unsure.records.remove(&(epoch, number)) && unsure.records.is_empty() {
+            self.be_sure(id);
+        }
+    }
+
+    /// What is known of this shard may be told: it is on another node, too, or there is none.
+    fn be_sure(&mut self, id: ShardId) {
+        self.custody.unsure.remove(&id);
+        if let Some(shard) = self.custody.shards.get_mut(&id)
+            && shard.unsure.take().is_some()
+        {
+            self.progress_is_due(id);
+        }
+    }
+
+    /// Whoever recorded last may be gone: comparing copies tells what is known to two.
+    pub(crate) fn hurry_if_unsure(&mut self, id: ShardId) {
+        if self.custody.unsure.contains(&id) {
+            self.custody.hurry(self.now);
+        }
+    }
+
+    /// Called every heartbeat. Whoever keeps a shard alone, because nobody else can be reached, tells what he knows.
+    pub(crate) fn keep_sure(&mut self) {
+        if self.custody.unsure.is_empty() || !self.has_settled() {
+            return;
+        }
+        let alone = |id: &ShardId| self.custody.shards.get(id).is_none_or(|shard| self.keepers(*id, shard).is_empty());
+        let alone: Vec<_> = self.custody.unsure.iter().copied().filter(alone).collect();
+        alone.into_iter().for_each(|id| self.be_sure(id));
     }
 
     pub(crate) fn fetch_blobs(&mut self, wanted: BTreeSet<Hash>, from: BTreeSet<NodeId>) -> u64 {
@@ -358,8 +433,8 @@ impl Node {
         }
         let me = self.me();
         parked.segment.iter_mut().for_each(|run| run.add_holder(me));
-        self.learn(parked.shard, parked.segment);
         let (shard, epoch, number) = (parked.shard, parked.epoch, parked.number);
+        self.learn_unsure(shard, (epoch, number), parked.segment);
         self.send(parked.from, Message::Recorded { shard, epoch, number });
     }
 
@@ -499,6 +574,7 @@ impl Node {
             if shard.digest() == theirs.digest || skips {
                 shard.confirmed.insert(from);
                 same.push((id, theirs.digest));
+                self.be_sure(id);
             } else {
                 shard.confirmed.remove(&from);
                 pull.push(id);
@@ -516,6 +592,7 @@ impl Node {
                 && shard.digest() == digest
             {
                 shard.confirmed.insert(from);
+                self.be_sure(id);
             }
         }
         for id in pull.into_iter().take(SHARDS_PER_MESSAGE) {
@@ -551,7 +628,7 @@ impl Node {
         self.custody.progress_due.insert(id);
         // Whoever waits for a job or a stage waits for the end of its last shard.
         let shard = self.custody.shards.get(&id);
-        self.custody.progress_urgent |= shard.is_some_and(|shard| shard.settled_counts().ended() >= shard.range.count);
+        self.custody.progress_urgent |= shard.is_some_and(Shard::is_settled);
     }
 
     pub(crate) fn flush_progress(&mut self) {
@@ -565,16 +642,23 @@ impl Node {
             return;
         }
         self.custody.next_progress = self.now + PROGRESS_EVERY;
-        let mut by_job: BTreeMap<JobId, Vec<_>> = BTreeMap::new();
+        let me = self.me();
+        let (mut mine, mut others): (Told, Told) = Default::default();
         for id in core::mem::take(&mut self.custody.progress_due) {
-            if let Some(shard) = self.custody.shards.get(&id) {
-                by_job.entry(id.job).or_default().push((id.stage, id.number, shard.settled_counts()));
+            let Some(shard) = self.custody.shards.get(&id) else { continue };
+            let counts = (id.stage, id.number, shard.settled_counts());
+            mine.entry(id.job).or_default().push(counts);
+            // What several custodians know one of them tells, the first that can be reached.
+            if shard.arbiter.is_some() || shard.custodians.iter().find(|node| self.reaches(**node)) == Some(&me) {
+                others.entry(id.job).or_default().push(counts);
             }
         }
-        for (job, shards) in by_job {
-            let custodians = self.jobs.get(job).map(|job| job.custodians.clone()).unwrap_or_default();
-            for custodian in custodians {
-                self.tell_progress(custodian, job, &shards);
+        for (told, to_me) in [(mine, true), (others, false)] {
+            for (job, shards) in told {
+                let custodians = self.jobs.get(job).map(|job| job.custodians.clone()).unwrap_or_default();
+                for custodian in custodians.into_iter().filter(|node| (*node == me) == to_me) {
+                    self.tell_progress(custodian, job, &shards);
+                }
             }
         }
     }
@@ -597,6 +681,9 @@ impl Node {
         self.tell_progress(to, job, &shards);
     }
 }
+
+/// How many tasks ended of some shards of some jobs.
+type Told = BTreeMap<JobId, Vec<(u16, u32, Counts)>>;
 
 /// Keeps the runs, and the parts of runs, that lie in the shard: a peer may send anything.
 fn within(range: Range, segment: Segment) -> Segment {

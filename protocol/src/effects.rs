@@ -69,10 +69,14 @@ pub enum Event {
     Drain,
 }
 
-/// What the caller must now do, in this order: **persist, then send, then start, then notify**. Nothing is said that is
-/// not yet remembered. Effects of several events may be merged in order ([`Effects::append`]), so that one sync serves all.
+/// What the caller must now do, in this order: **ask, then persist, then send, then start, then notify**. Nothing is said
+/// that is not yet remembered; what is asked claims nothing. Effects of several events may be merged in order
+/// ([`Effects::append`]), so that one sync serves all.
 #[derive(Clone, Debug, Default)]
 pub struct Effects {
+    /// To linked peers, before anything else: requests that claim nothing of what is remembered here. The peer's disk then
+    /// works while this one does (Ongaro, "Consensus", 2014 §10.2.1).
+    pub ask: Vec<(NodeId, Message)>,
     /// To be durable before anything below happens.
     pub persist: Vec<Write>,
     /// To be written before anything is started, without waiting for the disk: only a help.
@@ -98,6 +102,7 @@ pub struct Effects {
 impl Effects {
     /// Adds what is to be done after this.
     pub fn append(&mut self, mut later: Self) {
+        self.ask.append(&mut later.ask);
         self.persist.append(&mut later.persist);
         self.note.append(&mut later.note);
         self.send.append(&mut later.send);
@@ -169,6 +174,8 @@ pub enum Notice {
         /// The answer.
         answer: Answer,
     },
+    /// Every task of this job has ended, as far as this node is told of it.
+    Over(JobId),
     /// These members are new, or changed since they were last told of. The first notice of a core has its own node.
     Members(Vec<MemberView>),
     /// Everything owed is handed over.

@@ -80,8 +80,7 @@ impl Node {
 
     /// Whether there is nobody to whom anything could be handed over, and never was.
     fn is_the_only_one(&self) -> bool {
-        let met = !self.membership.knows_nobody() || !self.membership.links.is_empty();
-        !met && self.expected.is_empty() && !self.joins
+        !self.has_met && self.expected.is_empty() && !self.joins
     }
 
     // ---- blobs

@@ -29,6 +29,8 @@ use crate::{
 const SUBMIT_MAX: Duration = Duration::from_secs(60);
 /// Cancels remembered of jobs that are not known here.
 const EARLY_CANCELS_MAX: usize = 4096;
+/// Under this, followed by the job, they are stored in [`Table::Meta`].
+pub(crate) const EARLY_CANCEL_PREFIX: &[u8] = b"cancel:";
 /// How long a cancel may take.
 const CANCEL_MAX: Duration = Duration::from_secs(10);
 /// A request without an answer is repeated after this.
@@ -75,6 +77,8 @@ pub(crate) struct Job {
     held_by: BTreeSet<NodeId>,
     /// Order of arrival: earlier jobs are granted first.
     pub(crate) arrival: u64,
+    /// When this process took it up.
+    pub(crate) arrived: Time,
     /// It was said that it is over.
     said_over: bool,
 }
@@ -149,6 +153,8 @@ pub(crate) struct Jobs {
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
     next_digest: Time,
+    /// New jobs of which gossip has not told yet.
+    gossip_due: BTreeSet<JobId>,
     /// Jobs heard of by gossip in a sparse swarm: a neighbour will bring the record; if not by then, the holder is asked.
     heard_of: BTreeMap<JobId, (Time, NodeId)>,
 }
@@ -193,6 +199,11 @@ impl Node {
         Ok(())
     }
 
+    pub(crate) fn restore_early_cancel(&mut self, key: &[u8]) {
+        let job = key.strip_prefix(EARLY_CANCEL_PREFIX).and_then(|id| id.try_into().ok());
+        self.jobs.early_cancels.extend(job.map(JobId::from_bytes));
+    }
+
     fn persist_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let stop = job.stop.filter(|_| !self.plants(PlantedBug::ForgetsStops));
@@ -218,27 +229,39 @@ impl Node {
             known_by: BTreeSet::new(),
             held_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
+            arrived: self.now,
             said_over: false,
         };
         self.jobs.jobs.insert(id, job);
     }
 
-    /// Takes up a job not known before: remembers it and starts to keep my shards of it.
-    fn keep_job(&mut self, signed: SignedJob, stop: Option<StopCause>, blobs_held: bool) -> Option<JobId> {
+    /// Takes up a job of which a peer told, unless it is known or not what it says.
+    fn keep_job(&mut self, signed: SignedJob) -> Option<JobId> {
         let id = signed.id();
         if !self.jobs.jobs.contains_key(&id) {
             let spec = signed.verify().ok()?;
-            self.insert_job(signed, spec, stop, blobs_held);
-            self.persist_job(id);
-            self.adopt_shards(id);
-            if self.jobs.early_cancels.remove(&id) {
-                self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
-            }
-            self.on_job_known(id);
-            self.announce(id);
-            self.want_job_blobs(id, Vec::new());
+            self.take_up_job(signed, spec, false);
         }
         Some(id)
+    }
+
+    /// Remembers a job that was not known before and starts to keep my shards of it.
+    fn take_up_job(&mut self, signed: SignedJob, spec: JobSpec, blobs_held: bool) {
+        let id = signed.id();
+        self.insert_job(signed, spec, None, blobs_held);
+        self.persist_job(id);
+        self.adopt_shards(id);
+        if self.jobs.early_cancels.remove(&id) {
+            self.out.persist.push(Write::remove(Table::Meta, early_cancel_key(id)));
+            self.apply_stop(id, StopCause::Cancelled); // its user was faster than the job
+        }
+        self.on_job_known(id);
+        self.want_job_blobs(id, Vec::new());
+        // Whoever hears of it before its blobs are here could only wait.
+        let waits = self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Fetching);
+        if self.membership.sparse || !waits {
+            self.announce(id);
+        }
     }
 
     /// A custodian of the job makes sure that the custodians of its shards hear of it. In a sparse swarm everybody tells
@@ -248,12 +271,23 @@ impl Node {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let keeps = job.custodians.contains(&me);
         if keeps {
-            self.out.gossip.push(Gossip::Job { job: id, holder: me });
+            self.jobs.gossip_due.insert(id);
         }
         if keeps || self.membership.sparse {
             for peer in self.linked_neighbours() {
                 let announcement = self.announcement(id);
                 self.send(peer, announcement);
+            }
+        }
+    }
+
+    /// Tells everybody of new jobs. Where all are linked with all, the links told them already: gossip, which is signed and
+    /// checked everywhere, then waits for the next heartbeat and is left out for jobs that are over by then.
+    pub(crate) fn gossip_jobs(&mut self) {
+        let holder = self.me();
+        for job in core::mem::take(&mut self.jobs.gossip_due) {
+            if self.jobs.jobs.get(&job).is_some_and(|job| !job.said_over) {
+                self.out.gossip.push(Gossip::Job { job, holder });
             }
         }
     }
@@ -313,16 +347,17 @@ impl Node {
     // ---- submit
 
     pub(crate) fn on_submit(&mut self, token: u64, signed: SignedJob) {
-        let refused = match signed.verify() {
-            Ok(_) if self.membership.me.draining => Some(Refusal::Draining),
-            Ok(_) => None,
-            Err(error) => Some(Refusal::Invalid(error.to_string())),
+        let verified = match signed.verify() {
+            Ok(_) if self.membership.me.draining => Err(Refusal::Draining),
+            verified => verified.map_err(|error| Refusal::Invalid(error.to_string())),
         };
-        if let Some(refusal) = refused {
-            self.out.notify.push(Notice::Submitted { token, result: Err(refusal) });
-            return;
+        let (spec, job) = match verified {
+            Ok(spec) => (spec, signed.id()),
+            Err(refusal) => return self.out.notify.push(Notice::Submitted { token, result: Err(refusal) }),
+        };
+        if !self.jobs.jobs.contains_key(&job) {
+            self.take_up_job(signed, spec, true);
         }
-        let Some(job) = self.keep_job(signed, None, true) else { return };
         let deadline = self.now + SUBMIT_MAX;
         let waiting = Waiting { token, job, confirmed: BTreeSet::new(), deadline, next_repeat: self.now };
         self.jobs.submits.push(waiting);
@@ -330,7 +365,7 @@ impl Node {
     }
 
     pub(crate) fn on_publish(&mut self, from: NodeId, signed: SignedJob) {
-        let Some(id) = self.keep_job(signed, None, false) else { return };
+        let Some(id) = self.keep_job(signed) else { return };
         self.note_held_by(id, from);
         if self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Held) {
             self.send(from, Message::Published(id));
@@ -418,7 +453,7 @@ impl Node {
                 if let (true, Some(signed)) = (self.now >= waiting.next_repeat, signed) {
                     waiting.next_repeat = self.now + REPEAT;
                     for other in others.into_iter().filter(|other| !waiting.confirmed.contains(other)) {
-                        self.send(other, Message::Publish(signed.clone()));
+                        self.ask(other, Message::Publish(signed.clone()));
                     }
                 }
                 self.jobs.submits.push(waiting);
@@ -436,6 +471,8 @@ impl Node {
             self.apply_stop(job, StopCause::Cancelled);
         } else if self.jobs.early_cancels.len() < EARLY_CANCELS_MAX {
             self.jobs.early_cancels.insert(job);
+            // Whoever is told that it is safe asks here again, perhaps after a restart.
+            self.out.persist.push(Write::put(Table::Meta, early_cancel_key(job), []));
         }
         self.keep_cancels();
     }
@@ -478,7 +515,7 @@ impl Node {
     }
 
     /// Takes in that a job is stopped, and passes it on the first time.
-    fn apply_stop(&mut self, id: JobId, cause: StopCause) {
+    pub(crate) fn apply_stop(&mut self, id: JobId, cause: StopCause) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
         if job.stop >= Some(cause) {
             return;
@@ -565,7 +602,7 @@ impl Node {
     }
 
     pub(crate) fn on_job_push(&mut self, _from: NodeId, signed: SignedJob, stop: Option<StopCause>) {
-        let Some(id) = self.keep_job(signed, None, false) else { return };
+        let Some(id) = self.keep_job(signed) else { return };
         if let Some(cause) = stop {
             self.apply_stop(id, cause);
         }
@@ -632,6 +669,7 @@ impl Node {
         let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
         if status.state().is_over() && !core::mem::replace(&mut job.said_over, true) {
             self.say_over(id);
+            self.out.notify.push(Notice::Over(id));
         }
         if !newly_done.is_empty() {
             let stages = newly_done.clone();
@@ -714,6 +752,7 @@ impl Node {
         self.keep_cancels();
         self.keep_pulls();
         self.keep_heard_of();
+        self.gossip_jobs();
         if self.is_settling() {
             return;
         }
@@ -832,6 +871,10 @@ impl Node {
     pub(crate) fn job_sources(&self, job: JobId) -> Vec<NodeId> {
         self.jobs.jobs.get(&job).map(Job::sources).unwrap_or_default()
     }
+}
+
+fn early_cancel_key(job: JobId) -> Vec<u8> {
+    [EARLY_CANCEL_PREFIX, job.as_bytes()].concat()
 }
 
 fn confirm(waiting: &mut [Waiting], from: NodeId, job: JobId) {

@@ -100,6 +100,11 @@ impl Links {
         self.up.contains_key(&node)
     }
 
+    /// Whether this link was never lost since then.
+    pub(crate) fn is_up_since(&self, node: NodeId, since: Time) -> bool {
+        self.up.get(&node).is_some_and(|link| link.since <= since)
+    }
+
     /// Linked peers that have tasks to grant, as they said.
     pub(crate) fn with_work(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.up.iter().filter(|(_, link)| link.claimable > 0).map(|(node, _)| *node)
@@ -269,6 +274,18 @@ impl Node {
     }
 
     // ---- saying
+
+    /// Asks a linked peer, while what this event left is still on its way to the disk: for a request that claims nothing of
+    /// it. Anybody else is told as by [`Self::send`].
+    pub(crate) fn ask(&mut self, to: NodeId, message: Message) {
+        match self.membership.links.up.get_mut(&to) {
+            Some(link) => {
+                link.used = self.now;
+                self.out.ask.push((to, message));
+            }
+            None => self.send(to, message),
+        }
+    }
 
     /// To a linked peer, or to myself. In a sparse swarm a member that is not linked is dialled.
     pub(crate) fn send(&mut self, to: NodeId, message: Message) {

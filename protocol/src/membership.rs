@@ -141,9 +141,9 @@ impl Membership {
         }
     }
 
-    /// Whether no other node was ever met.
-    pub(crate) fn knows_nobody(&self) -> bool {
-        self.members.is_empty()
+    /// Whether every member is linked with this node and was since then: nobody is missing, and nobody was.
+    pub(crate) fn are_linked_since(&self, since: Time) -> bool {
+        self.members.keys().all(|node| self.links.is_up_since(*node, since))
     }
 
     pub(crate) fn lives(&self, node: NodeId) -> bool {

@@ -281,6 +281,15 @@ pub enum Message {
         /// The facts.
         segment: Segment,
     },
+    /// The arbiter itself has synced the facts of a `Record`, which it sends before that.
+    RecordKept {
+        /// The shard.
+        shard: ShardId,
+        /// The arbiter's epoch.
+        epoch: Epoch,
+        /// As in `Record`.
+        number: u64,
+    },
     /// The facts are synced here (and their blobs held, where fewer than two nodes had them).
     Recorded {
         /// The shard.

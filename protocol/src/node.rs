@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
-use crate::jobs::Jobs;
+use crate::jobs::{EARLY_CANCEL_PREFIX, Jobs};
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
@@ -78,6 +78,8 @@ pub struct Node {
     pub(crate) expected: BTreeSet<NodeId>,
     pub(crate) started: Time,
     pub(crate) joins: bool,
+    /// Whether it ever heard of another node, who may be gone by now.
+    pub(crate) has_met: bool,
     /// A node that starts knows only itself and would keep everything. When it was one of many, it waits until then for
     /// word of the others before it keeps what it did not keep before.
     settles_at: Option<Time>,
@@ -111,6 +113,7 @@ impl Node {
             expected: BTreeSet::new(),
             started: now,
             joins: config.joins,
+            has_met: false,
             settles_at: None,
             next_fetch: 0,
             #[cfg(feature = "planted-bugs")]
@@ -133,6 +136,7 @@ impl Node {
                     incarnation = codec::decode(&value, RECORD_BYTES_MAX).map_err(unreadable)?;
                 }
                 Table::Meta if key == RUNNING_KEY => note = Some(value),
+                Table::Meta if key.starts_with(EARLY_CANCEL_PREFIX) => node.restore_early_cancel(&key),
                 Table::Peers => node.expect(&key),
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
@@ -170,9 +174,15 @@ impl Node {
         self.now = self.now.max(now);
         match event {
             Event::Tick => self.on_tick(),
-            Event::LinkUp(peer) => self.on_link_up(peer),
+            Event::LinkUp(peer) => {
+                self.has_met = true;
+                self.on_link_up(peer);
+            }
             Event::LinkDown(peer) => self.on_link_down(peer),
-            Event::Gossip { from, gossip } => self.on_gossip(from, gossip),
+            Event::Gossip { from, gossip } => {
+                self.has_met |= from != self.me();
+                self.on_gossip(from, gossip);
+            }
             Event::Received { from, message } => {
                 self.on_link_heard(from, &message);
                 self.on_heard(from);
@@ -232,6 +242,7 @@ impl Node {
                 self.on_record_asked(from, shard, epoch, number, segment)
             }
             Message::Recorded { shard, epoch, number } => self.on_recorded(from, shard, epoch, number),
+            Message::RecordKept { shard, epoch, number } => self.on_record_kept(shard, epoch, number),
             Message::Deposed { shard, epoch } => self.on_deposed(shard, epoch),
             Message::Merge { shard, segment, receipt } => self.on_merge(from, shard, segment, receipt),
             Message::Merged { shard, receipt } => self.on_merged(from, shard, receipt),
@@ -270,6 +281,7 @@ impl Node {
             self.keep_claims();
             self.keep_shares();
             self.keep_blobs();
+            self.keep_sure();
             self.note_running(true);
             self.send_heartbeats();
             self.custody.arbitration_changed = true;
@@ -292,10 +304,14 @@ impl Node {
             }
             self.settle_custody();
             self.settle_worker();
+            if self.membership.sparse {
+                self.gossip_jobs();
+            }
             if self.inbox.is_empty() {
                 break;
             }
         }
+        self.tell_of_work();
         self.note_running(false);
         self.notify_members();
         core::mem::take(&mut self.out)

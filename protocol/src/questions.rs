@@ -5,7 +5,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::message::{Answer, CHUNK_BYTES, JobSummary, Message, Query};
+use crate::message::{Answer, CHUNK_BYTES, JobState, JobStatus, JobSummary, Message, Query};
 use crate::node::Node;
 use crate::placement::Key;
 use crate::{JobId, NodeId, Notice, Range, ShardId, Time};
@@ -41,6 +41,9 @@ impl Node {
             self.out.notify.push(Notice::Answered { token, answer: Answer::Unknown });
             return;
         }
+        if let Some(answer) = self.answer_of_the_past(&query) {
+            return self.out.notify.push(Notice::Answered { token, answer });
+        }
         let everyone = self.linked_and_me();
         let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
         let (first, then) = match &query {
@@ -68,6 +71,28 @@ impl Node {
         self.put(number, first);
     }
 
+    /// What nobody can add to, because this node was told everything: how a job ended, and a shard all of whose tasks are
+    /// done, when no other node was out of reach since the job came.
+    fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
+        match query {
+            Query::Jobs => None,
+            Query::Job(id) => {
+                let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
+                (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
+            }
+            Query::Shard { shard: id, first } => {
+                let done = self.custody.shards.get(id).is_some_and(|shard| shard.is_settled() && shard.is_done());
+                (done && self.was_never_parted(id.job)).then(|| self.answer_shard(*id, *first))
+            }
+        }
+    }
+
+    /// Whether every member has been linked with this node since it took up the job.
+    fn was_never_parted(&self, id: JobId) -> bool {
+        let Some(since) = self.jobs.get(id).map(|job| job.arrived) else { return false };
+        !self.membership.sparse && self.has_settled() && self.membership.are_linked_since(since)
+    }
+
     fn linked_and_me(&self) -> Vec<NodeId> {
         self.linked().into_iter().filter(|node| self.reaches(*node)).chain([self.me()]).collect()
     }
@@ -86,6 +111,10 @@ impl Node {
     }
 
     pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: Answer) {
+        // What my user is told of a stop I know from then on, whoever else can be reached.
+        if let Answer::Job { job, status: JobStatus { stop: Some(cause), .. } } = &answer {
+            self.apply_stop(job.id(), *cause);
+        }
         let Some(question) = self.questions.open.get_mut(&number) else { return };
         if question.waiting.remove(&from) && answers(&question.query, &answer) {
             question.answers.push(answer);

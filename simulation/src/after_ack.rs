@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use swarm_protocol::LINKS_FULL_MAX;
+
 use crate::dice;
 use crate::faults::Fault;
 use crate::world::{Happening, World};
@@ -40,8 +42,7 @@ impl World {
             return;
         }
         let nodes = self.machines.len();
-        // Among fewer than three a second copy is not promised at every moment.
-        let whole = nodes > 2 && self.network.open_links() == nodes * (nodes - 1) / 2;
+        let whole = self.is_whole();
         if whole && self.now() >= until {
             let dice = self.dice(Fault::WipeAfterAck);
             let others = dice.u32(..LET_PASS);
@@ -56,6 +57,16 @@ impl World {
         let until = if whole { until } else { self.now() + LINKED_MIN };
         self.storm_until = self.storm_until.max(until + LOOK_EVERY);
         self.after(LOOK_EVERY, Happening::Ambush { until });
+    }
+
+    /// Whether everybody has the links that it wants: to all others, or in a sparse swarm to its neighbours. Among fewer than
+    /// three a second copy is not promised at every moment.
+    fn is_whole(&self) -> bool {
+        let nodes = self.machines.len();
+        if nodes <= LINKS_FULL_MAX {
+            return nodes > 2 && self.network.open_links() == nodes * (nodes - 1) / 2;
+        }
+        self.machines.iter().all(|it| it.running.as_ref().is_some_and(|running| running.core.has_enough_links()))
     }
 
     /// A node tells its user that a job is safe.

@@ -28,7 +28,7 @@ impl Disk {
 
     /// Writes a batch, to be durable with the next sync.
     pub(crate) fn write(&mut self, batch: &[Write]) {
-        self.memory.commit_unsynced(batch);
+        self.memory.commit_unsynced(batch).expect("a disk in memory takes every write that nobody waits for");
     }
 
     /// Makes everything durable that was written. After an error nobody knows what is.

@@ -53,9 +53,13 @@ impl World {
         }
     }
 
-    /// Persists, and only then does the rest.
+    /// Asks, persists, and only then does the rest.
     pub(crate) fn carry_out(&mut self, node: usize, mut effects: Effects) {
         let boot = self.machines[node].boot;
+        self.note_speaker(node);
+        for (to, message) in std::mem::take(&mut effects.ask) {
+            self.ask(node, to, message);
+        }
         let batch = std::mem::take(&mut effects.persist);
         if batch.is_empty() {
             self.act(node, effects);
@@ -134,7 +138,7 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        let Effects { ask: _, persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
@@ -167,8 +171,30 @@ impl World {
         self.observe(&Fact::Queued { node: self.machines[node].id, queues });
     }
 
+    /// What is asked claims nothing. A record is claimed once its arbiter says that it has synced it.
+    fn ask(&mut self, from: usize, to: NodeId, message: Message) {
+        let node = self.machines[from].id;
+        match &message {
+            Message::Record { shard, epoch, number, .. } => {
+                self.records_asked.insert((node, *shard, *epoch, *number), message.clone());
+            }
+            _ => self.observe(&Fact::Said { node, to, message: &message }),
+        }
+        self.carry(from, to, message);
+    }
+
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
-        self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
+        let node = self.machines[from].id;
+        if let Message::RecordKept { shard, epoch, number } = &message
+            && let Some(record) = self.records_asked.get(&(node, *shard, *epoch, *number)).cloned()
+        {
+            self.observe(&Fact::Said { node, to, message: &record });
+        }
+        self.observe(&Fact::Said { node, to, message: &message });
+        self.carry(from, to, message);
+    }
+
+    fn carry(&mut self, from: usize, to: NodeId, message: Message) {
         let Some(to) = self.machine_of(from, to) else { return };
         self.note_recorded_blobs(&message);
         if matches!(message, Message::Ack { .. }) {
@@ -367,6 +393,7 @@ impl World {
                 self.remember_addresses(node, &changed);
                 self.note_deaths(node, &changed);
             }
+            Notice::Over(_) => self.census.count("end of a job noticed"),
             Notice::Drained => self.on_drained(node),
         }
     }

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use swarm_protocol::{Config, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, Time};
+use swarm_protocol::{
+    Config, Epoch, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, ShardId, Time,
+};
 
 use crate::after_ack::Ambush;
 use crate::bug::Bug;
@@ -102,6 +104,8 @@ pub(crate) struct World {
     pub(crate) ambush: Option<Ambush>,
     /// Blobs of outcomes that were told from node to node.
     pub(crate) recorded_blobs: BTreeSet<Hash>,
+    /// Records that were sent before their arbiter synced them.
+    pub(crate) records_asked: BTreeMap<(NodeId, ShardId, Epoch, u64), Message>,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) census: Census,
@@ -157,6 +161,7 @@ impl World {
             speakers: BTreeMap::new(),
             ambush: None,
             recorded_blobs: BTreeSet::new(),
+            records_asked: BTreeMap::new(),
             network: Network::new(dice::fork(seed, "network"), faults.rates),
             clients,
             census: Census::default(),

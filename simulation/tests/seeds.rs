@@ -67,6 +67,18 @@ fn a_node_learns_that_others_know_a_later_incarnation() {
     assert_holds(1_007_146, 4);
 }
 
+/// A node that had met another, which left for good while it stood still, took itself for the only one ever.
+#[test]
+fn who_has_met_somebody_hands_over_before_it_leaves() {
+    assert_holds(8_000_783, 4);
+}
+
+/// A node told its user that the cancel of a job unknown to it was safe, forgot it in a crash, and then ran the job.
+#[test]
+fn a_cancel_that_comes_before_its_job_survives_a_crash() {
+    assert_holds(8_000_791, 6);
+}
+
 /// A node left because another had told it of its copy, which that one had lost since.
 #[test]
 fn who_leaves_asks_once_more_what_others_have() {

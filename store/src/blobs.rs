@@ -1,32 +1,40 @@
 //! Blobs: bytes of any size, each in a file named by its BLAKE3.
 //!
 //! ```text
-//! ab/HEX     a blob; `ab` are the first two digits of its name
-//! tmp/N      being written; cleared when the store is opened
-//! damaged/   blobs that no longer had their hash when they were read, kept for whoever looks for the cause
+//! ab/HEX        a blob; `ab` are the first two digits of its name
+//! ab/HEX.tree   the hashes by which its groups are checked one by one, if it has several; made anew when missing
+//! part/         blobs that are arriving from other nodes; kept, so that they go on after a restart
+//! tmp/N         being written; cleared when the store is opened
+//! damaged/      blobs that no longer had their hash when they were read, kept for whoever looks for the cause
 //! ```
 //!
 //! Always true:
 //! - a file under `ab/` was complete and synced before it got its name, so a crash leaves whole blobs or none;
 //! - when a call that stores returns, the blob survives a power cut;
 //! - any number of threads may store and read at once, also the same blob;
-//! - the first failure of the disk itself (full, unreadable, read-only) is told to whoever asked to hear of it.
+//! - the first failure of the disk itself (unreadable, read-only) is told to whoever asked to hear of it; a full disk is
+//!   none: what does not fit is refused, and taken when there is room again.
 //!
 //! Elsewhere: one process at a time has the directory, which the lock of [`Rocks`](crate::Rocks) sees to: open that first.
-//! Which blobs are worth keeping is decided by their users.
+//! What arrives in pieces is `arriving`, what is handed out in pieces is `source`, the hashes of both are `tree`. Which
+//! blobs are worth keeping is decided by their users.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use swarm_protocol::Hash;
 
 use crate::CrashPoint;
+use crate::arriving::{self, Arriving};
+use crate::source::Source;
+use crate::space::{self, NoRoom, Space};
+use crate::tree::{self, Outboard, TreeHasher};
 
 /// Files are copied and checked in pieces of this size: BLAKE3 is fastest from some 100 KiB on.
 const PIECE_BYTES: usize = 128 << 10;
@@ -40,6 +48,9 @@ struct Directory {
     temp_number: AtomicU64,
     /// Held while a name is given or taken away, so that what is moved aside as damaged is what was found damaged.
     naming: Mutex<()>,
+    /// What is arriving now, to be handed on before it is whole.
+    arriving: Mutex<BTreeMap<Hash, Weak<arriving::Shared>>>,
+    space: Space,
     failed: AtomicBool,
     on_failure: OnceLock<OnFailure>,
 }
@@ -76,6 +87,18 @@ pub enum BlobError {
         /// What came.
         found: Hash,
     },
+    /// The bytes that were given are no part of the blob. Nothing was stored.
+    #[error("what was given is no part of {hash}")]
+    WrongPart {
+        /// The blob.
+        hash: Hash,
+    },
+    /// More bytes than a blob may have. Nothing was stored.
+    #[error("it is longer than the {max} bytes that a blob may have")]
+    Endless {
+        /// Bytes allowed.
+        max: u64,
+    },
     /// More bytes than the caller accepts. Nothing was stored or read.
     #[error("{hash} is longer than the {max} bytes allowed")]
     TooLong {
@@ -83,6 +106,13 @@ pub enum BlobError {
         hash: Hash,
         /// Bytes allowed.
         max: u64,
+    },
+    /// There is no room for it. Nothing was stored.
+    #[error("there is no room for more blobs")]
+    NoRoom {
+        /// Which room.
+        #[source]
+        why: NoRoom,
     },
     /// The disk.
     #[error("{step} `{path}`")]
@@ -105,21 +135,55 @@ impl Blobs {
             _ => {}
         }
         let prefixes = (0..=u8::MAX).map(|byte| format!("{byte:02x}"));
-        for name in prefixes.chain(["tmp".into(), "damaged".into()]) {
+        for name in prefixes.chain(["tmp".into(), "damaged".into(), arriving::DIR.into()]) {
             let dir = root.join(name);
             fs::create_dir_all(&dir).map_err(|error| io_error("create", &dir, error))?;
         }
         sync_dir(root)?;
         sync_dir(&root.join(".."))?; // the name of `root` itself, which may be new
-        let (temp_number, naming, failed) = (AtomicU64::new(0), Mutex::new(()), AtomicBool::new(false));
-        let directory = Directory { root: root.into(), temp_number, naming, failed, on_failure: OnceLock::new() };
-        Ok(Self(Arc::new(directory)))
+        arriving::clear_old(&root.join(arriving::DIR));
+        Ok(Self(Arc::new(Directory {
+            root: root.into(),
+            temp_number: AtomicU64::new(0),
+            naming: Mutex::new(()),
+            arriving: Mutex::default(),
+            space: Space::new(),
+            failed: AtomicBool::new(false),
+            on_failure: OnceLock::new(),
+        })))
     }
 
     /// Has `tell` called, with a sentence, when the disk fails for the first time: from then on nothing can be promised
     /// of it. Only the first call counts.
     pub fn on_failure(&self, tell: impl Fn(String) + Send + Sync + 'static) {
         let _first_stays = self.0.on_failure.set(Box::new(tell));
+    }
+
+    /// Lets the blobs have so many bytes in all, and counts those that are here.
+    pub fn set_budget(&self, budget: u64) -> Result<(), BlobError> {
+        let used = bytes_below(&self.0.root).map_err(|error| self.failed("measure", &self.0.root, error))?;
+        self.0.space.set(budget, used);
+        Ok(())
+    }
+
+    /// Bytes that the blobs have, if there is a budget.
+    pub fn used(&self) -> u64 {
+        self.0.space.used()
+    }
+
+    /// Tells that so many bytes were removed.
+    pub fn freed(&self, bytes: u64) {
+        self.0.space.give_back(bytes);
+    }
+
+    /// Whether no new blob is taken now, and why.
+    pub fn no_room(&self) -> Option<NoRoom> {
+        self.0.space.look(&self.0.root, PIECE_BYTES as u64).err()
+    }
+
+    /// Takes room for so many bytes, to be [given back](Self::freed) when they are not stored after all.
+    pub(crate) fn take_room(&self, bytes: u64) -> Result<(), BlobError> {
+        self.0.space.take(&self.0.root, bytes).map_err(|why| BlobError::NoRoom { why })
     }
 
     /// The directory.
@@ -144,8 +208,7 @@ impl Blobs {
 
     /// Stores some bytes.
     pub fn put(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
-        let hash = Hash::of(bytes);
-        self.place(hash, bytes)?;
+        let hash = self.place(bytes)?;
         self.sync_prefix(hash)?;
         Ok(hash)
     }
@@ -153,11 +216,7 @@ impl Blobs {
     /// Stores several and names them in their order; each directory is synced once for all of them. On an error any of
     /// them may be stored.
     pub fn put_all<'a>(&self, blobs: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Hash>, BlobError> {
-        let place = |bytes| {
-            let hash = Hash::of(bytes);
-            self.place(hash, bytes).map(|()| hash)
-        };
-        let hashes = blobs.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
+        let hashes = blobs.into_iter().map(|bytes| self.place(bytes)).collect::<Result<Vec<_>, _>>()?;
         let directories: BTreeSet<_> = hashes.iter().map(|hash| self.prefix(*hash)).collect();
         directories.iter().try_for_each(|dir| self.sync_dir(dir))?;
         Ok(hashes)
@@ -168,27 +227,62 @@ impl Blobs {
     pub fn put_file(&self, path: &Path) -> Result<(Hash, u64), BlobError> {
         let failed = |error| self.failed("read", path, error);
         let mut source = File::open(path).map_err(failed)?;
-        let mut temp = self.temp()?;
-        let mut hasher = blake3::Hasher::new();
-        let len = each_piece(&mut source, failed, |piece| {
-            hasher.update(piece);
-            temp.write(self, piece)
-        })?;
-        let hash = name(&hasher);
-        self.keep(temp, hash)?;
-        self.sync_prefix(hash)?;
-        Ok((hash, len))
+        let mut receiver = self.nameless_receiver(u64::MAX)?;
+        each_piece(&mut source, failed, |piece| receiver.write(piece))?;
+        receiver.finish()
     }
 
-    /// Begins to store a blob that arrives in pieces and whose name is known, of at most `len_max` bytes.
+    /// Begins to store a blob that comes in pieces, in their order, and whose name is known, of at most `len_max` bytes.
     pub fn receiver(&self, expected: Hash, len_max: u64) -> Result<Receiver, BlobError> {
-        let temp = self.temp()?;
-        Ok(Receiver { blobs: self.clone(), temp, hasher: blake3::Hasher::new(), expected, len: 0, len_max })
+        Ok(Receiver { expected: Some(expected), ..self.nameless_receiver(len_max)? })
+    }
+
+    /// The same for one whose name comes out at the end.
+    pub fn nameless_receiver(&self, len_max: u64) -> Result<Receiver, BlobError> {
+        let (temp, hasher) = (self.temp()?, TreeHasher::new());
+        Ok(Receiver { blobs: self.clone(), temp, hasher, expected: None, len: 0, len_max })
+    }
+
+    /// Begins, or goes on, to store a blob of `len` bytes whose groups come in any order. Reads what is here of it already.
+    pub fn arriving(&self, hash: Hash, len: u64) -> Result<Arriving, BlobError> {
+        let arriving = Arriving::open(self, hash, len)?;
+        let mut known = self.known_arriving();
+        known.retain(|_, arriving| arriving.strong_count() > 0);
+        known.insert(hash, arriving.shared());
+        Ok(arriving)
+    }
+
+    /// The length in bytes of a blob that began to arrive and is not whole.
+    pub fn begun(&self, hash: Hash) -> Option<u64> {
+        arriving::begun(self, hash)
+    }
+
+    /// A blob to be handed out group by group, be it whole or still arriving.
+    pub fn source(&self, hash: Hash) -> Result<Source, BlobError> {
+        match Source::whole(self, hash) {
+            Err(BlobError::Missing { .. }) => {}
+            other => return other,
+        }
+        let arriving = self.known_arriving().get(&hash).and_then(Weak::upgrade);
+        arriving.map(|arriving| Source::arriving(self, arriving)).ok_or(BlobError::Missing { hash })
     }
 
     /// Whether the blob is here. Its bytes are verified when they are read.
     pub fn contains(&self, hash: Hash) -> bool {
         self.path(hash).is_file()
+    }
+
+    /// Every blob that is here.
+    pub fn list(&self) -> Result<Vec<Hash>, BlobError> {
+        let mut hashes = Vec::new();
+        for prefix in (0..=u8::MAX).map(|byte| self.0.root.join(format!("{byte:02x}"))) {
+            let failed = |error| self.failed("list", &prefix, error);
+            for entry in fs::read_dir(&prefix).map_err(failed)? {
+                let name = entry.map_err(failed)?.file_name();
+                hashes.extend(name.to_str().and_then(|name| Hash::from_hex(name).ok()));
+            }
+        }
+        Ok(hashes)
     }
 
     /// The blob's length in bytes.
@@ -200,12 +294,6 @@ impl Blobs {
     /// write to it.
     pub fn file(&self, hash: Hash) -> Result<File, BlobError> {
         self.open_with_len(hash).map(|(file, _)| file)
-    }
-
-    /// Begins to hand out a blob in pieces, which are verified on the way.
-    pub fn sender(&self, hash: Hash) -> Result<Sender, BlobError> {
-        let (file, len) = self.open_with_len(hash)?;
-        Ok(Sender { blobs: self.clone(), file, hasher: blake3::Hasher::new(), hash, len, left: len })
     }
 
     /// All bytes of a blob of at most `max`, verified.
@@ -228,7 +316,36 @@ impl Blobs {
             hasher.update(piece);
             Ok(())
         })?;
-        if name(&hasher) == hash { Ok(len) } else { Err(self.damaged(hash, &file)) }
+        let found = Hash::from_bytes(*hasher.finalize().as_bytes());
+        if found == hash { Ok(len) } else { Err(self.damaged(hash, &file)) }
+    }
+
+    /// The tree of a blob as it was stored, or made anew; to be checked as it is used.
+    pub(crate) fn tree(&self, hash: Hash, file: &File, len: u64) -> Result<Outboard, BlobError> {
+        let mut tree = tree::unknown(hash, len);
+        match fs::read(self.tree_path(hash)) {
+            Ok(stored) if stored.len() == tree.data.len() => tree.data = stored,
+            _ if tree.data.is_empty() => {}
+            _ => tree = self.make_tree(hash, file, len)?,
+        }
+        Ok(tree)
+    }
+
+    /// Reads the whole blob for its tree.
+    pub(crate) fn make_tree(&self, hash: Hash, file: &File, len: u64) -> Result<Outboard, BlobError> {
+        let failed = |error| self.failed("read", &self.path(hash), error);
+        let mut again = File::open(self.path(hash)).map_err(failed)?;
+        let mut hasher = TreeHasher::new();
+        each_piece(&mut again, failed, |piece| {
+            hasher.update(piece);
+            Ok(())
+        })?;
+        let (found, made) = hasher.finish();
+        if found != hash {
+            return Err(self.damaged(hash, file));
+        }
+        self.keep_tree(hash, &made)?;
+        Ok(Outboard { data: made, ..tree::unknown(hash, len) })
     }
 
     /// Where the blob is or would be. Only to be read, and **not verified**, as [`file`](Self::file).
@@ -236,11 +353,15 @@ impl Blobs {
         self.prefix(hash).join(hash.to_hex())
     }
 
+    pub(crate) fn tree_path(&self, hash: Hash) -> PathBuf {
+        self.prefix(hash).join(format!("{}.tree", hash.to_hex()))
+    }
+
     fn prefix(&self, hash: Hash) -> PathBuf {
         self.0.root.join(&hash.to_hex()[..2])
     }
 
-    fn sync_prefix(&self, hash: Hash) -> Result<(), BlobError> {
+    pub(crate) fn sync_prefix(&self, hash: Hash) -> Result<(), BlobError> {
         self.sync_dir(&self.prefix(hash))
     }
 
@@ -254,41 +375,65 @@ impl Blobs {
     }
 
     /// An error of the disk, noted.
-    fn failed(&self, step: &'static str, path: &Path, source: io::Error) -> BlobError {
+    pub(crate) fn failed(&self, step: &'static str, path: &Path, source: io::Error) -> BlobError {
+        if is_full(&source) {
+            let free = space::left(&self.0.root).map_or(0, |(free, _)| free);
+            return BlobError::NoRoom { why: NoRoom::Disk { free } };
+        }
         self.note(step, path, &source);
         io_error(step, path, source)
     }
 
     /// Gives these bytes their name; durable once the directory is synced.
-    fn place(&self, hash: Hash, bytes: &[u8]) -> Result<(), BlobError> {
+    fn place(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
+        let (hash, tree) = TreeHasher::of(bytes).finish();
         // A blob that is here whole was synced before it got its name.
         if fs::read(self.path(hash)).is_ok_and(|stored| stored == bytes) {
+            return Ok(hash);
+        }
+        let mut temp = self.temp()?;
+        temp.write(bytes)?;
+        self.keep_tree(hash, &tree)?;
+        self.keep(&temp.file, &temp.path, hash)?;
+        temp.kept();
+        Ok(hash)
+    }
+
+    /// Stores a tree. It need not survive anything: it can be made from the blob.
+    fn keep_tree(&self, hash: Hash, tree: &[u8]) -> Result<(), BlobError> {
+        if tree.is_empty() {
             return Ok(());
         }
         let mut temp = self.temp()?;
-        temp.write(self, bytes)?;
-        self.keep(temp, hash)
+        temp.write(tree)?;
+        let path = self.tree_path(hash);
+        fs::rename(&temp.path, &path).map_err(|error| self.failed("name", &path, error))?;
+        temp.kept();
+        Ok(())
     }
 
     /// Syncs what was written and gives it its name; durable once the directory is synced. A second writer of the same
     /// blob replaces equal bytes, or damaged ones.
-    fn keep(&self, temp: Temp, hash: Hash) -> Result<(), BlobError> {
+    pub(crate) fn keep(&self, written: &File, at: &Path, hash: Hash) -> Result<(), BlobError> {
         CrashPoint::BlobUnsynced.pass();
-        temp.file.sync_all().map_err(|error| self.failed("sync", &temp.path, error))?;
+        written.sync_all().map_err(|error| self.failed("sync", at, error))?;
         CrashPoint::BlobUnnamed.pass();
         let path = self.path(hash);
         let _naming = self.naming();
-        fs::rename(&temp.path, &path).map_err(|error| self.failed("name", &path, error))
+        let replaced = fs::metadata(&path).map_or(0, |replaced| replaced.len());
+        fs::rename(at, &path).map_err(|error| self.failed("name", &path, error))?;
+        self.freed(replaced);
+        Ok(())
     }
 
     fn temp(&self) -> Result<Temp, BlobError> {
         let number = self.0.temp_number.fetch_add(1, Ordering::Relaxed);
         let path = self.0.root.join("tmp").join(number.to_string());
         let file = File::create_new(&path).map_err(|error| self.failed("create", &path, error))?;
-        Ok(Temp { file, path })
+        Ok(Temp { blobs: self.clone(), file, path, bytes: 0 })
     }
 
-    fn open_with_len(&self, hash: Hash) -> Result<(File, u64), BlobError> {
+    pub(crate) fn open_with_len(&self, hash: Hash) -> Result<(File, u64), BlobError> {
         let path = self.path(hash);
         let file = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => BlobError::Missing { hash },
@@ -299,7 +444,7 @@ impl Blobs {
     }
 
     /// Moves a file that was found damaged aside, unless a good copy took its place meanwhile.
-    fn damaged(&self, hash: Hash, found: &File) -> BlobError {
+    pub(crate) fn damaged(&self, hash: Hash, found: &File) -> BlobError {
         let path = self.path(hash);
         let aside = self.0.root.join("damaged").join(hash.to_hex());
         let _naming = self.naming();
@@ -314,19 +459,24 @@ impl Blobs {
         BlobError::Damaged { hash }
     }
 
+    fn known_arriving(&self) -> MutexGuard<'_, BTreeMap<Hash, Weak<arriving::Shared>>> {
+        // Every step on it leaves it whole.
+        self.0.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn naming(&self) -> MutexGuard<'_, ()> {
         // It guards no data, so a thread that panicked while holding it left nothing half done.
         self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A blob that is arriving. Dropped unfinished, it leaves nothing behind.
+/// A blob that comes in pieces, in their order. Dropped unfinished, it leaves nothing behind.
 #[derive(Debug)]
 pub struct Receiver {
     blobs: Blobs,
     temp: Temp,
-    hasher: blake3::Hasher,
-    expected: Hash,
+    hasher: TreeHasher,
+    expected: Option<Hash>,
     len: u64,
     len_max: u64,
 }
@@ -336,76 +486,48 @@ impl Receiver {
     pub fn write(&mut self, piece: &[u8]) -> Result<(), BlobError> {
         self.len = self.len.saturating_add(piece.len() as u64);
         if self.len > self.len_max {
-            return Err(BlobError::TooLong { hash: self.expected, max: self.len_max });
+            let max = self.len_max;
+            return Err(self.expected.map_or(BlobError::Endless { max }, |hash| BlobError::TooLong { hash, max }));
         }
         self.hasher.update(piece);
-        self.temp.write(&self.blobs, piece)
+        self.temp.write(piece)
     }
 
-    /// Stores the blob, if what came is what was expected.
-    pub fn finish(self) -> Result<(), BlobError> {
-        let found = name(&self.hasher);
-        if found != self.expected {
-            return Err(BlobError::WrongHash { expected: self.expected, found });
+    /// Stores the blob, if what came is what was expected, and says its name and length in bytes.
+    pub fn finish(self) -> Result<(Hash, u64), BlobError> {
+        let Self { blobs, temp, hasher, expected, len, .. } = self;
+        let (found, tree) = hasher.finish();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(BlobError::WrongHash { expected, found });
         }
-        self.blobs.keep(self.temp, self.expected)?;
-        self.blobs.sync_prefix(self.expected)
-    }
-}
-
-/// A blob that is being handed out. Its last piece comes only when all bytes are those that were stored: who has them all
-/// has the blob, and a damaged one is never handed out whole.
-#[derive(Debug)]
-pub struct Sender {
-    blobs: Blobs,
-    file: File,
-    hasher: blake3::Hasher,
-    hash: Hash,
-    len: u64,
-    left: u64,
-}
-
-impl Sender {
-    /// All bytes that are to come, and have come.
-    pub const fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Fills `piece` as far as there are bytes and says how many there are; none at the end.
-    pub fn read(&mut self, piece: &mut [u8]) -> Result<usize, BlobError> {
-        let wanted = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let piece = &mut piece[..wanted];
-        match self.file.read_exact(piece) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(self.blobs.damaged(self.hash, &self.file));
-            }
-            Err(error) => return Err(self.blobs.failed("read", &self.blobs.path(self.hash), error)),
-            Ok(()) => {}
-        }
-        self.hasher.update(piece);
-        self.left -= wanted as u64;
-        if self.left == 0 && name(&self.hasher) != self.hash {
-            return Err(self.blobs.damaged(self.hash, &self.file));
-        }
-        Ok(wanted)
+        blobs.keep_tree(found, &tree)?;
+        blobs.keep(&temp.file, &temp.path, found)?;
+        temp.kept();
+        blobs.sync_prefix(found)?;
+        Ok((found, len))
     }
 }
 
 /// A file without its name yet; removed when it never gets one.
 #[derive(Debug)]
 struct Temp {
+    blobs: Blobs,
     file: File,
     path: PathBuf,
+    /// For which room was taken.
+    bytes: u64,
 }
 
 impl Temp {
-    fn write(&mut self, blobs: &Blobs, piece: &[u8]) -> Result<(), BlobError> {
-        self.file.write_all(piece).map_err(|error| blobs.failed("write", &self.path, error))
+    fn write(&mut self, piece: &[u8]) -> Result<(), BlobError> {
+        self.blobs.take_room(piece.len() as u64)?;
+        self.bytes += piece.len() as u64;
+        self.file.write_all(piece).map_err(|error| self.blobs.failed("write", &self.path, error))
+    }
+
+    /// It has its name now.
+    fn kept(mut self) {
+        self.bytes = 0;
     }
 }
 
@@ -413,6 +535,7 @@ impl Drop for Temp {
     fn drop(&mut self) {
         // It is gone already when it got its name; and what cannot be removed now is cleared by the next `open`.
         let _ = fs::remove_file(&self.path);
+        self.blobs.freed(self.bytes);
     }
 }
 
@@ -437,10 +560,6 @@ fn each_piece(
     }
 }
 
-fn name(hasher: &blake3::Hasher) -> Hash {
-    Hash::from_bytes(*hasher.finalize().as_bytes())
-}
-
 /// Whether this open file is the one that has the path now.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let (open, named) = (file.metadata()?, fs::metadata(path)?);
@@ -455,15 +574,30 @@ fn io_error(step: &'static str, path: &Path, source: io::Error) -> BlobError {
     BlobError::Io { step, path: path.into(), source }
 }
 
-/// Whether the disk is full or broken, so that the next write or read will fare no better. Not: too many open files.
+/// Whether the disk is full: what does not fit now may fit later.
+pub fn is_full(error: &io::Error) -> bool {
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
+}
+
+/// Bytes of all files below a directory.
+fn bytes_below(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => bytes += bytes_below(&entry.path())?,
+            Ok(found) => bytes += found.len(),
+            // Removed meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(bytes)
+}
+
+/// Whether the disk is broken, so that the next write or read will fare no better. Not: full, or too many open files.
 fn is_failure(error: &io::Error) -> bool {
     /// Input or output error; "structure needs cleaning". The standard library has no names for them.
     const BROKEN: [i32; 2] = [5, 117];
-    let kinds = [
-        io::ErrorKind::StorageFull,
-        io::ErrorKind::QuotaExceeded,
-        io::ErrorKind::ReadOnlyFilesystem,
-        io::ErrorKind::FileTooLarge,
-    ];
+    let kinds = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::FileTooLarge];
     kinds.contains(&error.kind()) || error.raw_os_error().is_some_and(|code| BROKEN.contains(&code))
 }

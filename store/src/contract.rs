@@ -16,6 +16,10 @@ pub trait Store: Send {
     /// Makes a batch durable. On `Err` the caller must stop the process.
     fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError>;
 
+    /// Writes a batch that a crash may lose; the next [`commit`](Self::commit) makes it durable, too. On `Err` the caller
+    /// must stop the process.
+    fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError>;
+
     /// The value of a key.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 

@@ -4,6 +4,7 @@
 //! verified. Elsewhere: what is worth remembering is decided in `swarm_protocol`.
 #![deny(unsafe_code)]
 
+mod arriving;
 mod blobs;
 mod contract;
 mod crash_point;
@@ -11,12 +12,19 @@ mod layout;
 mod mark;
 mod memory;
 mod rocks;
+mod source;
+mod space;
+mod tree;
 mod writer;
 
-pub use blobs::{BlobError, Blobs, Receiver, Sender};
+pub use arriving::Arriving;
+pub use blobs::{BlobError, Blobs, Receiver, is_full};
 pub use contract::{EngineError, Store, StoreError};
 pub use crash_point::{CRASH_POINT_VARIABLE, CrashPoint};
 pub use layout::FORMAT;
 pub use memory::Memory;
 pub use rocks::{OpenError, Rocks};
+pub use source::Source;
+pub use space::NoRoom;
+pub use tree::{GROUP_BYTES, Groups, encoded_bytes, groups_in};
 pub use writer::{Done, WRITER_QUEUE, Writer, WriterError};

@@ -51,14 +51,6 @@ impl Memory {
         copy
     }
 
-    /// Writes a batch as a store does that forgot to sync: it can be read, and a crash may lose it.
-    /// The next `commit` syncs it too.
-    pub fn commit_unsynced(&mut self, batch: &[Write]) {
-        let mut undo: Vec<Write> = batch.iter().map(|write| self.apply(write.clone())).collect();
-        undo.reverse();
-        self.unsynced.push(undo);
-    }
-
     /// How many batches a crash could lose.
     pub fn unsynced(&self) -> usize {
         self.unsynced.len()
@@ -116,6 +108,13 @@ impl Store for Memory {
         Ok(())
     }
 
+    fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError> {
+        let mut undo: Vec<Write> = batch.iter().map(|write| self.apply(write.clone())).collect();
+        undo.reverse();
+        self.unsynced.push(undo);
+        Ok(())
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.check_readable(table)?;
         Ok(self.tables.get(&table).and_then(|records| records.get(key)).cloned())
@@ -140,8 +139,8 @@ mod tests {
     fn a_crash_forgets_what_was_not_synced_and_nothing_else() {
         let mut disk = Memory::new();
         disk.commit(&[put("a", "1"), put("b", "1")]).unwrap();
-        disk.commit_unsynced(&[put("a", "2"), remove("b"), put("a", "3")]);
-        disk.commit_unsynced(&[put("c", "1")]);
+        disk.commit_unsynced(&[put("a", "2"), remove("b"), put("a", "3")]).unwrap();
+        disk.commit_unsynced(&[put("c", "1")]).unwrap();
         assert_eq!(all(&disk), [("a", "3"), ("c", "1")].map(owned));
 
         disk.crash();
@@ -152,9 +151,9 @@ mod tests {
     #[test]
     fn a_torn_batch_disappears_wholly_with_all_after_it() {
         let mut disk = Memory::new();
-        disk.commit_unsynced(&[put("a", "1")]);
-        disk.commit_unsynced(&[put("a", "2"), put("b", "2")]);
-        disk.commit_unsynced(&[put("c", "3")]);
+        disk.commit_unsynced(&[put("a", "1")]).unwrap();
+        disk.commit_unsynced(&[put("a", "2"), put("b", "2")]).unwrap();
+        disk.commit_unsynced(&[put("c", "3")]).unwrap();
 
         disk.crash_torn(1);
         assert_eq!(all(&disk), [("a", "1")].map(owned));
@@ -187,7 +186,7 @@ mod tests {
     #[test]
     fn a_sync_covers_what_was_written_before_it() {
         let mut disk = Memory::new();
-        disk.commit_unsynced(&[put("a", "1")]);
+        disk.commit_unsynced(&[put("a", "1")]).unwrap();
         let copy = disk.clone();
         disk.commit(&[put("b", "1")]).unwrap();
         disk.crash();

@@ -126,13 +126,7 @@ impl Rocks {
         if stored > FORMAT { Err(OpenError::TooNew { found: stored, known: FORMAT }) } else { Ok(()) }
     }
 
-    fn table(&self, table: Table) -> &ColumnFamily {
-        self.db.cf_handle(table.name()).expect("open() opened every table, and none is ever dropped")
-    }
-}
-
-impl Store for Rocks {
-    fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
+    fn write(&self, batch: &[Write], synced: bool) -> Result<(), StoreError> {
         let mut record = WriteBatch::default();
         for Write { table, key, value } in batch {
             match value {
@@ -141,15 +135,29 @@ impl Store for Rocks {
             }
         }
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(synced);
+        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })
+    }
+
+    fn table(&self, table: Table) -> &ColumnFamily {
+        self.db.cf_handle(table.name()).expect("open() opened every table, and none is ever dropped")
+    }
+}
+
+impl Store for Rocks {
+    fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
         CrashPoint::BatchUnwritten.pass();
-        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })?;
+        self.write(batch, true)?;
         CrashPoint::BatchSynced.pass();
         let marked = self.mark.set(self.db.latest_sequence_number());
         marked
             .map_err(|error| StoreError::Commit { source: EngineError(format!("mark it as acknowledged: {error}")) })?;
         CrashPoint::BatchMarked.pass();
         Ok(())
+    }
+
+    fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError> {
+        self.write(batch, false)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

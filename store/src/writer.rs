@@ -1,7 +1,8 @@
-//! Group commit: one thread owns the store and makes all batches that wait durable with one sync.
+//! Group commit: one thread owns the store and makes all batches that wait durable with one sync; with none, when none of
+//! them has to be.
 //!
 //! Always true: batches are committed in the order in which they were handed in; each is answered once, after it is
-//! durable; after the first error none is written any more. Elsewhere: what a failed commit means for the process is up
+//! durable, or written if it need not be; after the first error none is written any more. Elsewhere: what a failed commit means for the process is up
 //! to who answers for it ([`Store`]).
 
 use std::io;
@@ -41,6 +42,7 @@ pub enum WriterError {
 
 struct Waiting {
     batch: Vec<Write>,
+    synced: bool,
     done: Done,
 }
 
@@ -52,14 +54,19 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Hands in a batch; never blocks, so it may be called from a tokio task.
-    pub fn write(
-        &self,
-        batch: Vec<Write>,
-        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
-    ) -> Result<(), WriterError> {
+    /// Hands in a batch to be made durable; never blocks, so it may be called from a tokio task.
+    pub fn write(&self, batch: Vec<Write>, done: Done) -> Result<(), WriterError> {
+        self.hand_in(batch, true, done)
+    }
+
+    /// Hands in a batch that a crash may lose; never blocks.
+    pub fn write_unsynced(&self, batch: Vec<Write>, done: Done) -> Result<(), WriterError> {
+        self.hand_in(batch, false, done)
+    }
+
+    fn hand_in(&self, batch: Vec<Write>, synced: bool, done: Done) -> Result<(), WriterError> {
         let queue = self.queue.as_ref().ok_or(WriterError::Gone)?;
-        queue.try_send(Waiting { batch, done: Box::new(done) }).map_err(|error| match error {
+        queue.try_send(Waiting { batch, synced, done }).map_err(|error| match error {
             TrySendError::Full(_) => WriterError::Full,
             TrySendError::Disconnected(_) => WriterError::Gone,
         })
@@ -82,26 +89,38 @@ impl Drop for Writer {
 fn run(mut store: impl Store, waiting: &Receiver<Waiting>) {
     let mut stopped = false;
     while let Ok(first) = waiting.recv() {
-        let (batch, group) = gather(first, waiting);
-        let result = if stopped { Err(StoreError::Stopped) } else { store.commit(&batch) };
+        let group = gather(first, waiting);
+        let result = match (stopped, group.synced) {
+            (true, _) => Err(StoreError::Stopped),
+            (false, true) => store.commit(&group.batch),
+            (false, false) => store.commit_unsynced(&group.batch),
+        };
         stopped |= result.is_err();
-        for done in group {
+        for done in group.done {
             done(result.clone());
         }
     }
 }
 
-/// Everything that waits, as one batch, and whom to answer.
-fn gather(first: Waiting, waiting: &Receiver<Waiting>) -> (Vec<Write>, Vec<Done>) {
-    let (mut batch, mut group) = (first.batch, vec![first.done]);
-    let mut bytes = size(&batch);
+/// Batches written as one: durable when one of them has to be.
+struct Group {
+    batch: Vec<Write>,
+    synced: bool,
+    done: Vec<Done>,
+}
+
+/// Everything that waits.
+fn gather(first: Waiting, waiting: &Receiver<Waiting>) -> Group {
+    let mut group = Group { batch: first.batch, synced: first.synced, done: vec![first.done] };
+    let mut bytes = size(&group.batch);
     while bytes < GROUP_BYTES_MAX {
         let Ok(next) = waiting.try_recv() else { break };
         bytes += size(&next.batch);
-        batch.extend(next.batch);
-        group.push(next.done);
+        group.batch.extend(next.batch);
+        group.synced |= next.synced;
+        group.done.push(next.done);
     }
-    (batch, group)
+    group
 }
 
 fn size(batch: &[Write]) -> usize {

@@ -1,11 +1,12 @@
 //! Blobs are whole, verified and durable, or they are not there.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use swarm_protocol::Hash;
-use swarm_store::{BlobError, Blobs};
+use swarm_store::{BlobError, Blobs, NoRoom};
 use tempfile::TempDir;
 
 #[test]
@@ -27,9 +28,12 @@ fn many_are_put_at_once() {
     let (_dir, blobs) = fresh();
     let texts: Vec<String> = (0..50).map(|n| format!("blob {n}")).collect();
     let hashes = blobs.put_all(texts.iter().map(|text| text.as_bytes())).unwrap();
-    for (text, hash) in texts.iter().zip(hashes) {
-        assert_eq!(blobs.read(hash, 100).unwrap(), text.as_bytes());
+    for (text, hash) in texts.iter().zip(&hashes) {
+        assert_eq!(blobs.read(*hash, 100).unwrap(), text.as_bytes());
     }
+    let large = blobs.put(&[7; 300_000]).unwrap();
+    let all: BTreeSet<Hash> = hashes.into_iter().chain([large]).collect();
+    assert_eq!(BTreeSet::from_iter(blobs.list().unwrap()), all);
 }
 
 #[test]
@@ -189,26 +193,54 @@ fn a_blob_is_handed_out_in_pieces_and_a_damaged_one_never_whole() {
 
 /// Everything that comes, when it comes to an end.
 fn handed_out(blobs: &Blobs, hash: Hash) -> Result<Vec<u8>, BlobError> {
-    let (mut sender, mut piece, mut whole) = (blobs.sender(hash)?, [0; 30], Vec::new());
-    loop {
-        match sender.read(&mut piece)? {
-            0 => return Ok(whole),
-            len => whole.extend(&piece[..len]),
-        }
-    }
+    let mut source = blobs.source(hash)?;
+    (0..source.groups()).map(|group| source.read(group)).collect::<Result<Vec<_>, _>>().map(|groups| groups.concat())
 }
 
 #[test]
-fn a_full_disk_is_told_once() {
-    let full = Path::new("/dev/full");
-    if !full.exists() {
-        return;
-    }
-    let (_dir, blobs) = fresh();
+fn a_broken_disk_is_told_once_and_a_full_one_is_not_broken() {
+    let (dir, blobs) = fresh();
     let (tell, told) = std::sync::mpsc::channel();
     blobs.on_failure(move |sentence| tell.send(sentence).unwrap());
-    blobs.note("write", full, &fs::write(full, "x").unwrap_err());
-    blobs.note("write", full, &fs::write(full, "x").unwrap_err());
+    let full = Path::new("/dev/full");
+    if full.exists() {
+        blobs.note("write", full, &fs::write(full, "x").unwrap_err());
+    }
+    let broken = || std::io::Error::from_raw_os_error(5);
+    assert!(!blobs.has_failed());
+    blobs.note("write", dir.path(), &broken());
+    blobs.note("write", dir.path(), &broken());
     assert!(blobs.has_failed());
-    assert_eq!(told.try_iter().collect::<Vec<_>>(), ["write `/dev/full`: No space left on device (os error 28)"]);
+    let sentence = format!("write `{}`: Input/output error (os error 5)", dir.path().display());
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [sentence]);
+}
+
+#[test]
+fn above_the_mark_of_its_budget_no_blob_is_taken_and_none_is_removed() {
+    let (_dir, blobs) = fresh();
+    let old = blobs.put(&[1; 50_000]).unwrap();
+    blobs.set_budget(100_000).unwrap();
+    assert_eq!(blobs.used(), 50_000);
+    let refused = blobs.put(&[2; 50_000]).unwrap_err();
+    let NoRoom::Budget { used: 50_000, budget: 100_000 } = no_room(&refused) else { panic!("{refused:?}") };
+    no_room(&blobs.arriving(Hash::of(b"arriving"), 60_000).unwrap_err());
+    let mut receiver = blobs.receiver(Hash::of(b"received"), 60_000).unwrap();
+    receiver.write(&[3; 30_000]).unwrap();
+    no_room(&receiver.write(&[3; 30_000]).unwrap_err());
+    assert_eq!(blobs.used(), 80_000);
+    drop(receiver);
+
+    // What is here already takes no more room, and what fits is taken.
+    blobs.put(&[1; 50_000]).unwrap();
+    blobs.put(&[4; 30_000]).unwrap();
+    assert_eq!((blobs.used(), blobs.read(old, 50_000).unwrap().len()), (80_000, 50_000));
+    assert!(blobs.no_room().is_some());
+    fs::remove_file(blobs.path(old)).unwrap();
+    blobs.freed(50_000);
+    blobs.put(&[5; 50_000]).unwrap();
+}
+
+fn no_room(error: &BlobError) -> NoRoom {
+    let BlobError::NoRoom { why } = error else { panic!("{error:?}") };
+    *why
 }

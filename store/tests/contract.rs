@@ -228,9 +228,9 @@ fn a_writer_answers_everything_in_order_before_it_closes() {
     let (answers, answered) = mpsc::channel();
     for n in 0..100_u8 {
         let answers = answers.clone();
-        writer
-            .write(vec![Write::put(Table::Jobs, [n], [n])], move |result| answers.send((n, result)).unwrap())
-            .unwrap();
+        let done = Box::new(move |result| answers.send((n, result)).unwrap());
+        let batch = vec![Write::put(Table::Jobs, [n], [n])];
+        if n % 3 == 0 { writer.write_unsynced(batch, done).unwrap() } else { writer.write(batch, done).unwrap() }
     }
     writer.close();
     drop(answers);
@@ -244,7 +244,7 @@ fn after_the_first_error_a_writer_refuses_everything() {
     let writer = Writer::start(Memory::failing_after(1)).unwrap();
     let write = |key: &str| {
         let (answer, answered) = mpsc::channel();
-        writer.write(vec![put(key, "1")], move |result| answer.send(result).unwrap()).unwrap();
+        writer.write(vec![put(key, "1")], Box::new(move |result| answer.send(result).unwrap())).unwrap();
         answered.recv().unwrap()
     };
     write("a").unwrap();

@@ -71,11 +71,11 @@ fn victim() {
         }
         let len = random.u32(1..20);
         let answer = answer.clone();
-        let done = move |result: Result<(), _>| {
+        let done = Box::new(move |result: Result<(), _>| {
             result.unwrap();
             println!("acknowledged {number} {len}");
             answer.send(()).unwrap();
-        };
+        });
         writer.write(batch(number, len, &mut random), done).unwrap();
     }
 }

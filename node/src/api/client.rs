@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Method, Request, Response, StatusCode, header};
@@ -18,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::error::{Code, Failure};
 use super::socket;
-use super::view::{JobDetail, JobItem, List, NodeItem, NodeStatus, Submitted, TaskRun};
+use super::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun};
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
 const DOCUMENT_BYTES_MAX: usize = 64 << 20;
@@ -59,6 +60,12 @@ impl Client {
     /// `GET /v1/jobs/{id}`.
     pub async fn job(&self, id: &str) -> Result<JobDetail, Failure> {
         self.document(Method::GET, &format!("/v1/jobs/{}", segment(id)), Body::empty()).await
+    }
+
+    /// `GET /v1/jobs/{id}?wait_ms=N`: answered when the job is over, or after so long with how far it is then.
+    pub async fn job_within(&self, id: &str, wait: Duration) -> Result<JobDetail, Failure> {
+        let path = format!("/v1/jobs/{}?wait_ms={}", segment(id), wait.as_millis());
+        self.document(Method::GET, &path, Body::empty()).await
     }
 
     /// `POST /v1/jobs`.
@@ -107,6 +114,21 @@ impl Client {
     pub async fn put_blob(&self, hash: Hash, body: Body) -> Result<(), Failure> {
         self.send(Method::PUT, &format!("/v1/blobs/{}", hash.to_hex()), body).await?;
         Ok(())
+    }
+
+    /// `POST /v1/blobs`: stores bytes whose name comes out at the end.
+    pub async fn put_nameless(&self, body: Body) -> Result<Stored, Failure> {
+        self.document(Method::POST, "/v1/blobs", body).await
+    }
+
+    /// `GET /v1/blobs/{hex}/stat`.
+    pub async fn stat_blob(&self, hash: Hash) -> Result<BlobStat, Failure> {
+        self.document(Method::GET, &format!("/v1/blobs/{}/stat", hash.to_hex()), Body::empty()).await
+    }
+
+    /// `POST /v1/blobs/{hex}/verify`: an error when it is damaged, or not on the node.
+    pub async fn verify_blob(&self, hash: Hash) -> Result<Stored, Failure> {
+        self.document(Method::POST, &format!("/v1/blobs/{}/verify", hash.to_hex()), Body::empty()).await
     }
 
     /// `GET /v1/blobs/{hex}`; `holders` are nodes that may have it, in hexadecimal digits.

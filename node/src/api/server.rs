@@ -12,23 +12,24 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, head, post};
 use axum::{Json, Router};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use swarm_protocol::{
     Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
 };
-use swarm_store::{BlobError, Receiver};
+use swarm_store::{BlobError, Groups, Receiver, Source};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::io::ReaderStream;
 
 use super::error::{Code, Failure, causes};
 use super::ids::{full_id, resolve, short_id};
 use super::socket::{self, SOCKET_NAME, SocketError};
-use super::view::{self, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun};
+use super::view::{
+    self, BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun, Transfers,
+};
 use crate::commands::CommandError;
-use crate::handle::Handle;
+use crate::handle::{self, Handle};
 use crate::retry::RetryError;
 use crate::supervisor;
 
@@ -38,10 +39,12 @@ const BLOB_BYTES_MAX: u64 = 16 << 30;
 const SOURCE_BYTES_MAX: u64 = 4 << 20;
 /// Pieces of an upload that wait for the disk.
 const PIECES_QUEUED_MAX: usize = 8;
-/// Blobs and lists are sent in pieces of this size: few system calls, little memory.
+/// Lists are sent in pieces of this size: few system calls, little memory.
 const PIECE_BYTES: usize = 128 << 10;
 /// How long a drain may hand things over before it says that it could not.
 const DRAIN_WAIT: Duration = Duration::from_secs(60);
+/// How long a request may wait for the end of a job; whoever waits longer asks again.
+const JOB_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long requests may finish once the node stops.
 const STOP_WAIT: Duration = Duration::from_secs(1);
 
@@ -110,7 +113,10 @@ fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/spec", get(source))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
-        .route("/v1/blobs/{hex}", head(has_blob).get(blob).put(put_blob))
+        .route("/v1/blobs", post(post_blob))
+        .route("/v1/blobs/{hex}", head(has_blob).get(blob).put(put_blob).post(hold_blob))
+        .route("/v1/blobs/{hex}/stat", get(stat_blob))
+        .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
         .layer(DefaultBodyLimit::max(JOB_SPEC_BYTES_MAX))
@@ -137,6 +143,9 @@ async fn status(State(api): State<Api>) -> Answer<Json<NodeStatus>> {
         slots: count(node.slots()),
         slots_busy: count(node.slots_busy()),
         jobs: jobs.len(),
+        transfers: Transfers::of(&node.counts()),
+        blob_bytes: node.blobs().used(),
+        takes_no_blobs: node.blobs().no_room().map(|why| why.to_string()),
         jobs_running: jobs.iter().filter(|job| running(job.status.state())).count(),
     }))
 }
@@ -172,8 +181,22 @@ fn unread(error: &BytesRejection) -> Failure {
     Failure::new(Code::Invalid, if too_long { limit } else { format!("the job cannot be read: {error}") })
 }
 
-async fn job(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<JobDetail>> {
-    let (job, spec, status) = find(&api.handle, &id).await?;
+#[derive(Deserialize)]
+struct JobQuery {
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// Answers when the job is over, or after so long.
+async fn job(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<JobQuery>) -> Answer<Json<JobDetail>> {
+    let (job, spec, mut status) = find(&api.handle, &id).await?;
+    let wait = Duration::from_millis(query.wait_ms).min(JOB_WAIT_MAX);
+    if !status.state().is_over() && !wait.is_zero() {
+        status = match tokio::time::timeout(wait, api.handle.wait(job)).await {
+            Ok(over) => over.map_err(failure)?,
+            Err(_) => api.handle.job(job).await.map_err(failure)?.1,
+        };
+    }
     Ok(Json(JobDetail::of(job, &spec, &status)))
 }
 
@@ -339,29 +362,52 @@ async fn has_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<Sta
 
 async fn put_blob(State(api): State<Api>, Path(hex): Path<String>, body: Body) -> Answer<Json<Stored>> {
     let (hash, blobs) = (blob_name(&hex)?, api.handle.blobs().clone());
+    keep(&api.handle, move || blobs.receiver(hash, BLOB_BYTES_MAX), body).await
+}
+
+/// The same for bytes whose name is not known yet.
+async fn post_blob(State(api): State<Api>, body: Body) -> Answer<Json<Stored>> {
+    let blobs = api.handle.blobs().clone();
+    keep(&api.handle, move || blobs.nameless_receiver(BLOB_BYTES_MAX), body).await
+}
+
+/// Stores what comes as it comes.
+async fn keep(
+    handle: &Handle,
+    receiver: impl FnOnce() -> Result<Receiver, BlobError> + Send + 'static,
+    body: Body,
+) -> Answer<Json<Stored>> {
     let (pieces, written) = mpsc::channel(PIECES_QUEUED_MAX);
-    let writing = tokio::task::spawn_blocking(move || store(blobs.receiver(hash, BLOB_BYTES_MAX)?, written));
+    let writing = tokio::task::spawn_blocking(move || store(receiver()?, written));
     let mut body = body.into_data_stream();
-    // An upload that breaks off has another hash, and is refused for it.
-    while let Some(Ok(piece)) = body.next().await {
-        // The writer went away when it failed; its own error is told below.
-        if pieces.send(piece).await.is_err() {
+    while let Some(piece) = body.next().await {
+        // An upload that breaks off must not pass for a shorter blob. The writer may have gone away because it failed; its
+        // own error is told below.
+        if pieces.send(piece.map_err(drop)).await.is_err() {
             break;
         }
     }
     drop(pieces);
     let stored = writing.await.map_err(|error| Failure::caused(Code::Bug, "storing a blob failed", &error))?;
-    let len_bytes = stored.map_err(|error| blob_failure(&error))?;
+    let (hash, len_bytes) = stored.map_err(|error| blob_failure(&error))?.ok_or_else(cut_off)?;
+    handle.blob_came(hash);
     Ok(Json(Stored { hash: hash.to_hex(), len_bytes }))
 }
 
-fn store(mut receiver: Receiver, mut pieces: mpsc::Receiver<Bytes>) -> Result<u64, BlobError> {
-    let mut len_bytes = 0;
+fn cut_off() -> Failure {
+    Failure::new(Code::Failed, "the bytes broke off before their end; nothing was stored")
+}
+
+/// Nothing when the bytes broke off.
+fn store(
+    mut receiver: Receiver,
+    mut pieces: mpsc::Receiver<Result<Bytes, ()>>,
+) -> Result<Option<(Hash, u64)>, BlobError> {
     while let Some(piece) = pieces.blocking_recv() {
+        let Ok(piece) = piece else { return Ok(None) };
         receiver.write(&piece)?;
-        len_bytes += piece.len() as u64;
     }
-    receiver.finish().map(|()| len_bytes)
+    receiver.finish().map(Some)
 }
 
 #[derive(Deserialize)]
@@ -370,16 +416,86 @@ struct BlobQuery {
     from: String,
 }
 
+impl BlobQuery {
+    /// Nodes that may have it.
+    fn holders(&self) -> Vec<NodeId> {
+        self.from.split(',').filter_map(|node| NodeId::from_hex(node).ok()).collect()
+    }
+}
+
 async fn blob(State(api): State<Api>, Path(hex): Path<String>, Query(query): Query<BlobQuery>) -> Answer<Response> {
-    let (hash, blobs) = (blob_name(&hex)?, api.handle.blobs().clone());
-    let holders = query.from.split(',').filter_map(|node| NodeId::from_hex(node).ok()).collect();
-    api.handle.ensure_blob(hash, holders).await.map_err(failure)?;
-    let opened = blocking(move || Ok((blobs.len(hash)?, blobs.file(hash)?))).await?;
-    let (len, file) = opened.map_err(|error: BlobError| blob_failure(&error))?;
-    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE_BYTES);
+    let (hash, from) = (blob_name(&hex)?, query.holders());
+    let source = api.handle.open_blob(hash, &from).await.map_err(failure)?;
+    let len = source.len();
+    let next = 0..source.groups();
+    let reading = Reading { handle: api.handle, hash, from, source: Some(source), next };
+    let body = stream::try_unfold(reading, |mut reading| async move {
+        let piece = reading.next().await?;
+        Ok::<_, io::Error>(piece.map(|piece| (piece, reading)))
+    });
     let headers =
         [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, len.to_string())];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    Ok((headers, Body::from_stream(body)).into_response())
+}
+
+/// A blob on its way to a user, each group verified just before.
+struct Reading {
+    handle: Handle,
+    hash: Hash,
+    from: Vec<NodeId>,
+    /// None after one that was damaged.
+    source: Option<Source>,
+    next: Groups,
+}
+
+impl Reading {
+    /// The next group. When it is damaged on this disk the blob is fetched once more, and goes on from there.
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let Some(group) = self.next.next() else { return Ok(None) };
+        if let Ok(piece) = self.read(group).await {
+            return Ok(Some(piece));
+        }
+        self.read(group).await.map(Some)
+    }
+
+    async fn read(&mut self, group: u32) -> io::Result<Bytes> {
+        let mut source = match self.source.take() {
+            Some(source) => source,
+            None => self.handle.open_blob(self.hash, &self.from).await.map_err(io::Error::other)?,
+        };
+        let read = handle::blocking(move || source.read(group).map(|piece| (piece, source))).await;
+        let (piece, source) = read.map_err(io::Error::other)?;
+        self.source = Some(source);
+        Ok(piece.into())
+    }
+}
+
+/// Brings a blob onto this node.
+async fn hold_blob(
+    State(api): State<Api>,
+    Path(hex): Path<String>,
+    Query(query): Query<BlobQuery>,
+) -> Answer<Json<Stored>> {
+    let hash = blob_name(&hex)?;
+    let source = api.handle.open_blob(hash, &query.holders()).await.map_err(failure)?;
+    Ok(Json(Stored { hash: hash.to_hex(), len_bytes: source.len() }))
+}
+
+async fn verify_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<Json<Stored>> {
+    let hash = blob_name(&hex)?;
+    let len_bytes = api.handle.verify_blob(hash).await.map_err(|error| blob_failure(&error))?;
+    Ok(Json(Stored { hash: hash.to_hex(), len_bytes }))
+}
+
+async fn stat_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<Json<BlobStat>> {
+    let (hash, blobs) = (blob_name(&hex)?, api.handle.blobs().clone());
+    let (state, len_bytes) = blocking(move || match (blobs.len(hash), blobs.begun(hash)) {
+        (Ok(len), _) => ("here", Some(len)),
+        (Err(_), Some(len)) => ("arriving", Some(len)),
+        (Err(_), None) => ("missing", None),
+    })
+    .await?;
+    Ok(Json(BlobStat { schema: view::BLOB.into(), hash: hash.to_hex(), state: state.into(), len_bytes }))
 }
 
 fn blob_name(hex: &str) -> Answer<Hash> {
@@ -422,9 +538,15 @@ fn failure(error: CommandError) -> Failure {
 fn blob_failure(error: &BlobError) -> Failure {
     let code = match error {
         BlobError::Missing { .. } => Code::NotFound,
-        BlobError::Damaged { .. } | BlobError::WrongHash { .. } => Code::Integrity,
-        BlobError::TooLong { .. } => Code::Invalid,
-        BlobError::Io { .. } => Code::Failed,
+        BlobError::Damaged { .. } | BlobError::WrongHash { .. } | BlobError::WrongPart { .. } => Code::Integrity,
+        BlobError::TooLong { .. } | BlobError::Endless { .. } => Code::Invalid,
+        BlobError::Io { .. } | BlobError::NoRoom { .. } => Code::Failed,
     };
-    Failure::new(code, causes(error))
+    let hint = match error {
+        BlobError::NoRoom { .. } => {
+            "df -h; swarm status; then free some of the disk, or start the node with more --disk"
+        }
+        _ => "",
+    };
+    Failure::new(code, causes(error)).hint(hint)
 }

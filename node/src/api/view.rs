@@ -13,6 +13,7 @@ use swarm_protocol::{
 };
 
 use super::ids::short_id;
+use crate::network::NetworkCounts;
 
 /// A list of things.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub const JOBS: &str = "swarm.jobs/1";
 pub const JOB: &str = "swarm.job/1";
 /// Schema of [`NodeStatus`].
 pub const STATUS: &str = "swarm.status/1";
+/// Schema of [`BlobStat`].
+pub const BLOB: &str = "swarm.blob/1";
 
 /// One node, as another sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -122,6 +125,46 @@ pub struct NodeStatus {
     pub jobs: usize,
     /// Of these, not over.
     pub jobs_running: usize,
+    /// What it moved of blobs since its start.
+    #[serde(default)]
+    pub transfers: Transfers,
+    /// Bytes of its blobs, if they have a budget.
+    #[serde(default)]
+    pub blob_bytes: u64,
+    /// Why it takes no new blobs, when it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_no_blobs: Option<String>,
+}
+
+/// Blobs between this node and others, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transfers {
+    /// Bytes sent, with their proofs.
+    pub sent_bytes: u64,
+    /// Bytes received, with their proofs.
+    pub received_bytes: u64,
+    /// Sources dropped because what they sent was wrong.
+    pub sources_wrong: u64,
+    /// Sources dropped because they sent more than was asked for.
+    pub sources_over: u64,
+    /// Sources dropped because they lacked what they had claimed.
+    pub sources_lacking: u64,
+    /// Sources dropped because they stood still.
+    pub sources_stalled: u64,
+}
+
+impl Transfers {
+    /// What the network has counted.
+    pub fn of(counts: &NetworkCounts) -> Self {
+        Self {
+            sent_bytes: counts.bytes_sent,
+            received_bytes: counts.bytes_received,
+            sources_wrong: counts.sources_wrong,
+            sources_over: counts.sources_over,
+            sources_lacking: counts.sources_lacking,
+            sources_stalled: counts.sources_stalled,
+        }
+    }
 }
 
 /// One job in a list.
@@ -442,6 +485,20 @@ pub struct Stored {
     pub hash: String,
     /// Its length.
     pub len_bytes: u64,
+}
+
+/// What a node has of a blob.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStat {
+    /// [`BLOB`].
+    pub schema: String,
+    /// 64 hexadecimal digits of its BLAKE3.
+    pub hash: String,
+    /// `here`, `arriving` or `missing`.
+    pub state: String,
+    /// Its length, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub len_bytes: Option<u64>,
 }
 
 /// The answer to a submitted job.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
+use swarm_protocol::Hash;
 
 use super::complete::complete_jobs;
 use super::output::Format;
@@ -82,6 +83,9 @@ pub(super) enum Command {
     /// Fetch the declared outputs of a job, verified
     #[command(after_help = examples!("swarm get @last got", "swarm get @last --force got --include 'make/*'"))]
     Get(Get),
+    /// Content-addressed bytes: store, fetch and check them
+    #[command(subcommand, after_help = examples!("swarm blob put hello.wasm"))]
+    Blob(Blob),
     /// Cancel jobs
     #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
@@ -251,6 +255,21 @@ pub(super) struct Start {
     /// Find other nodes of the local network by mDNS
     #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) lan: bool,
+    /// Disk that blobs may have, as 100GiB; at 90 % of it new ones are refused [default: the disk, but for a reserve]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DISK", value_parser = size)]
+    pub(super) disk: Option<u64>,
+    /// Bytes of blobs sent a second, to all nodes together, as 50MB [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_UPLOAD_RATE", value_parser = size)]
+    pub(super) upload_rate: Option<u64>,
+    /// Bytes of blobs sent a second to each node [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_UPLOAD_RATE_PER_PEER", value_parser = size)]
+    pub(super) upload_rate_per_peer: Option<u64>,
+    /// Bytes of blobs taken a second, from all nodes together [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DOWNLOAD_RATE", value_parser = size)]
+    pub(super) download_rate: Option<u64>,
+    /// Bytes of blobs taken a second from each node [default: no limit]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DOWNLOAD_RATE_PER_PEER", value_parser = size)]
+    pub(super) download_rate_per_peer: Option<u64>,
     /// Name of the swarm: nodes of different swarms do not speak to each other
     #[arg(long, value_name = "NAME", env = "SWARM_SWARM")]
     pub(super) swarm: Option<String>,
@@ -388,6 +407,40 @@ pub(super) struct Get {
     pub(super) force: bool,
 }
 
+/// `swarm blob`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Blob {
+    /// Store files on the node and print their names
+    Put {
+        /// The files, or `-` for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Fetch a blob from whichever node has it, verified
+    Get {
+        /// The blob, as blake3:HEX
+        #[arg(value_name = "HASH", value_parser = blob)]
+        hash: Hash,
+        /// Where to put it [default: standard output]
+        dest: Option<PathBuf>,
+        /// Replace a file that is there already
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show what the node has of blobs
+    Stat(Hashes),
+    /// Read blobs on the node and check every byte; exits with 11 when one is damaged
+    Verify(Hashes),
+}
+
+/// Some blobs.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Hashes {
+    /// The blobs, as blake3:HEX
+    #[arg(required = true, value_name = "HASH", value_parser = blob)]
+    pub(super) hashes: Vec<Hash>,
+}
+
 /// A list of jobs.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Ids {
@@ -413,6 +466,12 @@ fn multiaddr(text: &str) -> Result<String, String> {
     let address: libp2p::Multiaddr = text.parse().map_err(|_| wrong())?;
     let host_and_port = address.iter().count() >= 2;
     if host_and_port { Ok(text.to_owned()) } else { Err(wrong()) }
+}
+
+/// `blake3:HEX`, or the digits alone.
+fn blob(text: &str) -> Result<Hash, String> {
+    let wrong = |_| "a blob is named blake3:HEX, with 64 hexadecimal digits".to_owned();
+    Hash::from_hex(text.strip_prefix("blake3:").unwrap_or(text)).map_err(wrong)
 }
 
 /// `K=V`.

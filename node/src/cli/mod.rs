@@ -6,6 +6,7 @@
 //! Elsewhere: what a node answers is `api`; what a job file means is `jobfile`.
 
 mod args;
+mod blob;
 mod complete;
 mod get;
 mod jobs;
@@ -34,6 +35,8 @@ use crate::api::{Client, Code, Failure};
 
 /// Our crates, as the log filter names them.
 const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store", "swarm_executor"];
+/// The most threads beside those of guests, by default: what a fast network keeps busy.
+const WORKER_THREADS_MAX: usize = 8;
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
@@ -63,9 +66,21 @@ fn bug(panic: &str) {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    // Who sets tokio's own variable decides.
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        runtime.worker_threads(worker_threads());
+    }
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::caused(Code::Failed, "cannot start threads", &error))?;
     runtime.block_on(dispatch(cli))
+}
+
+/// Threads for the network, the core and the API: guests have their own. On few cores one of them is faster than two, as
+/// what arrives wakes one thread instead of several.
+fn worker_threads() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, WORKER_THREADS_MAX)
 }
 
 async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
@@ -88,6 +103,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
         Command::Drain => jobs::drain(&client(&global)?).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
+        Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
     }
 }

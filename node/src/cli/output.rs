@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use comfy_table::presets;
 use serde::Serialize;
 
-use crate::api::view::{JobDetail, JobItem, List, NodeItem, NodeStatus};
+use crate::api::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
 use crate::api::{Code, Failure};
 
 /// On a narrower terminal (or one that does not say) cells would be broken into single letters.
@@ -79,6 +79,19 @@ impl Row for JobItem {
     }
 }
 
+impl Row for BlobStat {
+    const HEADER: &'static [&'static str] = &["BLOB", "STATE", "BYTES"];
+
+    fn cells(&self) -> Vec<String> {
+        let len = self.len_bytes.map(|len| len.to_string()).unwrap_or_default();
+        vec![self.id().to_owned(), self.state.clone(), len]
+    }
+
+    fn id(&self) -> &str {
+        &self.hash
+    }
+}
+
 /// One task of `show --tasks`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct TaskItem {
@@ -140,6 +153,9 @@ fn status_text(status: &NodeStatus) -> String {
         ("swarm", format!("{} alive of {} known", status.alive, status.members)),
         ("jobs", format!("{} running of {}", status.jobs_running, status.jobs)),
     ];
+    let Transfers { sent_bytes, received_bytes, .. } = status.transfers;
+    lines.push(("blobs", format!("{} sent, {} received", bytes(sent_bytes), bytes(received_bytes))));
+    lines.extend(status.takes_no_blobs.iter().map(|why| ("refuses", format!("new blobs: {why}"))));
     lines.extend(status.addresses.iter().map(|address| ("listen", shown(address))));
     pairs(&lines)
 }

@@ -1,5 +1,6 @@
 //! `swarm start`: a node in the foreground, from its first line to a clean end.
 
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::node::data_dir;
 use super::output::print;
 use crate::api::{Code, Failure, causes};
 use crate::handle::Handle;
-use crate::network::IdentityError;
+use crate::network::{IdentityError, Rates};
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
 use crate::supervisor::Crash;
 
@@ -52,6 +53,10 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
     options.bootstrap = args.bootstrap;
     options.lan = args.lan;
     options.labels = args.labels.into_iter().collect();
+    options.disk_bytes = args.disk;
+    let rate = |bytes: Option<u64>| bytes.and_then(NonZeroU64::new);
+    options.upload_rates = Rates { total: rate(args.upload_rate), per_peer: rate(args.upload_rate_per_peer) };
+    options.download_rates = Rates { total: rate(args.download_rate), per_peer: rate(args.download_rate_per_peer) };
     if let Some(slots) = args.slots {
         options.slots = usize::try_from(slots).unwrap_or(usize::MAX);
     }

@@ -13,8 +13,8 @@ use super::target::{Target, stage, task_name};
 use crate::api::view::{Ended, JobDetail, JobItem};
 use crate::api::{Client, Code, Failure};
 
-/// The first and the longest pause between two looks at a job: short jobs answer at once, long ones cost nothing.
-const LOOK_EVERY: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(400)];
+/// Between two looks at how far a job is. Its end is told at once.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Reasons of failure that are named.
 const REASONS_MAX: usize = 5;
 /// Runs of tasks that are looked at for reasons: enough for a picture, quick for a job of any size.
@@ -36,9 +36,9 @@ pub(super) async fn until_over(
     mut meanwhile: Meanwhile<'_>,
 ) -> Result<JobDetail, Failure> {
     let mut shown = Progress::new();
-    let [mut pause, pause_max] = LOOK_EVERY;
     loop {
-        let job = client.job(id).await?;
+        let left = deadline.map_or(LOOK_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let job = client.job_within(id, left.min(LOOK_EVERY)).await?;
         match &mut meanwhile {
             Meanwhile::Progress => shown.update(&job.item),
             Meanwhile::Follow(printer) => {
@@ -49,12 +49,9 @@ pub(super) async fn until_over(
         if job.item.state.is_over() {
             return Ok(job);
         }
-        let until = Instant::now() + pause;
-        if deadline.is_some_and(|deadline| deadline <= until) {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(timed_out(&job.item, shown.elapsed()));
         }
-        tokio::time::sleep_until(until).await;
-        pause = (pause * 2).min(pause_max);
     }
 }
 

@@ -77,6 +77,19 @@ pub(super) fn check_free(address: &Multiaddr) -> io::Result<()> {
     }
 }
 
+/// Whether an address is one of a local network, or of this machine.
+pub(super) fn is_near(address: &Multiaddr) -> bool {
+    ip(address).is_some_and(|ip| match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_loopback() || ip.is_unicast_link_local(),
+    })
+}
+
+/// Whether an address is one of TCP.
+pub(super) fn is_tcp(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
+}
+
 fn is_loopback(address: &Multiaddr) -> bool {
     ip(address).is_some_and(|ip| ip.is_loopback())
 }

@@ -6,12 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError};
 use libp2p::{Multiaddr, PeerId};
 
-use super::addresses::{ADDRESSES_MAX, named_peer};
+use super::addresses::{ADDRESSES_MAX, is_tcp, named_peer};
 
 /// The wait after the first failure; it doubles with each further one.
 const WAIT_MIN: Duration = Duration::from_millis(250);
@@ -176,6 +175,9 @@ impl Dialer {
 }
 
 /// Dials a peer at these addresses, and at those that the Kademlia map knows.
+///
+/// TCP is dialled from a port of its own: two nodes that dial each other at once from the ports they listen on become one
+/// connection without a listening side (a TCP simultaneous open), which then fails.
 pub(super) fn dial_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
     let new_port = addresses.is_empty() || addresses.iter().any(is_tcp);
     let opts = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour();
@@ -186,12 +188,6 @@ fn dial_address(address: Multiaddr) -> DialOpts {
     let new_port = is_tcp(&address);
     let opts = DialOpts::unknown_peer_id().address(address);
     if new_port { opts.allocate_new_port().build() } else { opts.build() }
-}
-
-/// TCP is dialled from a port of its own: two nodes that dial each other at once from the ports they listen on become one
-/// connection without a listening side (a TCP simultaneous open), which then fails.
-fn is_tcp(address: &Multiaddr) -> bool {
-    address.iter().any(|part| matches!(part, Protocol::Tcp(_)))
 }
 
 impl Target {

@@ -16,18 +16,19 @@ use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Stream, Swarm, TransportError, identify, mdns, ping};
 use swarm_protocol::message::GOSSIP_BYTES_MAX;
 use swarm_protocol::{Gossip, Hash, JobId, NodeId, SignedJob, codec};
-use swarm_store::Blobs;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::addresses::{self, node_of, peer_of};
 use super::behaviour::{Behaviour, BehaviourEvent, Names};
+use super::blobs::{self, Uploads};
 use super::dialer::{self, Dialer};
+use super::lanes::Lanes;
 use super::links::{Ended, Links, Transfer};
 use super::queries::Queries;
 use super::records;
 use super::streams::{Incoming, Purpose};
-use super::{Counters, NetworkError, NetworkEvent, blobs};
+use super::{Counters, NetworkError, NetworkEvent};
 
 /// How often the timers of dials and links are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -82,7 +83,7 @@ pub(super) struct Driver {
     pub(super) links: Links,
     pub(super) ended: mpsc::UnboundedReceiver<Ended>,
     pub(super) dialer: Dialer,
-    pub(super) blobs: Blobs,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -90,7 +91,7 @@ pub(super) struct Driver {
 struct Running {
     driver: Driver,
     queries: Queries,
-    uploads: Arc<Semaphore>,
+    lanes: Lanes,
     requests: Arc<Semaphore>,
     opened_sender: mpsc::UnboundedSender<Opened>,
     opened: mpsc::UnboundedReceiver<Opened>,
@@ -111,7 +112,7 @@ impl Driver {
         let mut running = Running {
             driver: self,
             queries: Queries::default(),
-            uploads: Arc::new(Semaphore::new(blobs::UPLOADS_MAX)),
+            lanes: Lanes::default(),
             requests: Arc::new(Semaphore::new(blobs::REQUESTS_MAX)),
             opened_sender,
             opened,
@@ -202,8 +203,8 @@ impl Running {
     fn on_swarm(&mut self, event: Event) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
-                self.on_connected(peer_id, connection_id)
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.on_connected(peer_id, connection_id, endpoint.get_remote_address())
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
                 tracing::debug!(peer = %peer_id, ?cause, "connection closed");
@@ -266,15 +267,20 @@ impl Running {
 
     // ---- connections
 
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId) {
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, remote: &Multiaddr) {
         let Some(node) = node_of(&peer) else {
             tracing::debug!(%peer, "refused: its key is not ed25519");
             let _ = self.driver.swarm.disconnect_peer_id(peer);
             return;
         };
         self.driver.dialer.on_connected(peer, connection);
+        self.lanes.on_connected(peer, connection, remote);
         self.driver.links.on_connected(peer, node, connection);
         self.open_links();
+        self.open_waiting(peer, node);
+    }
+
+    fn open_waiting(&mut self, peer: PeerId, node: NodeId) {
         for answer in self.waiting.remove(&peer).unwrap_or_default() {
             self.open_blob(node, answer);
         }
@@ -282,6 +288,7 @@ impl Running {
 
     fn on_disconnected(&mut self, peer: PeerId, connection: ConnectionId, left: u32) {
         self.driver.links.on_disconnected(peer, connection);
+        self.lanes.on_disconnected(peer, connection, left);
         if left == 0 {
             self.driver.dialer.on_disconnected(peer);
         }
@@ -289,6 +296,12 @@ impl Running {
 
     fn on_dial_failed(&mut self, connection: ConnectionId, peer: Option<PeerId>, error: &DialError) {
         self.driver.dialer.on_failed(connection, error);
+        if let Some((peer, node)) = peer.and_then(|peer| Some((peer, node_of(&peer)?)))
+            && self.lanes.on_failed(peer, connection, Instant::now())
+        {
+            tracing::debug!(%peer, "not reached over TCP for blobs: {error}");
+            return self.open_waiting(peer, node);
+        }
         // When the peer is being dialled already, the answer comes from that dial.
         if let Some(peer) = peer.filter(|_| !matches!(error, DialError::DialPeerConditionFalse(_))) {
             tracing::debug!(%peer, "not reached: {error}");
@@ -326,6 +339,7 @@ impl Running {
         }
         self.driver.dialer.on_welcome(peer);
         let reachable = addresses::reachable(info.listen_addrs.into_iter());
+        self.lanes.on_identified(peer, reachable.iter().take(addresses::ADDRESSES_MAX));
         for address in reachable.into_iter().take(addresses::ADDRESSES_MAX) {
             self.driver.swarm.behaviour_mut().kad.add_address(&peer, address);
         }
@@ -396,20 +410,25 @@ impl Running {
 
     fn serve_blob(&mut self, peer: PeerId, stream: Stream) {
         // Beyond the bound the stream is dropped, which its peer sees as a broken one.
+        let Some(node) = node_of(&peer) else { return };
         if let Ok(permit) = self.requests.clone().try_acquire_owned() {
-            let (blobs, uploads) = (self.driver.blobs.clone(), self.uploads.clone());
-            let transfer = self.driver.links.transfer(peer);
+            let (uploads, transfer) = (Arc::clone(&self.driver.uploads), self.driver.links.transfer(peer));
             tokio::spawn(async move {
-                blobs::serve(stream, blobs, uploads).await;
+                blobs::serve(stream, node, uploads).await;
                 drop((permit, transfer));
             });
         }
     }
 
-    /// Opens a stream for a blob, when the peer is not connected on a new connection. Drops `answer` when that fails.
+    /// Opens a stream for a blob on the best connection, which may have to be made. Drops `answer` when that fails.
     fn open_blob(&mut self, from: NodeId, answer: oneshot::Sender<BlobStream>) {
         let peer = peer_of(from);
-        match self.driver.links.best_connection(peer) {
+        let connection = match self.lanes.fast(peer) {
+            Some(fast) => Some(fast),
+            None if self.dial_lane(peer) => None,
+            None => self.driver.links.best_connection(peer),
+        };
+        match connection {
             Some(connection) => {
                 let stream = self.driver.swarm.behaviour_mut().streams.open(peer, connection, Purpose::Blob);
                 let transfer = self.driver.links.transfer(peer);
@@ -422,10 +441,25 @@ impl Running {
             }
             None if self.waiting.len() < WAITING_MAX => {
                 self.waiting.entry(peer).or_default().push(answer);
-                self.dial(from, &[]);
+                if !self.lanes.is_dialled(peer) {
+                    self.dial(from, &[]);
+                }
             }
             None => tracing::debug!(%peer, "too many streams wait for a connection"),
         }
+    }
+
+    /// Whether a faster connection for blobs is under way.
+    fn dial_lane(&mut self, peer: PeerId) -> bool {
+        let now = Instant::now();
+        if let Some(opts) = self.lanes.dial(peer, now) {
+            let connection = opts.connection_id();
+            if let Err(error) = self.driver.swarm.dial(opts) {
+                tracing::debug!(%peer, "not dialled over TCP for blobs: {error}");
+                self.lanes.on_failed(peer, connection, now);
+            }
+        }
+        self.lanes.is_dialled(peer)
     }
 
     // ---- gossip

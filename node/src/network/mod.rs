@@ -14,7 +14,8 @@
 //! | `streams` | opening and accepting raw streams |
 //! | `links`, `link` | which stream is the link to a peer; the life of one link |
 //! | `dialer`, `resolver` | whom this node keeps dialling; host names in bootstrap addresses |
-//! | `blobs` | moving one blob |
+//! | `blobs` | moving blobs: conversations, uploads, rates |
+//! | `lanes` | over which connection blobs go |
 //! | `records`, `queries` | what is kept for the Kademlia map; questions to it |
 //! | `addresses` | between our ids and addresses and libp2p's |
 //! | `identity` | the node's key |
@@ -27,6 +28,7 @@ mod blobs;
 mod dialer;
 mod driver;
 mod identity;
+mod lanes;
 mod link;
 mod links;
 mod queries;
@@ -34,7 +36,7 @@ mod records;
 mod resolver;
 mod streams;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,10 +48,12 @@ use swarm_store::Blobs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-pub use blobs::FetchError;
+pub use blobs::{FetchError, Holder, Rate, Rates};
+pub(crate) use blobs::{Here, RUN_GROUPS_MAX};
 pub use identity::{Identity, IdentityError};
 
 use behaviour::Names;
+use blobs::{Limits, Uploads};
 use dialer::Dialer;
 use driver::{Command, Driver};
 use links::{Links, Outboxes};
@@ -78,8 +82,12 @@ pub struct NetworkConfig {
     pub lan: bool,
     /// Nodes known from an earlier run with their multiaddresses; dialled like bootstrap nodes.
     pub known_peers: Vec<(NodeId, Vec<String>)>,
-    /// What is served to peers, and where fetched blobs go.
+    /// What is served to peers.
     pub blobs: Blobs,
+    /// How fast blobs are sent.
+    pub upload_rates: Rates,
+    /// How fast blobs are taken.
+    pub download_rates: Rates,
     /// Keys and values of `Table::Kad`, as earlier runs were told to persist them.
     pub kad_records: Vec<(Vec<u8>, Vec<u8>)>,
     /// Takes changes of `Table::Kad`, to be persisted at leisure. What does not fit in the channel is not persisted.
@@ -155,6 +163,18 @@ pub struct NetworkCounts {
     pub gossip_dropped: u64,
     /// Kademlia records that were not what their key says.
     pub records_refused: u64,
+    /// Bytes of blobs that were sent to peers, with their proofs.
+    pub bytes_sent: u64,
+    /// Bytes of blobs that peers sent, with their proofs.
+    pub bytes_received: u64,
+    /// Sources of blobs dropped because a byte was wrong.
+    pub sources_wrong: u64,
+    /// Sources of blobs dropped because they sent more than was asked for.
+    pub sources_over: u64,
+    /// Sources of blobs dropped because they lacked what they had claimed.
+    pub sources_lacking: u64,
+    /// Sources of blobs dropped because they stood still.
+    pub sources_stalled: u64,
 }
 
 /// [`NetworkCounts`] as they grow.
@@ -165,6 +185,12 @@ struct Counters {
     gossip_refused: AtomicU64,
     gossip_dropped: AtomicU64,
     records_refused: AtomicU64,
+    bytes_sent: AtomicU64,
+    bytes_received: AtomicU64,
+    sources_wrong: AtomicU64,
+    sources_over: AtomicU64,
+    sources_lacking: AtomicU64,
+    sources_stalled: AtomicU64,
 }
 
 /// A handle to the network. When the last one is dropped, the network closes as by [`Self::shutdown`].
@@ -173,7 +199,7 @@ pub struct Network {
     me: NodeId,
     commands: mpsc::Sender<Command>,
     outboxes: Outboxes,
-    blobs: Blobs,
+    downloads: Arc<Limits>,
     counters: Arc<Counters>,
 }
 
@@ -194,9 +220,10 @@ impl Network {
         let (ended_sender, ended) = mpsc::unbounded_channel();
         let (outboxes, counters) = (Outboxes::default(), Arc::new(Counters::default()));
         let links = Links::new(me, outboxes.clone(), events.clone(), ended_sender, counters.clone());
-        let network = Self { me, commands, outboxes, blobs: config.blobs.clone(), counters: counters.clone() };
-        let blobs = config.blobs;
-        let driver = Driver { swarm, early, names, events, links, ended, dialer, blobs, counters };
+        let downloads = Arc::new(Limits::new(config.download_rates));
+        let network = Self { me, commands, outboxes, downloads, counters: counters.clone() };
+        let uploads = Arc::new(Uploads::new(config.blobs, config.upload_rates, counters.clone()));
+        let driver = Driver { swarm, early, names, events, links, ended, dialer, uploads, counters };
         tokio::spawn(driver.run(commands_receiver));
         for address in named {
             tokio::spawn(resolver::keep_resolving(address, network.commands.downgrade()));
@@ -242,10 +269,10 @@ impl Network {
         self.command(Command::Rest(rests));
     }
 
-    /// Brings a blob from a peer into this node's blobs, and says its length in bytes. A peer that is not connected is
+    /// Asks a peer for a blob; with `proof` also for its last group, which proves its length. A peer that is not connected is
     /// dialled if the Kademlia map knows an address; this node itself is never connected. May be called for several blobs
     /// and peers at once.
-    pub async fn fetch_blob(&self, from: NodeId, hash: Hash) -> Result<u64, FetchError> {
+    pub async fn find_blob(&self, from: NodeId, hash: Hash, proof: bool) -> Result<Holder, FetchError> {
         if from == self.me {
             // No dial ever leads there, so the stream would wait for a connection in vain.
             return Err(FetchError::NotConnected);
@@ -254,8 +281,21 @@ impl Network {
         let asked = self.commands.send(Command::OpenBlob { from, answer }).await;
         asked.map_err(|_| FetchError::NotConnected)?;
         let stream = timeout(driver::OPEN_MAX, stream).await.map_err(|_| FetchError::NotOpened)?;
-        let (stream, _transfer) = stream.map_err(|_| FetchError::NotConnected)?;
-        blobs::fetch(stream, hash, self.blobs.clone()).await
+        let stream = stream.map_err(|_| FetchError::NotConnected)?;
+        Holder::open(stream, hash, proof, self.downloads.of(from), Arc::clone(&self.counters)).await
+    }
+
+    /// Counts a source that is dropped for what it did.
+    pub(crate) fn count_source(&self, from: NodeId, hash: Hash, why: &FetchError) {
+        let counter = match why {
+            FetchError::Damaged => &self.counters.sources_wrong,
+            FetchError::TooMuch => &self.counters.sources_over,
+            FetchError::Lacking => &self.counters.sources_lacking,
+            FetchError::Timeout => &self.counters.sources_stalled,
+            _ => return,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(?from, %hash, "a source is dropped: {why}");
     }
 
     /// Says in the Kademlia map that this node has a blob. Returns when the walk is over; a hint, so it cannot fail.
@@ -293,6 +333,12 @@ impl Network {
         found.await.ok().flatten()
     }
 
+    /// Returns when the libp2p task is gone: the node hears nobody any more.
+    pub(crate) async fn watch(self) -> Result<(), crate::supervisor::Failure> {
+        self.commands.closed().await;
+        Err("the libp2p task is gone".into())
+    }
+
     /// What has been refused or lost since the start.
     pub fn counts(&self) -> NetworkCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -302,6 +348,12 @@ impl Network {
             gossip_refused: read(&self.counters.gossip_refused),
             gossip_dropped: read(&self.counters.gossip_dropped),
             records_refused: read(&self.counters.records_refused),
+            bytes_sent: read(&self.counters.bytes_sent),
+            bytes_received: read(&self.counters.bytes_received),
+            sources_wrong: read(&self.counters.sources_wrong),
+            sources_over: read(&self.counters.sources_over),
+            sources_lacking: read(&self.counters.sources_lacking),
+            sources_stalled: read(&self.counters.sources_stalled),
         }
     }
 

@@ -96,6 +96,10 @@ impl State {
             Err(reason) if shared.stages.disk_failed() => {
                 tracing::warn!(lease = ?self.lease, %reason, "the disk failed")
             }
+            Err(reason) if shared.stages.has_no_room() => {
+                tracing::warn!(lease = ?self.lease, %reason, "a batch has no room here");
+                self.outcomes = Outcomes::of_all(tasks.ranges(), &Outcome::bare(Ending::Lost));
+            }
             Err(reason) => {
                 tracing::warn!(lease = ?self.lease, %reason, "a batch cannot be started");
                 let rejected = Outcome::bare(Ending::Rejected(reason));

@@ -20,7 +20,7 @@ use swarm_protocol::{
     Batch, Content, Edge, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, Limits, NodeId,
     Outcome, Range, Resources, ShardId, StageSpec, Stdin, TreeFile,
 };
-use swarm_store::{BlobError, Blobs};
+use swarm_store::{BlobError, Blobs, NoRoom, is_full};
 use tokio::sync::OnceCell;
 
 use super::inputs::{InputError, Inputs, Link, plain_path, temp_dir};
@@ -162,6 +162,11 @@ impl Stages {
         self.blobs.has_failed()
     }
 
+    /// Whether this node has no room for blobs now: what cannot be made ready here may be elsewhere.
+    pub(super) fn has_no_room(&self) -> bool {
+        self.blobs.no_room().is_some()
+    }
+
     fn cell(&self, key: StageKey) -> Ready {
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         let found = ready.iter().position(|(known, _)| *known == key).and_then(|at| ready.remove(at));
@@ -242,6 +247,9 @@ impl Stages {
         }
         self.hold(wanted, &batch.sources).await?;
         let (declared, blobs, scratch) = (stage.inputs.len(), self.blobs.clone(), self.scratch.clone());
+        if declared == 0 {
+            return Ok(Inputs::None);
+        }
         Ok(blocking(move || Inputs::new(declared, links, items, has_own, &blobs, &scratch)).await?)
     }
 
@@ -371,6 +379,9 @@ impl Stages {
 
     /// Brings blobs here and checks them. What turns out to be damaged on this disk is fetched once more.
     async fn hold(&self, wanted: Wanted, from: &[NodeId]) -> Result<(), Unready> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
         self.fetch(&wanted, from).await?;
         let damaged = self.damaged(wanted).await;
         if damaged.is_empty() {
@@ -455,6 +466,12 @@ impl Wanted {
     }
 }
 
+/// Whether something went wrong because this node has no room.
+fn is_no_room(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.any(|cause| cause.is::<NoRoom>() || cause.downcast_ref().is_some_and(is_full))
+}
+
 /// Notes when what went wrong is this node's disk.
 fn note_disk(blobs: &Blobs, error: &(dyn Error + 'static)) {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
@@ -485,6 +502,8 @@ impl Stage {
         match run {
             Ok(outcome) => outcome,
             Err(_) if self.blobs.has_failed() => Outcome::bare(Ending::Cancelled),
+            // It is not the task's fault, and another node may have room.
+            Err(error) if is_no_room(&error) => Outcome::bare(Ending::Lost),
             Err(error) => Outcome::bare(Ending::Rejected(reason(&error))),
         }
     }
@@ -517,14 +536,16 @@ impl Stage {
         self.outcome(finished, out_dir)
     }
 
-    /// Whether this node's disk has failed, found out by writing to it.
-    fn disk_failed(&self) -> bool {
+    /// How a task ends that this node's disk failed, which is found out by writing to it.
+    fn ended_by_disk(&self) -> Option<Ending> {
         let writes = !self.spec().outputs.is_empty();
         let probe = || io::Write::write_all(&mut tempfile::tempfile_in(&self.scratch)?, &[0; PROBE_BYTES]);
-        if let Err(error) = if writes { probe() } else { Ok(()) } {
-            self.blobs.note("write below", &self.scratch, &error);
+        match if writes { probe() } else { Ok(()) } {
+            Err(error) if is_full(&error) => return Some(Ending::Lost),
+            Err(error) => self.blobs.note("write below", &self.scratch, &error),
+            Ok(()) => {}
         }
-        self.blobs.has_failed()
+        self.blobs.has_failed().then_some(Ending::Cancelled)
     }
 
     fn item(&self, index: u32) -> Result<Option<&Item>, Unstarted> {
@@ -577,8 +598,10 @@ impl Stage {
     fn outcome(&self, finished: Finished, out_dir: Option<tempfile::TempDir>) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
         // Of its own doing, perhaps; or it met a full disk where it wanted to leave its outputs, which are still there.
-        if !finished.ending.is_success() && self.disk_failed() {
-            return Ok(Outcome::bare(Ending::Cancelled));
+        if !finished.ending.is_success()
+            && let Some(ending) = self.ended_by_disk()
+        {
+            return Ok(Outcome::bare(ending));
         }
         let left = match out_dir.filter(|_| finished.ending.is_success()) {
             Some(dir) => {

@@ -5,7 +5,6 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -19,6 +18,8 @@ use crate::cluster::{ClusterError, Job, Node, check_interrupted};
 const SOCKET_NAME: &str = "api.sock";
 /// Longer than a node takes for anything that is asked here.
 const ANSWER_WAIT: Duration = Duration::from_secs(120);
+/// How long the node is asked to wait at once; meanwhile nobody sees that the user has had enough.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The longest answer: a job's tasks.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -53,16 +54,21 @@ impl Api {
         Ok(hash)
     }
 
+    /// Has the node bring a blob to itself from another one.
+    pub(super) fn hold(&mut self, blob: Hash, from: &str) -> Result<(), BenchError> {
+        self.ask("POST", &format!("/v1/blobs/{}?from={from}", blob.to_hex()), &[]).map(drop)
+    }
+
+    /// Bytes of blobs that the node has sent since its start.
+    pub(super) fn sent_bytes(&mut self) -> Result<u64, BenchError> {
+        let answer = self.ask("GET", "/v1/status", &[])?;
+        Ok(read::<crate::cluster::Status>("GET /v1/status", &answer)?.transfers.sent_bytes)
+    }
+
     /// Submits a job and returns its id once it is acknowledged.
     pub(super) fn submit(&mut self, spec: &JobSpec) -> Result<String, BenchError> {
         let answer = self.ask("POST", "/v1/jobs", &codec::encode(spec))?;
         Ok(read::<Submitted>("POST /v1/jobs", &answer)?.job)
-    }
-
-    /// How far a job is.
-    pub(super) fn job(&mut self, job: &str) -> Result<Job, BenchError> {
-        let path = format!("/v1/jobs/{job}");
-        read(&path, &self.ask("GET", &path, &[])?)
     }
 
     /// What is known of each task of a job.
@@ -70,19 +76,19 @@ impl Api {
         self.ask("GET", &format!("/v1/jobs/{job}/tasks"), &[])
     }
 
-    /// Asks again and again, `every` so often, until a job is done.
-    pub(super) fn wait_done(&mut self, job: &str, every: Duration, within: Duration) -> Result<(), BenchError> {
-        let seen = self.wait_over(job, every, within)?;
+    /// Waits until a job is done, as told by the node.
+    pub(super) fn wait_done(&mut self, job: &str, within: Duration) -> Result<(), BenchError> {
+        let seen = self.wait_over(job, within)?;
         if seen.state == "done" && seen.done == seen.tasks {
             return Ok(());
         }
         Err(BenchError::NotDone { job: job.into(), state: seen.state })
     }
 
-    fn wait_over(&mut self, job: &str, every: Duration, within: Duration) -> Result<Job, BenchError> {
-        let began = Instant::now();
+    fn wait_over(&mut self, job: &str, within: Duration) -> Result<Job, BenchError> {
+        let (began, path) = (Instant::now(), format!("/v1/jobs/{job}?wait_ms={}", LOOK_EVERY.as_millis()));
         loop {
-            let seen = self.job(job)?;
+            let seen: Job = read(&path, &self.ask("GET", &path, &[])?)?;
             if seen.is_over() {
                 return Ok(seen);
             }
@@ -91,14 +97,13 @@ impl Api {
                 let (what, last) = (format!("the end of the job {job}"), format!("{} tasks", seen.ended()));
                 return Err(ClusterError::Deadline { what, waited: within, last }.into());
             }
-            thread::sleep(every);
         }
     }
 
     /// Cancels a job and waits until nothing of it runs.
     pub(super) fn cancel(&mut self, job: &str) -> Result<(), BenchError> {
         self.ask("POST", &format!("/v1/jobs/{job}/cancel"), &[])?;
-        self.wait_over(job, Duration::from_millis(20), ANSWER_WAIT).map(drop)
+        self.wait_over(job, ANSWER_WAIT).map(drop)
     }
 
     /// How many tasks the node runs now.

@@ -9,8 +9,6 @@ use crate::cluster::{Cluster, DEADLINE, Node};
 
 /// How long any job of a measurement may take.
 const JOB_DEADLINE: Duration = Duration::from_secs(600);
-/// How often a long job is asked about: little beside how long it takes, and a question costs little beside that.
-const ASK_EVERY: Duration = Duration::from_millis(5);
 /// Tasks that each slot has run before anything is measured.
 const WARM_TASKS: u32 = 500;
 
@@ -31,9 +29,19 @@ impl Fleet {
 
     /// As [`Self::start`], saying what this `SWARM_LOG` asks for.
     pub(super) fn start_with_log(bench: &Bench, nodes: usize, slots: usize, log: &str) -> Result<Self, BenchError> {
+        Self::start_with(bench, nodes, slots, |node| node.set_variable("SWARM_LOG", log))
+    }
+
+    /// Starts nodes that were set up.
+    pub(super) fn start_with(
+        bench: &Bench,
+        nodes: usize,
+        slots: usize,
+        set_up: impl Fn(&mut Node),
+    ) -> Result<Self, BenchError> {
         let mut cluster = Cluster::empty(&bench.program, slots)?;
         for _ in 0..nodes {
-            cluster.add().set_variable("SWARM_LOG", log);
+            set_up(cluster.add());
         }
         cluster.start_all()?;
         cluster.wait_members(nodes, DEADLINE)?;
@@ -44,6 +52,11 @@ impl Fleet {
     /// A user of a node.
     pub(super) fn api(&mut self, node: usize) -> &mut Api {
         &mut self.apis[node]
+    }
+
+    /// A user of each node.
+    pub(super) fn apis(&mut self) -> &mut [Api] {
+        &mut self.apis
     }
 
     /// A node.
@@ -63,7 +76,7 @@ impl Fleet {
     pub(super) fn time(&mut self, work: &Work, tasks: u32) -> Result<Duration, BenchError> {
         let (api, spec, began) = (self.api(0), work.job(tasks), Instant::now());
         let job = api.submit(&spec)?;
-        api.wait_done(&job, ASK_EVERY, JOB_DEADLINE)?;
+        api.wait_done(&job, JOB_DEADLINE)?;
         Ok(began.elapsed())
     }
 }

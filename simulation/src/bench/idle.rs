@@ -4,12 +4,12 @@
 //! Yamux included, headers of IP not). Processor time is what the system has counted for each thread.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use super::fleet::Fleet;
+use super::processor::{ALL, processor};
 use super::{Bench, BenchError, Row, Unit};
 use crate::cluster::Node;
 
@@ -22,10 +22,11 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let mut fleet = Fleet::start(bench, 2, 1)?;
     fleet.warm_noop()?;
     thread::sleep(SETTLE);
+    let used = |node: &Node| processor(node, ALL);
     let nodes = || [fleet.node(0), fleet.node(1)];
-    let (used_before, sent_before) = (nodes().map(processor), sent(nodes())?);
+    let (used_before, sent_before) = (nodes().map(used), sent(nodes())?);
     thread::sleep(WATCH);
-    let used = nodes().map(processor).into_iter().zip(used_before);
+    let used = nodes().map(used).into_iter().zip(used_before);
     let shares: Vec<f64> = used.map(|(after, before)| (after - before).max(0.0) / WATCH.as_secs_f64()).collect();
     let memory = nodes().map(|node| node.memory_bytes() as f64).to_vec();
     let bytes = bytes_between(&sent_before, &sent(nodes())?);
@@ -35,16 +36,6 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let rate = bytes / WATCH.as_secs_f64();
     bench.add(Row::median("idle", "sent and received for one peer (TCP payload)", Unit::BytesPerSecond, vec![rate]));
     Ok(())
-}
-
-/// Processor time that the threads of a node have used, in seconds.
-fn processor(node: &Node) -> f64 {
-    let threads = fs::read_dir(format!("/proc/{}/task", node.process())).into_iter().flatten().flatten();
-    let used = |thread: fs::DirEntry| {
-        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-        text.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok()).unwrap_or_default()
-    };
-    threads.map(used).sum::<f64>() / 1e9
 }
 
 /// Both ends of each connection between two nodes, and the bytes that each end has sent.

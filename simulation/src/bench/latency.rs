@@ -18,8 +18,6 @@ const TRIES_MAX: usize = 1200;
 const BATCH: usize = 100;
 /// Commands.
 const COMMANDS: usize = 30;
-/// How often the end of a task is asked for: a question takes a tenth of a millisecond of the node's time.
-const ASK_EVERY: Duration = Duration::from_micros(300);
 /// How long one task may take.
 const TASK_DEADLINE: Duration = Duration::from_secs(60);
 /// Each grant is a line of the log.
@@ -57,7 +55,7 @@ fn sum_of_limits(bench: &Bench) -> Option<f64> {
 fn one(fleet: &mut Fleet, work: &Work) -> Result<(String, Duration), BenchError> {
     let (api, spec, began) = (fleet.api(0), work.job(1), Instant::now());
     let job = api.submit(&spec)?;
-    api.wait_done(&job, ASK_EVERY, TASK_DEADLINE)?;
+    api.wait_done(&job, TASK_DEADLINE)?;
     api.tasks(&job)?;
     Ok((job, began.elapsed()))
 }

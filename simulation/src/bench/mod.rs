@@ -4,13 +4,15 @@
 //! and is left out when its other half was not measured; every process that is started is ended by its own id.
 //!
 //! The way through: `options` is what a user asks for, `report` and `row` what is printed. The limits are `machine`, `bare`,
-//! `append` and `stream`. The measurements are `noop`, `nodes`, `latency`, `efficiency`, `submit`, `queue`, `disk`, `start`,
-//! `idle` and `regrant`; each stands alone. Below: `fleet` is a swarm to be measured, `api` talks to one of its nodes,
+//! `append`, `stream` and `bulk`. The measurements are `noop`, `nodes`, `latency`, `efficiency`, `submit`, `queue`, `disk`,
+//! `start`, `idle`, `blobs` and `regrant`; each stands alone. Below: `fleet` is a swarm to be measured, `api` talks to one of its nodes,
 //! `work` are the jobs, `command` runs and times one. Elsewhere: `cluster` starts and stops the processes.
 
 mod api;
 mod append;
 mod bare;
+mod blobs;
+mod bulk;
 mod command;
 mod disk;
 mod efficiency;
@@ -21,6 +23,7 @@ mod latency;
 mod machine;
 mod noop;
 mod options;
+mod processor;
 mod queue;
 mod regrant;
 mod report;
@@ -34,6 +37,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use bare::{BareOptions, bare};
+pub use bulk::{BulkOptions, bulk};
 pub use error::BenchError;
 pub use machine::Machine;
 pub use options::{BenchOptions, Measurement};
@@ -106,6 +110,7 @@ impl Bench {
             Measurement::Disk => disk::measure(self),
             Measurement::Start => start::measure(self),
             Measurement::Idle => idle::measure(self),
+            Measurement::Blobs => blobs::measure(self),
             Measurement::Regrant => regrant::measure(self),
         }
     }

@@ -56,6 +56,8 @@ pub enum Measurement {
     Start,
     /// What an idle node uses
     Idle,
+    /// A large blob from node to node beside a bare libp2p stream, and to eight nodes at once
+    Blobs,
     /// From the death or the standstill of a node to the next grant of its tasks
     Regrant,
 }

@@ -36,6 +36,8 @@ pub enum Unit {
     BytesPerSecond,
     /// A part of a whole, where 1 is all of it.
     Share,
+    /// How often something as a whole.
+    Times,
 }
 
 /// How a figure compares with another one of the same run.
@@ -110,6 +112,7 @@ impl Unit {
             Self::Bytes => scaled(value, &[(1e6, "MB"), (1e3, "kB"), (1.0, "B")]),
             Self::BytesPerSecond => scaled(value, &[(1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")]),
             Self::Share => format!("{:.2} %", value * 100.0),
+            Self::Times => format!("{} ×", number(value)),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use swarm_simulation::bench::{self, BareOptions, BenchOptions};
+use swarm_simulation::bench::{self, BareOptions, BenchOptions, BulkOptions};
 use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::crash_points::{self, CrashOptions};
 use swarm_simulation::damage::{self, DamageOptions};
@@ -76,6 +76,8 @@ enum Command {
     Bench(BenchOptions),
     #[command(hide = true)]
     BenchBare(BareOptions),
+    #[command(hide = true)]
+    BenchBulk(BulkOptions),
 }
 
 /// Every kind of fault, for the help.
@@ -119,6 +121,10 @@ impl Cli {
             }
             Command::BenchBare(options) => {
                 bench::bare(&options)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::BenchBulk(options) => {
+                bench::bulk(&options)?;
                 Ok(ExitCode::SUCCESS)
             }
         }

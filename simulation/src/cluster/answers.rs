@@ -28,6 +28,17 @@ pub struct Status {
     pub slots: u32,
     /// Of these, busy.
     pub slots_busy: u32,
+    /// What it moved of blobs since its start.
+    pub transfers: Transfers,
+}
+
+/// What a node moved of blobs since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Transfers {
+    /// Bytes sent, with their proofs.
+    pub sent_bytes: u64,
+    /// Bytes received, with their proofs.
+    pub received_bytes: u64,
 }
 
 /// `swarm show ID -o json`, with `outcomes` after `--tasks`.

@@ -34,7 +34,7 @@ mod stories;
 mod swarm;
 mod wait;
 
-pub use answers::{Job, Member, Outcome, Status};
+pub use answers::{Job, Member, Outcome, Status, Transfers};
 pub use chaos::Kind;
 pub use client::Output;
 pub use disks::Disks;
@@ -42,7 +42,7 @@ pub use error::ClusterError;
 pub use journal::Attempts;
 pub(crate) use journal::Journal;
 pub use ledger::Bad;
-pub use node::Node;
+pub use node::{Node, Transport};
 pub use options::{ClusterOptions, Interval, find_swarm};
 pub use report::{ClusterReport, Kill};
 pub use scenario::run;

@@ -16,6 +16,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::ClusterError;
+use super::node::Transport;
 
 const NAMED: &str = "/run/netns";
 const PREFIX: &str = "swarm-sim-";
@@ -47,11 +48,13 @@ impl Home {
     }
 
     /// Where to listen for the first time.
-    pub(super) fn listen(&self) -> String {
-        match self {
-            Self::Here => "/ip4/127.0.0.1/tcp/0".into(),
-            Self::Apart { host, .. } => format!("/ip4/{host}/tcp/{PORT}"),
-        }
+    pub(super) fn listen(&self, transport: Transport) -> String {
+        let port = match self {
+            Self::Here => 0,
+            Self::Apart { .. } => PORT,
+        };
+        let suffix = if transport == Transport::Quic { "/quic-v1" } else { "" };
+        format!("{}{port}{suffix}", transport.at(self.host()))
     }
 
     /// The host of its address.

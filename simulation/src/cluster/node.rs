@@ -27,6 +27,16 @@ const LOG: &str = "warn,libp2p_kad=error,swarm_node::tasks=debug";
 /// What of a data directory makes a node the same node.
 const IDENTITY: &str = "identity.key";
 
+/// How nodes reach each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP, Noise and Yamux.
+    #[default]
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
 /// A node: its data directory lives longer than its processes.
 #[derive(Debug)]
 pub struct Node {
@@ -36,6 +46,7 @@ pub struct Node {
     root: PathBuf,
     slots: usize,
     home: Home,
+    transport: Transport,
     bootstrap: Vec<String>,
     environment: BTreeMap<String, String>,
     greeting: Option<Greeting>,
@@ -54,6 +65,7 @@ impl Node {
             root: root.into(),
             slots,
             home,
+            transport: Transport::default(),
             bootstrap: Vec::new(),
             environment: BTreeMap::new(),
             greeting: None,
@@ -81,7 +93,7 @@ impl Node {
         &self.greeted().id
     }
 
-    /// Where it can be dialled: `/ip4/127.0.0.1/tcp/PORT/p2p/PEERID`.
+    /// Where it can be dialled: `/ip4/127.0.0.1/tcp/PORT/p2p/PEERID`, or the same for QUIC.
     ///
     /// # Panics
     /// When it was never started.
@@ -97,6 +109,11 @@ impl Node {
     /// The addresses it is told to dial from its next start on.
     pub fn set_bootstrap(&mut self, addresses: Vec<String>) {
         self.bootstrap = addresses;
+    }
+
+    /// The transport that it listens on. To be set before its first start.
+    pub fn set_transport(&mut self, transport: Transport) {
+        self.transport = transport;
     }
 
     /// A variable in the environment of its processes from its next start on; an empty value takes it away.
@@ -117,7 +134,7 @@ impl Node {
     pub fn launch(&mut self) -> Result<(), ClusterError> {
         self.kill();
         let listen = self.greeting.as_ref().and_then(|greeting| greeting.address.split("/p2p/").next());
-        let listen = listen.map_or_else(|| self.home.listen(), str::to_owned);
+        let listen = listen.map_or_else(|| self.home.listen(self.transport), str::to_owned);
         let mut command = self.home.command(&self.program);
         command.arg("start").arg("--data").arg(self.dir());
         command.args(["--listen", &listen, "--slots", &self.slots.to_string()]);
@@ -141,7 +158,7 @@ impl Node {
         let out = self.file("out");
         let text = fs::read_to_string(&out).map_err(ClusterError::io("read", &out))?;
         let wrong = |what| ClusterError::Greeting { node: self.number, what, greeting: text.clone() };
-        let greeting = Greeting::parse(&text, self.home.host()).map_err(wrong)?;
+        let greeting = Greeting::parse(&text, &self.transport.at(self.home.host())).map_err(wrong)?;
         let ready = greeting.is_some().then_some(());
         self.greeting = greeting.or(self.greeting.take());
         Ok(ready)
@@ -217,7 +234,7 @@ impl Node {
     }
 
     /// The most memory that any of its processes had (VmHWM), as far as it was looked at before they ended.
-    pub(super) fn peak_memory_bytes(&mut self) -> u64 {
+    pub(crate) fn peak_memory_bytes(&mut self) -> u64 {
         self.note_memory();
         self.peak_memory_bytes
     }
@@ -354,6 +371,16 @@ impl Drop for Node {
     }
 }
 
+impl Transport {
+    /// What an address at this host begins with.
+    pub(super) fn at(self, host: &str) -> String {
+        match self {
+            Self::Tcp => format!("/ip4/{host}/tcp/"),
+            Self::Quic => format!("/ip4/{host}/udp/"),
+        }
+    }
+}
+
 /// What `swarm start` says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Greeting {
@@ -363,15 +390,14 @@ struct Greeting {
 
 impl Greeting {
     /// Reads the lines until `ready`; `None` while they are not all there.
-    fn parse(text: &str, host: &str) -> Result<Option<Self>, &'static str> {
+    fn parse(text: &str, here: &str) -> Result<Option<Self>, &'static str> {
         let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap_or((line, ""))).collect();
         if !text.ends_with('\n') || !lines.contains(&("ready", "")) {
             return Ok(None);
         }
         let value = |word| move |(first, rest): &(&str, &str)| (*first == word).then(|| (*rest).to_owned());
         let id = lines.iter().find_map(value("node")).ok_or("no id")?;
-        let here = format!("/ip4/{host}/tcp/");
-        let dialable = |address: &String| address.starts_with(&here) && address.contains("/p2p/");
+        let dialable = |address: &String| address.starts_with(here) && address.contains("/p2p/");
         let address = lines.iter().filter_map(value("listen")).find(dialable).ok_or("no address where it should be")?;
         Ok(Some(Self { id, address }))
     }
@@ -468,7 +494,7 @@ mod tests {
         assert!(matches!(&error, ClusterError::Command { code: Some(5), stderr, .. } if stderr == "why"), "{error:?}");
     }
 
-    const LOOPBACK: &str = "127.0.0.1";
+    const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/";
     const HELLO: &str =
         r#"echo "$@" > "${3%/*}/args"; printf 'node ab\nlisten /ip4/127.0.0.1/tcp/7/p2p/12D3\ndata x\nready\n';"#;
 

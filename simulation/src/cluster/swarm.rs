@@ -43,7 +43,7 @@ impl Cluster {
     }
 
     /// Starts the nodes that were added. All but the first are told to dial the first.
-    pub(crate) fn start_all(&mut self) -> Result<(), ClusterError> {
+    pub fn start_all(&mut self) -> Result<(), ClusterError> {
         let Some((first, others)) = self.nodes.split_first_mut() else { return Ok(()) };
         first.start()?;
         for node in &mut *others {

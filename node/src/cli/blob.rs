@@ -1,0 +1,120 @@
+//! `swarm blob`: content-addressed bytes, by hand.
+//!
+//! Always true: bytes pass through and are never held as a whole; what is printed as a name was computed here and by the
+//! node, and both agreed; a file has its name only when all its bytes were checked.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::body::Body;
+use futures::StreamExt;
+use swarm_protocol::Hash;
+use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio_util::io::ReaderStream;
+
+use super::args::{self, Global};
+use super::output::{list, print};
+use crate::api::view::{self, List};
+use crate::api::{Client, Code, Failure};
+
+/// Files are read in pieces of this size: few system calls, little memory.
+const PIECE_BYTES: usize = 256 << 10;
+/// Results are as any other file of the user's; the process's mask is taken off it.
+const USUAL_MODE: u32 = 0o666;
+
+/// `swarm blob`.
+pub(super) async fn blob(client: &Client, global: &Global, args: &args::Blob) -> Result<(), Failure> {
+    match args {
+        args::Blob::Put { files } => put_all(client, files).await,
+        args::Blob::Get { hash, dest: Some(dest), force } => get(client, *hash, dest, *force).await,
+        args::Blob::Get { hash, dest: None, .. } => show(client, *hash).await,
+        args::Blob::Stat(args::Hashes { hashes }) => stat(client, global, hashes).await,
+        args::Blob::Verify(args::Hashes { hashes }) => verify(client, hashes).await,
+    }
+}
+
+async fn put_all(client: &Client, files: &[std::path::PathBuf]) -> Result<(), Failure> {
+    for file in files {
+        let hash = if file.as_os_str() == "-" {
+            put(client, tokio::io::stdin()).await?
+        } else {
+            let open = tokio::fs::File::open(file).await;
+            put(client, open.map_err(|error| unusable("cannot be read", file, &error))?).await?
+        };
+        print(&format!("blake3:{hash}\n"))?;
+    }
+    Ok(())
+}
+
+/// Hands over what is read, and compares the node's name for it with our own.
+async fn put(client: &Client, from: impl AsyncRead + Send + 'static) -> Result<String, Failure> {
+    let hasher = Arc::new(Mutex::new(blake3::Hasher::new()));
+    let seen = Arc::clone(&hasher);
+    let pieces = ReaderStream::with_capacity(from, PIECE_BYTES).inspect(move |piece| {
+        if let Ok(piece) = piece {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).update(piece);
+        }
+    });
+    let stored = client.put_nameless(Body::from_stream(pieces)).await?;
+    let hash = hasher.lock().unwrap_or_else(PoisonError::into_inner).finalize().to_hex().to_string();
+    if stored.hash == hash {
+        return Ok(hash);
+    }
+    let message = format!("the node stored blake3:{}, but the bytes are blake3:{hash}", stored.hash);
+    Err(Failure::new(Code::Integrity, message).hint("try again"))
+}
+
+async fn get(client: &Client, hash: Hash, dest: &Path, force: bool) -> Result<(), Failure> {
+    if !force && dest.exists() {
+        let message = format!("`{}` is there already", dest.display());
+        return Err(Failure::new(Code::Usage, message).hint("choose another name, or add --force"));
+    }
+    let unwritable = |error: &std::io::Error| unusable("cannot be written", dest, error);
+    // It gets its name when it is whole.
+    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let usual = fs::Permissions::from_mode(USUAL_MODE);
+    let temp = tempfile::Builder::new().prefix(".swarm-").permissions(usual).tempfile_in(parent);
+    let temp = temp.map_err(|error| unwritable(&error))?;
+    let mut file = tokio::fs::File::from_std(temp.reopen().map_err(|error| unwritable(&error))?);
+    client.blob(hash, &[]).await?.write_to(&mut file).await?;
+    file.flush().await.map_err(|error| unwritable(&error))?;
+    let named = if force { temp.persist(dest) } else { temp.persist_noclobber(dest) };
+    named.map(drop).map_err(|error| unwritable(&error.error))
+}
+
+async fn show(client: &Client, hash: Hash) -> Result<(), Failure> {
+    if std::io::stdout().is_terminal() {
+        let message = "a blob may be anything, and this is a terminal";
+        return Err(Failure::new(Code::Usage, message).hint(format!("swarm blob get {hash} FILE")));
+    }
+    let mut out = tokio::io::stdout();
+    client.blob(hash, &[]).await?.write_to(&mut out).await?;
+    out.flush().await.map_err(|error| Failure::caused(Code::Failed, "cannot write", &error))
+}
+
+async fn stat(client: &Client, global: &Global, hashes: &[Hash]) -> Result<(), Failure> {
+    let mut items = Vec::with_capacity(hashes.len());
+    for hash in hashes {
+        items.push(client.stat_blob(*hash).await?);
+    }
+    list(global.output, &List::new(view::BLOB, items))
+}
+
+/// All are checked; the first that failed is told at the end.
+async fn verify(client: &Client, hashes: &[Hash]) -> Result<(), Failure> {
+    let mut first = None;
+    for hash in hashes {
+        match client.verify_blob(*hash).await {
+            Ok(stored) => print(&format!("blake3:{} {} bytes, verified\n", stored.hash, stored.len_bytes))?,
+            Err(failure) => _ = first.get_or_insert(failure),
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn unusable(what: &str, file: &Path, error: &std::io::Error) -> Failure {
+    Failure::caused(Code::Failed, &format!("`{}` {what}", file.display()), error)
+}
