@@ -77,30 +77,30 @@ impl Grid {
 
     /// How many of them are combinations of the axes.
     pub fn combinations(&self) -> u64 {
-        if self.axes.is_empty() { 0 } else { self.from_state(0, self.all()) }
+        if self.axes.is_empty() { 0 } else { self.below(0, self.all()) }
     }
 
     /// Whether any combination that is not excluded agrees with a cell.
     pub fn has(&self, cell: &Cell) -> bool {
-        !self.axes.is_empty() && self.has_from(0, self.all(), cell)
+        !self.axes.is_empty() && self.has_below(0, self.all(), cell)
     }
 
-    fn has_from(&self, axis: u8, live: u128, cell: &Cell) -> bool {
-        if self.from_state(axis, live) == 0 {
+    fn has_below(&self, axis: u8, live: u128, cell: &Cell) -> bool {
+        if self.below(axis, live) == 0 {
             return false;
         }
         if cell.iter().all(|(at, _)| *at < axis) {
             return true;
         }
         match cell.iter().find(|(at, _)| *at == axis) {
-            Some((_, value)) => self.has_from(axis + 1, self.after(axis, live, *value), cell),
+            Some((_, value)) => self.has_below(axis + 1, self.after(axis, live, *value), cell),
             None => {
                 let mut nexts: BTreeSet<u128> =
                     self.mentioned(axis, live).iter().map(|value| self.after(axis, live, *value)).collect();
                 if self.mentioned(axis, live).len() < self.size(axis) as usize {
                     nexts.insert(self.free(axis, live));
                 }
-                nexts.into_iter().any(|next| self.has_from(axis + 1, next, cell))
+                nexts.into_iter().any(|next| self.has_below(axis + 1, next, cell))
             }
         }
     }
@@ -123,7 +123,7 @@ impl Grid {
     /// The value of an axis under which the `rest`-th combination lies; `rest` is then counted below it.
     fn descend(&self, axis: u8, live: u128, rest: &mut u64) -> Option<(u32, u128)> {
         let free = self.free(axis, live);
-        let plain = self.from_state(axis + 1, free);
+        let plain = self.below(axis + 1, free);
         let mut at = 0;
         for value in self.mentioned(axis, live).into_iter().chain([self.size(axis)]) {
             let block = u64::from(value - at).saturating_mul(plain);
@@ -134,11 +134,11 @@ impl Grid {
             }
             *rest -= block;
             let next = self.after(axis, live, value);
-            let below = self.from_state(axis + 1, next);
-            if value < self.size(axis) && *rest < below {
+            let count = self.below(axis + 1, next);
+            if value < self.size(axis) && *rest < count {
                 return Some((value, next));
             }
-            *rest = rest.saturating_sub(below);
+            *rest = rest.saturating_sub(count);
             at = value + 1;
         }
         None
@@ -148,16 +148,16 @@ impl Grid {
     pub fn index(&self, positions: &[u32]) -> Option<u32> {
         let (mut index, mut live) = (0u64, self.all());
         for (axis, &value) in (0..).zip(positions) {
-            let plain = self.from_state(axis + 1, self.free(axis, live));
+            let plain = self.below(axis + 1, self.free(axis, live));
             let mentioned = self.mentioned(axis, live);
             let before: Vec<u32> = mentioned.into_iter().filter(|other| *other < value).collect();
             index = index.saturating_add(u64::from(value - before.len() as u32).saturating_mul(plain));
             for other in before {
-                index = index.saturating_add(self.from_state(axis + 1, self.after(axis, live, other)));
+                index = index.saturating_add(self.below(axis + 1, self.after(axis, live, other)));
             }
             live = self.after(axis, live, value);
         }
-        let kept = self.from_state(self.axes.len() as u8, live) > 0;
+        let kept = self.below(self.axes.len() as u8, live) > 0;
         u32::try_from(index).ok().filter(|_| kept)
     }
 
@@ -233,7 +233,7 @@ impl Grid {
         self.live(live).filter(|(_, cell)| agrees(cell)).fold(0, |after, (at, _)| after | 1 << at)
     }
 
-    fn from_state(&self, axis: u8, live: u128) -> u64 {
+    fn below(&self, axis: u8, live: u128) -> u64 {
         self.states().get(&(axis, live)).copied().unwrap_or(0)
     }
 
