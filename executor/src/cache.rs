@@ -20,19 +20,23 @@ use swarm_protocol::Hash;
 const MAGIC: &[u8; 8] = b"swarmcw2";
 /// Magic and BLAKE3.
 const HEADER_BYTES: usize = MAGIC.len() + 32;
-/// Compiled code is about three times its module; this keeps hundreds of ordinary ones.
-const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// The usual size of a cache. Compiled code is about three times its module; this keeps hundreds of ordinary ones.
+pub const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// The directory.
 pub(crate) struct Cache {
     dir: PathBuf,
+    bytes_max: u64,
 }
 
 impl Cache {
-    /// Opens the directory, creating it for this user alone.
-    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
+    /// Opens the directory, creating it for this user alone. What is in it beyond its size, which may have been larger
+    /// before, is removed.
+    pub(crate) fn open(dir: PathBuf, bytes_max: u64) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir })
+        let cache = Self { dir, bytes_max };
+        cache.make_room(0)?;
+        Ok(cache)
     }
 
     /// The compiled code of a module, if it is here, whole, and made by this very program and configuration.
@@ -44,14 +48,20 @@ impl Cache {
             tracing::warn!(path = %path.display(), "cached code is damaged; compiling again");
             return None;
         };
+        // What is used stays longest. Where the time cannot be set, what is oldest goes first.
+        let _oldest = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         deserialize(engine, code)
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "cached code is unusable"))
             .ok()
     }
 
-    /// Keeps compiled code, making room by removing what is oldest.
+    /// Keeps compiled code, making room by removing what was not used for longest.
     pub(crate) fn save(&self, engine: &wasmtime::Engine, module: Hash, compiled: &wasmtime::Module) {
         let saved = compiled.serialize().map_err(io::Error::other).and_then(|code| {
+            if code.len() as u64 > self.bytes_max {
+                tracing::warn!(bytes = code.len(), max = self.bytes_max, "compiled code is larger than its cache");
+                return Ok(());
+            }
             self.make_room(code.len() as u64)?;
             self.write(&key(engine, module), &code)
         });
@@ -74,7 +84,7 @@ impl Cache {
         files.sort();
         let mut used: u64 = files.iter().map(|(_, len, _)| len).sum();
         for (_, len, path) in files {
-            if used.saturating_add(wanted) <= CACHE_BYTES_MAX {
+            if used.saturating_add(wanted) <= self.bytes_max {
                 break;
             }
             fs::remove_file(path)?;

@@ -6,7 +6,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ use crate::run::{Module, WASM_STACK_BYTES_MAX};
 use crate::validate::{self, InvalidModule};
 use crate::{deterministic, files};
 
-/// The largest module by default: the biggest interpreters compiled to WebAssembly have some 30 MiB.
-pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The largest module by default: the biggest programs compiled to WebAssembly have some 70 MiB (Yosys by YoWASP).
+pub const MODULE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Bytes of one WebAssembly page.
 pub(crate) const MEMORY_PAGE_BYTES: u64 = 64 * 1024;
 /// Elements of one table. Large C++ and Go programs have some ten thousand functions in theirs.
@@ -29,14 +30,23 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 pub(crate) const TABLES_MAX: usize = 4;
 /// How often running guests look at their deadline and stop flag: a cancelled guest ends within two of these.
 const TICK: Duration = Duration::from_millis(10);
-/// Prepared modules kept in memory; a job has few, and one that falls out costs a read from the disk cache.
-const PREPARED_MAX: usize = 64;
+/// Prepared modules expected in memory: a job has few.
+const PREPARED_USUAL: usize = 64;
+/// Bytes of their code; one that falls out costs a read from the disk cache. The largest module's code alone fits.
+const PREPARED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// What a module takes besides its code, and one that was refused takes at all.
+const PREPARED_BYTES_LEAST: u64 = 4096;
+/// Modules of this size and more are compiled one at a time: compiling takes some thirty times their size in memory.
+const LARGE_MODULE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How to set up an [`Engine`].
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Where compiled code is kept between runs of this program; `None` keeps it in memory only.
     pub cache_dir: Option<PathBuf>,
+    /// How large that may become, in bytes; [`CACHE_BYTES_MAX`](crate::CACHE_BYTES_MAX) is the usual. What was not used
+    /// for longest goes first.
+    pub cache_bytes_max: u64,
     /// The largest linear memory of one task, in bytes; memory is used only as guests touch it. A task that asks for
     /// more is rejected here and may run on a larger node.
     pub memory_bytes_max: u64,
@@ -76,10 +86,25 @@ struct Shared {
     wasmtime: wasmtime::Engine,
     linker: wasmtime::Linker<Guest>,
     cache: Option<Cache>,
-    prepared: quick_cache::sync::Cache<Hash, Result<Module, InvalidModule>>,
+    prepared: quick_cache::sync::Cache<Hash, Prepared, ByCode>,
+    /// Held while a large module is compiled.
+    compiling: Mutex<()>,
+    compiled: AtomicU64,
     /// wasmtime's WASI is written for tokio and enters one for every file access; it finds this one, which costs
     /// less than the worker threads it would start by itself. Nothing ever waits in it.
     runtime: Arc<WasiRuntime>,
+}
+
+type Prepared = Result<Module, InvalidModule>;
+
+/// Prepared modules weigh as much as their code.
+#[derive(Clone)]
+struct ByCode;
+
+impl quick_cache::Weighter<Hash, Prepared> for ByCode {
+    fn weight(&self, _: &Hash, prepared: &Prepared) -> u64 {
+        PREPARED_BYTES_LEAST + prepared.as_ref().map_or(0, Module::code_bytes)
+    }
 }
 
 /// A tokio runtime in which nothing ever waits. The last clone of an engine may be dropped by a task of the process's
@@ -106,17 +131,17 @@ impl Engine {
         let setup = |error: wasmtime::Error| EngineError::Setup(error.into());
         let wasmtime = wasmtime::Engine::new(&settings()).map_err(setup)?;
         let linker = linker(&wasmtime).map_err(setup)?;
-        let cache = config
-            .cache_dir
-            .clone()
-            .map(|path| Cache::open(path.clone()).map_err(|source| EngineError::CacheDir { path, source }));
+        let cache = config.cache_dir.clone().map(|path| {
+            Cache::open(path.clone(), config.cache_bytes_max).map_err(|source| EngineError::CacheDir { path, source })
+        });
         let cache = cache.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;
         start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
         tracing::debug!(by_page = memory::are_wiped_by_page(), "memories of guests are wiped");
-        let prepared = quick_cache::sync::Cache::new(PREPARED_MAX);
-        let shared =
-            Shared { config, wasmtime, linker, cache, prepared, runtime: Arc::new(WasiRuntime(Some(runtime))) };
+        let prepared = quick_cache::sync::Cache::with_weighter(PREPARED_USUAL, PREPARED_BYTES_MAX, ByCode);
+        let (compiling, runtime) = (Mutex::new(()), Arc::new(WasiRuntime(Some(runtime))));
+        let compiled = AtomicU64::new(0);
+        let shared = Shared { config, wasmtime, linker, cache, prepared, compiling, compiled, runtime };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -131,6 +156,11 @@ impl Engine {
     /// The module, if [`Self::prepare`] had it lately.
     pub fn prepared(&self, hash: Hash) -> Option<Result<Module, InvalidModule>> {
         self.shared.prepared.get(&hash)
+    }
+
+    /// Modules compiled since the start.
+    pub fn compiled(&self) -> u64 {
+        self.shared.compiled.load(Ordering::Relaxed)
     }
 
     /// Whether a module of at most `max` bytes may run as a task, without compiling it. Its entry is `_start`.
@@ -167,8 +197,12 @@ impl Engine {
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<wasmtime::Module, InvalidModule> {
+        let large = bytes.len() >= LARGE_MODULE_BYTES;
+        // It guards no data.
+        let _alone = large.then(|| self.shared.compiling.lock().unwrap_or_else(PoisonError::into_inner));
         let started = Instant::now();
         let module = wasmtime::Module::from_binary(&self.shared.wasmtime, bytes);
+        self.shared.compiled.fetch_add(1, Ordering::Relaxed);
         let (took, max) = (started.elapsed(), self.shared.config.compile_time_max);
         tracing::debug!(?took, bytes = bytes.len(), "compiled a module");
         if took > max {

@@ -1,5 +1,5 @@
 //! The parts of WASI preview 1 through which the disk under `/in` and `/out` would show, or be filled: what a
-//! directory lists and what is known of a file are made the same on every machine, and what is written is counted.
+//! directory lists and what is known of a file are made the same on every machine, and what is written or made is counted.
 //!
 //! Always true: names are listed in order; times are 0; inode numbers count the files that the guest met.
 
@@ -22,6 +22,8 @@ const LISTING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// Standard input, output and error come first; what they write has limits of its own.
 const STDIO_MAX: i32 = 2;
 
+/// The bit in how a file is opened that makes it when it is missing.
+const OPEN_CREATES: i32 = 1;
 const SUCCESS: i32 = 0;
 const ERRNO_FAULT: i32 = 21;
 const ERRNO_NOMEM: i32 = 48;
@@ -33,6 +35,10 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     linker.func_wrap(WASI_MODULE, "path_filestat_get", path_filestat_get)?;
     linker.func_wrap(WASI_MODULE, "fd_write", fd_write)?;
     linker.func_wrap(WASI_MODULE, "fd_pwrite", fd_pwrite)?;
+    linker.func_wrap(WASI_MODULE, "path_open", path_open)?;
+    linker.func_wrap(WASI_MODULE, "path_create_directory", path_create_directory)?;
+    linker.func_wrap(WASI_MODULE, "path_symlink", path_symlink)?;
+    linker.func_wrap(WASI_MODULE, "path_link", path_link)?;
     Ok(())
 }
 
@@ -72,6 +78,82 @@ fn count_written(memory: &mut [u8], guest: &mut Guest, fd: i32, errno: i32, out:
         let written = u64::from(u32::from_le_bytes(written.unwrap_or_default()));
         let left = guest.file_bytes_left.checked_sub(written);
         guest.file_bytes_left = left.ok_or(Halt::OutputTooLarge("what was written to /out"))?;
+    }
+    Ok(errno)
+}
+
+#[expect(clippy::too_many_arguments, reason = "WASI's own signature")]
+fn path_open(
+    mut caller: Caller<'_, Guest>,
+    fd: i32,
+    look: i32,
+    path: i32,
+    len: i32,
+    how: i32,
+    rights: i64,
+    inherited: i64,
+    flags: i32,
+    out: i32,
+) -> wasmtime::Result<i32> {
+    let fuel = caller_fuel(&mut caller);
+    let (memory, guest) = memory(&mut caller)?;
+    allow_copies(&mut guest.wasi, fuel);
+    let mut unshared = GuestMemory::Unshared(memory);
+    let opened =
+        wasi::path_open(&mut guest.wasi, &mut unshared, fd, look, path, len, how, rights, inherited, flags, out);
+    let errno = wait(opened)?;
+    if how & OPEN_CREATES != 0 { count_made(guest, errno) } else { Ok(errno) }
+}
+
+fn path_create_directory(mut caller: Caller<'_, Guest>, fd: i32, path: i32, len: i32) -> wasmtime::Result<i32> {
+    let fuel = caller_fuel(&mut caller);
+    let (memory, guest) = memory(&mut caller)?;
+    allow_copies(&mut guest.wasi, fuel);
+    let mut unshared = GuestMemory::Unshared(memory);
+    let errno = wait(wasi::path_create_directory(&mut guest.wasi, &mut unshared, fd, path, len))?;
+    count_made(guest, errno)
+}
+
+fn path_symlink(
+    mut caller: Caller<'_, Guest>,
+    target: i32,
+    target_len: i32,
+    fd: i32,
+    path: i32,
+    len: i32,
+) -> wasmtime::Result<i32> {
+    let fuel = caller_fuel(&mut caller);
+    let (memory, guest) = memory(&mut caller)?;
+    allow_copies(&mut guest.wasi, fuel);
+    let mut unshared = GuestMemory::Unshared(memory);
+    let errno = wait(wasi::path_symlink(&mut guest.wasi, &mut unshared, target, target_len, fd, path, len))?;
+    count_made(guest, errno)
+}
+
+#[expect(clippy::too_many_arguments, reason = "WASI's own signature")]
+fn path_link(
+    mut caller: Caller<'_, Guest>,
+    old_fd: i32,
+    look: i32,
+    old: i32,
+    old_len: i32,
+    fd: i32,
+    path: i32,
+    len: i32,
+) -> wasmtime::Result<i32> {
+    let fuel = caller_fuel(&mut caller);
+    let (memory, guest) = memory(&mut caller)?;
+    allow_copies(&mut guest.wasi, fuel);
+    let mut unshared = GuestMemory::Unshared(memory);
+    let errno = wait(wasi::path_link(&mut guest.wasi, &mut unshared, old_fd, look, old, old_len, fd, path, len))?;
+    count_made(guest, errno)
+}
+
+/// Ends a guest that makes files without end: each takes a place on the disk that its bytes do not tell of.
+fn count_made(guest: &mut Guest, errno: i32) -> wasmtime::Result<i32> {
+    if errno == SUCCESS {
+        guest.files_left =
+            guest.files_left.checked_sub(1).ok_or(Halt::OutputTooLarge("the number of files in /out"))?;
     }
     Ok(errno)
 }

@@ -72,6 +72,8 @@ pub(crate) struct Guest {
     pub(crate) random: blake3::OutputReader,
     /// Bytes that may still be written to files: keeps the disk safe while the guest runs.
     pub(crate) file_bytes_left: u64,
+    /// Files, folders and links that may still be made: keeps the disk's own tables safe.
+    pub(crate) files_left: u32,
     /// The files met so far, by the host's number for them.
     inodes: BTreeMap<u64, u64>,
     memory_bytes_max: u64,
@@ -84,6 +86,8 @@ pub(crate) struct OpenDirError(&'static str);
 
 /// A guest may write this many times the size of its outputs: files may be rewritten and scratch files removed.
 const FILE_BYTES_FACTOR: u64 = 4;
+/// What a guest may make under `/out`, and open to make it: a hundred times what it may declare.
+const FILES_MADE_MAX: u32 = 100_000;
 
 impl Guest {
     pub(crate) fn new(task: &mut Task<'_>, stdout: Sink, stderr: Sink) -> Result<Self, OpenDirError> {
@@ -104,6 +108,7 @@ impl Guest {
             clock: VirtualClock::default(),
             random: blake3::Hasher::new().update(&task.seed).finalize_xof(),
             file_bytes_left: task.limits.outputs_bytes_max.saturating_mul(FILE_BYTES_FACTOR),
+            files_left: FILES_MADE_MAX,
             inodes: BTreeMap::new(),
             memory_bytes_max: task.limits.memory_bytes_max,
         })

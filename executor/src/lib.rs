@@ -14,13 +14,16 @@ mod deterministic;
 mod engine;
 mod files;
 mod guest;
+mod inspect;
 mod memory;
 mod run;
 mod validate;
 
 pub use bare::{Bare, BareError};
 pub use bytes::Bytes;
+pub use cache::CACHE_BYTES_MAX;
 pub use engine::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
 pub use guest::StopFlag;
+pub use inspect::{Import, Inspection};
 pub use run::{Finished, Module, Task, WASM_STACK_BYTES_MAX};
 pub use validate::InvalidModule;

@@ -81,6 +81,12 @@ impl Module {
         Self { linked, runtime, memory_bytes_max }
     }
 
+    /// Bytes of its compiled code.
+    pub(crate) fn code_bytes(&self) -> u64 {
+        let image = self.linked.module().image_range();
+        (image.end as usize - image.start as usize) as u64
+    }
+
     /// Whether the function to begin with can be called.
     pub fn check_entry(&self, entry: &str) -> Result<(), InvalidModule> {
         match self.linked.module().get_export(entry) {

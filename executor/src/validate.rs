@@ -169,7 +169,7 @@ fn parse(bytes: &[u8], len_max: u64) -> Result<wasmparser::types::Types, Invalid
     })
 }
 
-fn check_kind(bytes: &[u8]) -> Result<(), InvalidModule> {
+pub(crate) fn check_kind(bytes: &[u8]) -> Result<(), InvalidModule> {
     if Parser::is_core_wasm(bytes) {
         return Ok(());
     }
@@ -200,11 +200,16 @@ fn beginning(bytes: &[u8]) -> String {
 
 fn check_imports(types: TypesRef<'_>) -> Result<(), InvalidModule> {
     for (module, name, _) in types.core_imports().into_iter().flatten() {
-        if module != WASI_MODULE || WASI_FUNCTIONS.binary_search(&name).is_err() {
+        if !is_offered(module, name) {
             return Err(InvalidModule::UnknownImport { module: shown(module), name: shown(name) });
         }
     }
     Ok(())
+}
+
+/// Whether tasks have a function of this name.
+pub(crate) fn is_offered(module: &str, name: &str) -> bool {
+    module == WASI_MODULE && WASI_FUNCTIONS.binary_search(&name).is_ok()
 }
 
 fn check_memory(types: TypesRef<'_>) -> Result<u64, InvalidModule> {

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use swarm_protocol::codec::DecodeError;
-use swarm_protocol::{Answer, Event, Hash, JobId, Notice, Query, Refusal, SignedJob, VerifyError};
+use swarm_protocol::modules::{ModuleError, SignedModule};
+use swarm_protocol::{Answer, Event, Hash, InUse, JobId, Notice, Query, Refusal, SignedJob, VerifyError};
 use swarm_store::BlobError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::artifacts::Unfetched;
+use crate::modules::ReferenceError;
 
 /// Events waiting for the core. Enough that a burst of reports does not stall a link, few enough that what waits is fresh.
 const EVENTS_QUEUED_MAX: usize = 1024;
@@ -31,12 +33,15 @@ pub enum CommandError {
     /// The job itself is not acceptable.
     #[error(transparent)]
     Invalid(#[from] VerifyError),
+    /// What is said of a module is not acceptable.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// A reference names no module.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The job's list of blobs cannot be read.
     #[error("the job's list of blobs cannot be read")]
     BlobList(#[source] DecodeError),
-    /// The job names a blob that nobody gave to this node.
-    #[error("{0} is not on this node")]
-    MissingBlob(Hash),
     /// A blob cannot be read or written.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -103,6 +108,22 @@ impl Commands {
     pub(crate) async fn cancel(&self, job: JobId) -> Result<(), CommandError> {
         match self.command(|token| Event::Cancel { token, job }).await? {
             Notice::Cancelled { result, .. } => Ok(result?),
+            _ => Err(CommandError::Unanswered),
+        }
+    }
+
+    /// Publishes or yanks a module; returns once that is on enough nodes.
+    pub(crate) async fn publish_module(&self, fact: SignedModule) -> Result<Hash, CommandError> {
+        match self.command(|token| Event::PublishModule { token, fact }).await? {
+            Notice::ModulePublished { result, .. } => Ok(result?),
+            _ => Err(CommandError::Unanswered),
+        }
+    }
+
+    /// What is in use on this node, as far as the core knows.
+    pub(crate) async fn mark_blobs(&self) -> Result<InUse, CommandError> {
+        match self.command(|token| Event::MarkBlobs { token }).await? {
+            Notice::BlobsMarked { in_use, .. } => Ok(in_use),
             _ => Err(CommandError::Unanswered),
         }
     }

@@ -275,7 +275,11 @@ impl Driver {
 
     fn notify(&self, notice: Notice, inbox: &mut Inbox) {
         match notice {
-            Notice::Submitted { token, .. } | Notice::Cancelled { token, .. } | Notice::Answered { token, .. } => {
+            Notice::Submitted { token, .. }
+            | Notice::Cancelled { token, .. }
+            | Notice::ModulePublished { token, .. }
+            | Notice::BlobsMarked { token, .. }
+            | Notice::Answered { token, .. } => {
                 self.commands.answer(token, notice);
             }
             Notice::Members(members) => {

@@ -1,6 +1,7 @@
 //! Handle: what the rest of the program may do with a running node. Cheap to clone.
 //!
-//! Always true: a job is signed only when every blob that it names is here, so that what is acknowledged can run.
+//! Always true: a job is signed only when every blob that it names is here, so that what is acknowledged can run; one
+//! that its user did not hand over is looked for in the swarm.
 //!
 //! Elsewhere: questions about jobs that need more than one answer are `results`; the socket and the commands that users
 //! type are `api` and `cli`.
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleFact, ModuleRecord, ModuleVersion, Registry, SignedModule};
 use swarm_protocol::{
     Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
     StageSpec, Time, Wanted, codec,
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
 use crate::clock::{Clock, unix_ms};
+use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
 use crate::endings::Endings;
 use crate::network::{Identity, Network, NetworkCounts};
@@ -46,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) network: Network,
     pub(crate) work: Work,
     pub(crate) watchers: Watchers,
+    pub(crate) collector: Collector,
 }
 
 impl Handle {
@@ -161,6 +165,40 @@ impl Handle {
         self.0.commands.ask(query).await
     }
 
+    /// Publishes a module that is here, with this node's key; returns once it and its record are on enough nodes.
+    pub async fn publish_module(&self, mut record: ModuleRecord) -> Result<ModuleVersion, CommandError> {
+        record.format = MODULE_FACT_VERSION;
+        record.id.publisher = self.node();
+        record.published_unix_ms = unix_ms();
+        let blobs = self.0.blobs.clone();
+        let wasm = record.wasm;
+        record.len = blocking(move || blobs.verify(wasm)).await?;
+        let id = record.id.clone();
+        self.say_of_module(&ModuleFact::Published(record)).await?;
+        Ok(id)
+    }
+
+    /// Says that a version which this node published should not be used any more.
+    pub async fn yank_module(&self, name: String, version: String) -> Result<(), CommandError> {
+        self.say_of_module(&ModuleFact::Yanked(ModuleVersion { name, version, publisher: self.node() })).await
+    }
+
+    async fn say_of_module(&self, fact: &ModuleFact) -> Result<(), CommandError> {
+        let signed = SignedModule::sign(fact, self.0.identity.signing_key())?;
+        self.0.commands.publish_module(signed).await.map(drop)
+    }
+
+    /// What is known of the modules of a name, here and at those who answer; with an empty name, of all, here.
+    pub async fn modules(&self, name: &str) -> Result<Registry, CommandError> {
+        let mut registry = Registry::default();
+        if let Answer::Modules(facts) = self.ask(Query::Modules(name.into())).await? {
+            for fact in facts {
+                registry.join(fact)?;
+            }
+        }
+        Ok(registry)
+    }
+
     /// Hands a job to the swarm; returns once it is acknowledged, and from then on it is never lost.
     ///
     /// Sets what only this node can know (submitter, time, nonce, version, tasks a shard) and signs. Every blob that the
@@ -168,7 +206,7 @@ impl Handle {
     pub async fn submit(&self, spec: JobSpec) -> Result<JobId, CommandError> {
         let spec = self.complete(spec);
         if !self.0.artifacts.holds(&Wanted::JobBlobs(spec.blobs)) {
-            self.check_blobs(spec.blobs).await?;
+            self.bring_blobs(spec.blobs).await?;
         }
         let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
         let id = self.0.commands.submit(job.clone()).await?;
@@ -204,6 +242,10 @@ impl Handle {
         &self.0.commands
     }
 
+    pub(crate) fn collector(&self) -> &Collector {
+        &self.0.collector
+    }
+
     pub(crate) fn endings(&self) -> &Endings {
         &self.0.endings
     }
@@ -224,18 +266,16 @@ impl Handle {
         spec
     }
 
-    async fn check_blobs(&self, list: Hash) -> Result<(), CommandError> {
-        let (blobs, artifacts) = (self.0.blobs.clone(), self.0.artifacts.clone());
-        blocking(move || {
+    /// What the job's user did not hand over, such as a module named by its hash, is elsewhere in the swarm.
+    async fn bring_blobs(&self, list: Hash) -> Result<(), CommandError> {
+        let blobs = self.0.blobs.clone();
+        let named: Vec<Hash> = blocking(move || {
             let bytes = blobs.read(list, BLOB_LIST_BYTES_MAX as u64)?;
-            let named: Vec<Hash> = codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)?;
-            artifacts.remember(list, &named);
-            match named.into_iter().find(|hash| !blobs.contains(*hash)) {
-                Some(missing) => Err(CommandError::MissingBlob(missing)),
-                None => Ok(()),
-            }
+            codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(CommandError::BlobList)
         })
-        .await
+        .await?;
+        self.0.artifacts.remember(list, &named);
+        Ok(self.0.artifacts.ensure(named, &[]).await?)
     }
 }
 

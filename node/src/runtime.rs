@@ -11,6 +11,8 @@
 //! ├─ executor      stops everything when the supervisor of leases is gone
 //! ├─ driver        owns the core; started again, it rebuilds the core from the records
 //! ├─ watchers      one actor for each job that somebody waits for
+//! ├─ collector     removes blobs that nothing needs
+//! ├─ scrub         looks at the bytes of those that stay
 //! └─ api           answers the user's commands
 //! ```
 //!
@@ -30,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use swarm_executor::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
+use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
 use swarm_protocol::{Config, Node, NodeId, NodeRecord, Table, Write};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc};
@@ -38,6 +40,7 @@ use tokio::sync::{Mutex, mpsc};
 use crate::api::{Server, SocketError};
 use crate::artifacts::{self, Artifacts};
 use crate::clock::Clock;
+use crate::collector::{Collector, GRACE};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
@@ -53,8 +56,8 @@ pub const DEFAULT_SWARM: &str = "default";
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 /// Where the records are, in the data directory.
 const RECORDS_DIR: &str = "db";
-/// The longest time for compiling one module: above any honest one, below what a user would wait for.
-const COMPILE_TIME_MAX: Duration = Duration::from_secs(60);
+/// The longest time for compiling one module: above any honest one of the largest size on a slow and busy machine.
+const COMPILE_TIME_MAX: Duration = Duration::from_secs(600);
 /// The largest memory of one task, and so the address space that each slot reserves: all that 32-bit WebAssembly has.
 const TASK_MEMORY_BYTES_MAX: u64 = 4 << 30;
 /// Changes of Kademlia records that wait for the disk; what does not fit is a hint that a restart forgets.
@@ -81,6 +84,10 @@ pub struct RuntimeOptions {
     pub slots: usize,
     /// Memory to offer to tasks, in bytes.
     pub memory_bytes: u64,
+    /// How long a blob stays that nothing names.
+    pub gc_grace: Duration,
+    /// How much compiled code to keep on the disk, in bytes.
+    pub code_cache_bytes: u64,
     /// Labels to offer, for placement.
     pub labels: BTreeMap<String, String>,
     /// Bytes that blobs may have; no limit when `None`.
@@ -103,6 +110,8 @@ impl RuntimeOptions {
             lan: false,
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
+            gc_grace: GRACE,
+            code_cache_bytes: CACHE_BYTES_MAX,
             labels: BTreeMap::new(),
             disk_bytes: None,
             upload_rates: Rates::default(),
@@ -283,6 +292,8 @@ impl Parts {
             commands: commands.clone(),
         })?;
         let (watchers, watching) = Watchers::new(commands.clone());
+        let (kept, grace) = (blobs.clone(), options.gc_grace);
+        let collector = Collector::new(kept, storage.clone(), commands.clone(), artifacts.clone(), grace);
         let handle = Handle::new(handle::Parts {
             identity,
             name: config.record.name.clone(),
@@ -300,6 +311,7 @@ impl Parts {
             network: network.clone(),
             work: work.clone(),
             watchers,
+            collector,
         });
         let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
         let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
@@ -317,6 +329,7 @@ impl Parts {
         let Driver { storage, network, work, .. } = parts;
         let api = Server::listen(handle.clone())?;
         let (watched, kad_storage, served) = (storage.clone(), storage.clone(), api.clone());
+        let (collector, scrub) = (handle.collector().clone(), handle.collector().clone());
         let disk = hear_of_failure(handle.blobs());
         let children = vec![
             Service::new("storage", OnFailure::Stop, move || watched.clone().watch()),
@@ -328,6 +341,8 @@ impl Parts {
             Service::new("executor", OnFailure::Stop, move || work.clone().watch()),
             driver,
             Service::supervising("watchers", OnFailure::Restart, move |parent| watching.clone().run(parent)),
+            Service::new("collector", OnFailure::Restart, move || collector.clone().run()),
+            Service::new("scrub", OnFailure::Restart, move || scrub.clone().scrub()),
             Service::new("api", OnFailure::Restart, move || served.clone().run()),
         ];
         let supervisor = Supervisor::start(children).await.map_err(|error| StartError::Supervisor(error.into()))?;
@@ -434,6 +449,7 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
 fn engine_config(options: &RuntimeOptions) -> EngineConfig {
     EngineConfig {
         cache_dir: Some(options.data.join("cache")),
+        cache_bytes_max: options.code_cache_bytes,
         memory_bytes_max: options.memory_bytes.min(TASK_MEMORY_BYTES_MAX),
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: COMPILE_TIME_MAX,

@@ -103,9 +103,9 @@ impl Storage {
         self.write(batch, Writer::write_unsynced, |_| {})
     }
 
-    /// Every record of every table but the Kademlia one.
+    /// Every record of the tables that are the core's.
     pub(crate) async fn records(&self) -> Result<Vec<Record>, ReadError> {
-        self.scan(Table::ALL.into_iter().filter(|table| *table != Table::Kad).collect()).await
+        self.scan(Table::ALL.into_iter().filter(|table| !matches!(table, Table::Kad | Table::Pins)).collect()).await
     }
 
     /// Every record of one table.

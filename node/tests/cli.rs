@@ -156,8 +156,15 @@ fn a_job_is_submitted_watched_and_fetched() {
     let got = dir.swarm(&["get", id]).finish();
     assert_eq!((got.code, got.stdout.trim()), (0, id), "{got:?}");
     assert_eq!(dir.read(&format!("{id}/make/made.txt")), "made\n");
-    assert_eq!(dir.swarm(&["get", id]).finish().code, 2, "the files are there already");
+    let again = dir.swarm(&["get", id]).finish();
+    assert!(again.code == 0 && again.stderr.contains("0 files, 0 B (1 more were there already)"), "{again:?}");
+    dir.write(&format!("{id}/make/made.txt"), "mine");
+    let refused = dir.swarm(&["get", id]).finish();
+    assert!(refused.code == 2 && refused.stderr.contains("make/made.txt` is there already"), "{refused:?}");
+    assert_eq!(dir.read(&format!("{id}/make/made.txt")), "mine");
+    assert_eq!(dir.swarm(&["get", id, "--include", "make/*.ppm"]).finish().code, 0);
     assert_eq!(dir.swarm(&["get", id, "--force"]).finish().code, 0);
+    assert_eq!(dir.read(&format!("{id}/make/made.txt")), "made\n");
 
     let listed = dir.swarm(&["ls", "-o", "json"]).finish().json();
     assert_eq!((&listed["items"][0]["id"], &listed["schema"]), (&id.into(), &"swarm.jobs/1".into()));
@@ -266,6 +273,175 @@ fn a_second_node_joins_and_gives_the_results_of_the_first() {
     assert_eq!(submitted.code, 0, "{submitted:?}");
     let logs = there.swarm(&["logs", submitted.stdout.trim()]).finish();
     assert_eq!((logs.code, logs.stdout.as_str()), (0, "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n"), "{logs:?}");
+}
+
+#[test]
+fn outputs_are_on_two_nodes_before_their_task_is_done_and_a_cut_off_get_goes_on() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let _second = Node::join(&there, &first.listen[0]);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let job = "name = \"files\"\n[task.make]\nwasm = \"file.wasm\"\narray = \"0..20\"\noutputs = [\"made.txt\"]\n";
+    let made = here.swarm(&["submit", "--wait", "-"]).stdin(job).finish();
+    assert_eq!(made.code, 0, "{made:?}");
+    let id = made.stdout.trim();
+    let shown = there.swarm(&["show", id, "--tasks", "-o", "json"]).finish();
+    assert_eq!(shown.code, 0, "{shown:?}");
+    // The name of `made\n`; where a blob is on the disk is the store's, so it is asked for by name.
+    let hash = blake3::hash(b"made\n").to_hex();
+    drop(first);
+    let got = there.swarm(&["get", id, "out"]).finish();
+    assert_eq!(got.code, 0, "{hash}: {got:?}");
+    for index in 0..20 {
+        assert_eq!(there.read(&format!("out/make/{index}/made.txt")), "made\n");
+    }
+    // What a `get` that was cut off leaves: the beginning of a file, under a name of its own.
+    fs::remove_file(there.path("out/make/3/made.txt")).unwrap();
+    let part = blake3::hash(&[blake3::hash(b"made\n").as_bytes(), &b"made.txt"[..]].concat()).to_hex();
+    for beginning in ["ma", "xx", "far too long"] {
+        there.write(&format!("out/make/3/.swarm-{}.part", &part[..16]), beginning);
+        let got = there.swarm(&["get", id, "out"]).finish();
+        assert!(got.code == 0 && got.stderr.contains("1 files, 5 B (19 more"), "{beginning}: {got:?}");
+        assert_eq!(there.read("out/make/3/made.txt"), "made\n");
+        assert_eq!(fs::read_dir(there.path("out/make/3")).unwrap().count(), 1);
+        fs::remove_file(there.path("out/make/3/made.txt")).unwrap();
+    }
+}
+
+#[test]
+fn a_module_is_published_at_one_node_and_used_at_another() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let _second = Node::join(&there, &first.listen[0]);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let manifest = |version: &str, binary: &str| {
+        format!(
+            "name = \"loudify\"\nnamespace = \"sh.example\"\nversion = \"{version}\"\nbinary = \"{binary}\"\n\
+             description = \"Says what it is told.\"\npermissions = [\"stdout\"]\n"
+        )
+    };
+    here.write("module.toml", &manifest("1.0.0", "hello.wasm"));
+    let published = here.swarm(&["module", "publish"]).finish();
+    assert_eq!((published.code, published.stdout.trim()), (0, "sh.example.loudify@1.0.0"), "{published:?}");
+    here.write("module.toml", &manifest("1.1.0", "echo.wasm"));
+    assert_eq!(here.swarm(&["module", "publish", "module.toml"]).finish().code, 0);
+
+    // A version never changes.
+    here.write("changed.toml", &manifest("1.0.0", "echo.wasm"));
+    let refused = here.swarm(&["module", "publish", "changed.toml"]).finish();
+    assert!(refused.code == 10 && refused.stderr.contains("a version never changes"), "{refused:?}");
+
+    let listed = there.swarm(&["module", "ls", "-o", "json"]).finish().json();
+    let versions: Vec<_> = listed["items"].as_array().unwrap().iter().map(|item| &item["version"]).collect();
+    assert_eq!(versions, ["1.0.0", "1.1.0"]);
+    let shown = there.swarm(&["module", "show", "sh.example.loudify@1", "-o", "json"]).finish().json();
+    assert_eq!((&shown["version"], &shown["permissions"][0]), (&"1.1.0".into(), &"stdout".into()));
+
+    let run = there.swarm(&["run", "sh.example.loudify@1", "--", "aloud"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (0, "aloud\n"), "{run:?}");
+    let run = there.swarm(&["run", "sh.example.loudify", "--", "again"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (0, "again\n"), "{run:?}");
+    let job = "name = \"named\"\n[task.say]\nwasm = \"sh.example.loudify@1.0.0\"\n";
+    let named = there.swarm(&["submit", "-", "--follow"]).stdin(job).finish();
+    assert!(named.code == 0 && named.stdout.ends_with("hello\n"), "{named:?}");
+    let unknown = there.swarm(&["run", "sh.example.quieten@1"]).finish();
+    assert!(unknown.code == 10 && unknown.stderr.contains("no module `sh.example.quieten`"), "{unknown:?}");
+
+    // Another key, the same name: shown, and not chosen.
+    there.write("module.toml", &manifest("1.2.0", "seven.wasm"));
+    let theirs = there.swarm(&["module", "publish"]).finish();
+    assert!(theirs.code == 0 && theirs.stderr.contains("others published"), "{theirs:?}");
+    let disputed = here.swarm(&["run", "sh.example.loudify@1"]).finish();
+    assert!(disputed.code == 10 && disputed.stderr.contains("was published with 2 keys"), "{disputed:?}");
+    let mine = format!("sh.example.loudify@1#{}", &first.id[..8]);
+    let run = here.swarm(&["run", &mine, "--", "mine"]).finish();
+    assert_eq!((run.code, run.stdout.as_str()), (0, "mine\n"), "{run:?}");
+
+    // Taken back: not chosen any more, and only by its own publisher.
+    assert_eq!(here.swarm(&["module", "yank", "sh.example.loudify@1.2.0"]).finish().code, 5);
+    assert_eq!(here.swarm(&["module", "yank", "sh.example.loudify@1.1.0"]).finish().code, 0);
+    eventually("the other node has heard", || {
+        let shown = there.swarm(&["module", "show", &mine, "-o", "json"]).finish();
+        shown.code == 0 && shown.json()["version"] == "1.0.0"
+    });
+
+    // Without the publisher it is still there.
+    drop(first);
+    let inspected = there.swarm(&["module", "inspect", &mine, "-o", "json"]).finish();
+    assert_eq!(inspected.code, 0, "{inspected:?}");
+    assert_eq!(inspected.json()["imports"][0]["module"], "wasi_snapshot_preview1");
+}
+
+#[test]
+fn a_file_is_inspected_without_a_node() {
+    let dir = Dir::new();
+    let inspected = dir.swarm(&["module", "inspect", "alien.wasm"]).finish();
+    assert_eq!(inspected.code, 0, "{inspected:?}");
+    for part in ["blake3:", "memory", "verdict", "cannot run as a task", "(not offered)"] {
+        assert!(inspected.stdout.contains(part), "{part} in {}", inspected.stdout);
+    }
+    let refused = dir.swarm(&["module", "inspect", "text.wasm"]).finish();
+    assert!(refused.code == 10 && refused.stderr.contains("not a WebAssembly module"), "{refused:?}");
+}
+
+#[test]
+fn collecting_under_load_removes_what_is_not_in_use_and_nothing_else() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let _second = Node::join(&there, &first.listen[0]);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let collect = |dir: &Dir| {
+        let collected = dir.swarm(&["blob", "gc", "--grace", "1s", "-o", "json"]).finish();
+        assert_eq!(collected.code, 0, "{collected:?}");
+        collected.json()["removed"].as_u64().unwrap()
+    };
+    let mut jobs = Vec::new();
+    for round in 0..6 {
+        let items: Vec<String> = (0..20).map(|item| format!("item-{round}-{item}.txt")).collect();
+        items.iter().for_each(|item| here.write(item, &format!("{item}\n")));
+        let job = format!(
+            "name = \"load\"\n[task.copy]\nwasm = \"copy.wasm\"\neach = {{ files = \"item-{round}-*.txt\" }}\n\
+             stdin = {{ item = true }}\noutputs = [\"made.txt\"]\n"
+        );
+        here.write("load.toml", &job);
+        let submitted = if round % 2 == 0 { &here } else { &there };
+        let file = here.path("load.toml");
+        let done = submitted.swarm(&["submit", file.to_str().unwrap()]).finish();
+        assert_eq!(done.code, 0, "{done:?}");
+        jobs.push((done.stdout.trim().to_owned(), items));
+        collect(&here);
+        collect(&there);
+    }
+    for (id, items) in &jobs {
+        assert_eq!(there.swarm(&["wait", id]).finish().code, 0);
+        collect(&here);
+        collect(&there);
+        for dir in [&here, &there] {
+            let got = dir.swarm(&["get", id, &format!("got-{id}")]).finish();
+            assert_eq!(got.code, 0, "{got:?}");
+            let mut names = items.clone();
+            names.sort();
+            for (index, item) in names.iter().enumerate() {
+                assert_eq!(dir.read(&format!("got-{id}/copy/{index}/made.txt")), format!("{item}\n"));
+            }
+        }
+    }
+
+    // A blob that nothing names goes; one that is pinned stays.
+    let hash = jobs_module(&here);
+    assert_eq!(there.swarm(&["blob", "pin", &hash]).finish().code, 0);
+    let kept = there.swarm(&["blob", "ls", "-o", "json"]).finish().json();
+    let pinned: Vec<_> = kept["items"].as_array().unwrap().iter().filter(|item| item["pinned"] == true).collect();
+    assert_eq!(pinned.len(), 1, "{kept}");
+    assert_eq!(there.swarm(&["blob", "unpin", &hash]).finish().code, 0);
+    assert_eq!(there.swarm(&["blob", "unpin", &hash]).finish().code, 5);
+    assert_eq!(here.swarm(&["blob", "gc", "--grace", "1ms"]).finish().code, 2);
+}
+
+/// The name of the module that every job of the load used.
+fn jobs_module(dir: &Dir) -> String {
+    let inspected = dir.swarm(&["module", "inspect", "copy.wasm", "-o", "id"]).finish();
+    inspected.stdout.trim().to_owned()
 }
 
 #[test]
@@ -702,7 +878,7 @@ fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     heard
 }
 
-const GUESTS: [(&str, &str); 11] = [
+const GUESTS: [(&str, &str); 12] = [
     (
         // The file `in/1` of the first directory it was given.
         "cat",
@@ -777,6 +953,25 @@ const GUESTS: [(&str, &str); 11] = [
             (data (i32.const 16) "made\n")
             (data (i32.const 32) "made.txt")
             (func (export "_start")
+                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 8) (i32.const 9)
+                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 12))
+                    (then unreachable))
+                (if (call $write (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 8))
+                    (then unreachable))))"#,
+    ),
+    (
+        // Leaves its standard input (at most 4 KiB) as `made.txt` in the first directory it was given.
+        "copy",
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\00\01\00\00\00\10\00\00")
+            (data (i32.const 32) "made.txt")
+            (func (export "_start")
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 4)))
                 (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 8) (i32.const 9)
                         (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 12))
                     (then unreachable))

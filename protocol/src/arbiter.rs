@@ -111,7 +111,7 @@ struct Recording {
 #[derive(Debug)]
 pub(crate) struct Parked {
     from: NodeId,
-    lease: LeaseId,
+    pub(crate) lease: LeaseId,
     outcomes: Vec<(Range, Outcome)>,
 }
 
@@ -884,10 +884,17 @@ impl Node {
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         arbiter.last_recording += 1;
         let (number, epoch) = (arbiter.last_recording, arbiter.epoch);
+        // What an executor reported stands for itself. What follows from something else that is synced now, as a stop, waits.
+        let stands = ack.is_some();
         let recording = Recording { segment: segment.clone(), confirmed: BTreeSet::new(), ended, ack, repeat };
         arbiter.recordings.insert(number, recording);
         for other in others {
-            self.ask(other, Message::Record { shard: id, epoch, number, segment: segment.clone() });
+            let record = Message::Record { shard: id, epoch, number, segment: segment.clone() };
+            if stands {
+                self.ask(other, record)
+            } else {
+                self.send(other, record)
+            }
             self.send(other, Message::RecordKept { shard: id, epoch, number });
         }
         self.finish_recordings(id);

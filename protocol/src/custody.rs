@@ -76,6 +76,11 @@ impl Shard {
         self.state.counts().ended() >= self.range.count
     }
 
+    /// Segments of it on the disk.
+    pub(crate) const fn segments(&self) -> u64 {
+        self.next_segment
+    }
+
     /// Whether nothing was ever recorded here.
     pub(crate) fn is_new(&self) -> bool {
         self.next_segment == 0
@@ -169,6 +174,18 @@ pub(crate) struct Custody {
 }
 
 impl Custody {
+    /// Forgets a shard of a job that is no more.
+    pub(crate) fn forget(&mut self, arrival: u64, id: ShardId) -> Option<Shard> {
+        self.open.remove(&(arrival, id));
+        self.promises.remove(&id);
+        self.blobs_due.remove(&id);
+        self.unsure.remove(&id);
+        self.progress_due.remove(&id);
+        self.parked_records.retain(|_, parked| parked.shard != id);
+        self.parked_reports.retain(|_, parked| parked.lease.shard != id);
+        self.shards.remove(&id)
+    }
+
     /// Copies are compared soon.
     pub(crate) fn hurry(&mut self, now: Time) {
         self.next_digest = self.next_digest.min(now + DIGEST_SOON);
@@ -192,6 +209,13 @@ impl Node {
     /// The custodians of a shard as this node sees them, the first arbiter first.
     pub fn shard_custodians(&self, shard: ShardId) -> Vec<NodeId> {
         self.membership.view.custodians(Key::of_shard(shard))
+    }
+
+    /// The shards of a job that are kept here, or of which an epoch was promised.
+    pub(crate) fn shards_of(&self, job: JobId) -> impl Iterator<Item = ShardId> + use<> {
+        let kept = self.custody.shards.range(all_of(job)).map(|(id, _)| *id);
+        let promised = self.custody.promises.range(all_of(job)).map(|(id, _)| *id);
+        kept.chain(promised).collect::<BTreeSet<_>>().into_iter()
     }
 
     // ---- which shards are kept
@@ -614,6 +638,7 @@ impl Node {
         }
         self.custody.hurry(self.now);
         self.doubt_jobs_of(peer);
+        self.doubt_modules_of(peer);
     }
 
     /// Compares copies now rather than with the next round.
@@ -671,15 +696,18 @@ impl Node {
 
     /// All that is known here of a job's shards, for a custodian of the job that asks.
     pub(crate) fn send_progress(&mut self, to: NodeId, job: JobId) {
-        let first = ShardId { job, stage: 0, number: 0 };
-        let last = ShardId { job, stage: u16::MAX, number: u32::MAX };
-        let shards = self.custody.shards.range(first..=last);
+        let shards = self.custody.shards.range(all_of(job));
         let shards: Vec<_> = shards
             .map(|(id, shard)| (id.stage, id.number, shard.settled_counts()))
             .filter(|(_, _, counts)| counts.ended() > 0)
             .collect();
         self.tell_progress(to, job, &shards);
     }
+}
+
+/// Where the shards of a job are among all.
+const fn all_of(job: JobId) -> core::ops::RangeInclusive<ShardId> {
+    ShardId { job, stage: 0, number: 0 }..=ShardId { job, stage: u16::MAX, number: u32::MAX }
 }
 
 /// How many tasks ended of some shards of some jobs.
@@ -718,7 +746,7 @@ fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
 }
 
 /// 38 bytes that sort like the shards.
-fn shard_key(shard: ShardId) -> Vec<u8> {
+pub(crate) fn shard_key(shard: ShardId) -> Vec<u8> {
     [shard.job.as_bytes(), &shard.stage.to_be_bytes()[..], &shard.number.to_be_bytes()[..]].concat()
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::message::{Answer, Gossip, Message, Query, SharedRecord};
-use crate::{Hash, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
+use crate::modules::SignedModule;
+use crate::{Hash, InUse, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -42,6 +43,13 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
+    /// A user publishes or yanks a module, which is on this node already. Answered by [`Notice::ModulePublished`].
+    PublishModule {
+        /// Returned in the notice.
+        token: u64,
+        /// What is said of the module, signed with this node's key.
+        fact: SignedModule,
+    },
     /// A user asks. Answered by [`Notice::Answered`].
     Ask {
         /// Returned in the notice.
@@ -62,6 +70,11 @@ pub enum Event {
         lease: LeaseId,
         /// The outcomes. Neighbouring equal ones are best given as one range.
         outcomes: Vec<(Range, Outcome)>,
+    },
+    /// Somebody is about to collect blobs. Answered by [`Notice::BlobsMarked`].
+    MarkBlobs {
+        /// Returned in the notice.
+        token: u64,
     },
     /// The multiaddresses at which this node can be dialled have changed.
     Addresses(Vec<String>),
@@ -167,12 +180,26 @@ pub enum Notice {
         /// Why not.
         result: Result<(), Refusal>,
     },
+    /// What was said of a module is synced on enough nodes, with the module. Or not, and why.
+    ModulePublished {
+        /// From the event.
+        token: u64,
+        /// The fact, or why not.
+        result: Result<Hash, Refusal>,
+    },
     /// An answer; [`Answer::Unknown`] when nobody who should know does.
     Answered {
         /// From the event.
         token: u64,
         /// The answer.
         answer: Answer,
+    },
+    /// What is in use now.
+    BlobsMarked {
+        /// From the event.
+        token: u64,
+        /// What is in use.
+        in_use: InUse,
     },
     /// Every task of this job has ended, as far as this node is told of it.
     Over(JobId),

@@ -49,9 +49,10 @@ impl Node {
         }
     }
 
-    /// Who leaves does not go by what others had some time ago: they say it again.
+    /// Who leaves does not go by what others had some time ago: they say it again, also those that are silent just now.
     pub(crate) fn doubt_all_copies(&mut self) {
-        self.linked().into_iter().for_each(|peer| self.doubt_copies_of(peer));
+        let others: Vec<_> = self.membership.members.keys().copied().collect();
+        others.into_iter().for_each(|peer| self.doubt_copies_of(peer));
         self.hurry_digests();
     }
 
@@ -156,7 +157,9 @@ impl Node {
     /// Called with every comparison of copies: what could not be fetched is tried again.
     pub(crate) fn retry_repairs(&mut self) {
         for repair in core::mem::take(&mut self.custody.repairs_failed) {
-            self.begin_repair(repair);
+            if self.custody.shards.contains_key(&repair.shard) {
+                self.begin_repair(repair);
+            }
         }
     }
 

@@ -81,6 +81,8 @@ pub(crate) struct Job {
     pub(crate) arrived: Time,
     /// It was said that it is over.
     said_over: bool,
+    /// How long this node has seen it over, all its runs together.
+    pub(crate) over_for: Duration,
 }
 
 impl Job {
@@ -114,6 +116,11 @@ impl Job {
     /// Whether anybody is known to hold its blobs: before that whoever takes its tasks only waits.
     pub(crate) fn can_be_fetched(&self) -> bool {
         self.blobs == Blobs::Held || !self.held_by.is_empty()
+    }
+
+    /// Whether this node said that it holds the job's blobs.
+    pub(crate) fn holds_blobs(&self) -> bool {
+        self.blobs == Blobs::Held
     }
 
     /// Nodes likely to hold the job's blobs.
@@ -178,6 +185,8 @@ struct StoredJob {
     job: SignedJob,
     stop: Option<StopCause>,
     blobs_held: bool,
+    #[serde(default)]
+    over_ms: u64,
 }
 
 impl Node {
@@ -194,6 +203,9 @@ impl Node {
         let spec = stored.job.verify().map_err(|error| DecodeError::Malformed(error.to_string()))?;
         let id = stored.job.id();
         self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
+        if let Some(job) = self.jobs.jobs.get_mut(&id) {
+            job.over_for = Duration::from_millis(stored.over_ms);
+        }
         self.adopt_shards(id);
         self.seek_in(id);
         Ok(())
@@ -204,10 +216,11 @@ impl Node {
         self.jobs.early_cancels.extend(job.map(JobId::from_bytes));
     }
 
-    fn persist_job(&mut self, id: JobId) {
+    pub(crate) fn persist_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get(&id) else { return };
         let stop = job.stop.filter(|_| !self.plants(PlantedBug::ForgetsStops));
-        let stored = StoredJob { job: job.signed.clone(), stop, blobs_held: job.blobs == Blobs::Held };
+        let over_ms = u64::try_from(job.over_for.as_millis()).unwrap_or(u64::MAX);
+        let stored = StoredJob { job: job.signed.clone(), stop, blobs_held: job.blobs == Blobs::Held, over_ms };
         self.out.persist.push(Write::put(Table::Jobs, id.as_bytes(), codec::encode(&stored)));
     }
 
@@ -231,6 +244,7 @@ impl Node {
             arrival: self.jobs.arrivals,
             arrived: self.now,
             said_over: false,
+            over_for: Duration::ZERO,
         };
         self.jobs.jobs.insert(id, job);
     }
@@ -238,6 +252,9 @@ impl Node {
     /// Takes up a job of which a peer told, unless it is known or not what it says.
     fn keep_job(&mut self, signed: SignedJob) -> Option<JobId> {
         let id = signed.id();
+        if self.has_expired(id) {
+            return None;
+        }
         if !self.jobs.jobs.contains_key(&id) {
             let spec = signed.verify().ok()?;
             self.take_up_job(signed, spec, false);
@@ -365,6 +382,9 @@ impl Node {
     }
 
     pub(crate) fn on_publish(&mut self, from: NodeId, signed: SignedJob) {
+        if self.tells_expired(from, signed.id()) {
+            return;
+        }
         let Some(id) = self.keep_job(signed) else { return };
         self.note_held_by(id, from);
         if self.jobs.jobs.get(&id).is_some_and(|job| job.blobs == Blobs::Held) {
@@ -423,7 +443,12 @@ impl Node {
     /// Copies needed besides mine, and those who could give them: the custodians that answer, and for those that do not
     /// the nearest other nodes.
     fn copies_wanted(&self, job: JobId) -> (usize, Vec<NodeId>) {
-        let (key, me) = (Key::of_job(job), self.me());
+        self.copies_of(Key::of_job(job))
+    }
+
+    /// The same of anything that has custodians.
+    pub(crate) fn copies_of(&self, key: Key) -> (usize, Vec<NodeId>) {
+        let me = self.me();
         let custodians = self.membership.view.custodians(key);
         let wanted = custodians.iter().filter(|node| **node != me).count();
         let mut others: Vec<_> = custodians.into_iter().filter(|node| *node != me && self.reaches(*node)).collect();
@@ -563,6 +588,9 @@ impl Node {
     }
 
     pub(crate) fn pull_job(&mut self, job: JobId, from: NodeId) {
+        if self.tells_expired(from, job) {
+            return;
+        }
         if !self.jobs.pulls.contains_key(&job) && self.jobs.pulls.len() >= PULLS_MAX {
             return;
         }
@@ -601,7 +629,10 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_job_push(&mut self, _from: NodeId, signed: SignedJob, stop: Option<StopCause>) {
+    pub(crate) fn on_job_push(&mut self, from: NodeId, signed: SignedJob, stop: Option<StopCause>) {
+        if self.tells_expired(from, signed.id()) {
+            return;
+        }
         let Some(id) = self.keep_job(signed) else { return };
         if let Some(cause) = stop {
             self.apply_stop(id, cause);
@@ -723,6 +754,28 @@ impl Node {
                 self.send(from, Message::StagesEnded { job: id, stages: ended });
             }
         }
+    }
+
+    // ---- the end
+
+    /// The jobs that this node keeps and has seen over.
+    pub(crate) fn jobs_over(&mut self) -> impl Iterator<Item = (JobId, &mut Job)> {
+        let me = self.membership.me.node;
+        let over = move |job: &Job| job.said_over && job.custodians.contains(&me);
+        self.jobs.jobs.iter_mut().filter(move |(_, job)| over(job)).map(|(id, job)| (*id, job))
+    }
+
+    /// Removes a job's record, and what is under way for it.
+    pub(crate) fn forget_job_record(&mut self, id: JobId) {
+        let jobs = &mut self.jobs;
+        jobs.jobs.remove(&id);
+        jobs.pulls.remove(&id);
+        jobs.heard_of.remove(&id);
+        jobs.early_cancels.remove(&id);
+        jobs.gossip_due.remove(&id);
+        jobs.publishers.remove(&id);
+        jobs.fetches.retain(|_, job| *job != id);
+        self.out.persist.push(Write::remove(Table::Jobs, id.as_bytes()));
     }
 
     // ---- summaries

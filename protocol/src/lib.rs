@@ -11,6 +11,7 @@ mod custody;
 mod demands;
 mod edges;
 mod effects;
+mod expiry;
 mod grid;
 mod handover;
 mod ids;
@@ -19,18 +20,22 @@ pub mod lattice;
 mod links;
 mod membership;
 pub mod message;
+pub mod modules;
 mod node;
 mod notes;
 mod options;
 mod outcome;
+mod outputs;
 mod parallel;
 pub mod placement;
 mod planted;
+mod publishing;
 mod questions;
 mod seek;
 mod spec;
 mod stragglers;
 mod time;
+mod uses;
 mod worker;
 mod write;
 
@@ -44,8 +49,12 @@ pub use message::{
     Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, SharedRecord, StopCause,
 };
 pub use node::{Config, Node, RestoreError};
-pub use options::{JobOptions, KEEP_MS_DEFAULT, LABELS_MAX, OutputRule, PRIORITIES, SameNeed, StageOptions};
+pub use options::{JobOptions, KEEP_MS_DEFAULT, LABELS_MAX, PRIORITIES, SameNeed, StageOptions};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
+pub use outputs::{
+    BadName, BadOutputs, OUTPUT_PART_BYTES_MAX, OUTPUT_PATH_BYTES_MAX, OUTPUTS_MAX, OutputSpec, check_output,
+    check_outputs,
+};
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;
 pub use spec::{
@@ -54,4 +63,5 @@ pub use spec::{
     is_inside,
 };
 pub use time::Time;
+pub use uses::InUse;
 pub use write::{Table, Write};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::lattice::{Counts, Segment};
+use crate::modules::SignedModule;
 use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
 
 /// The longest encoded message: one frame of the control stream.
@@ -198,6 +199,8 @@ pub enum Message {
     },
     /// "The stop is synced here."
     Stopped(JobId),
+    /// These jobs are no more. A fact that only grows.
+    Expired(Vec<JobId>),
     /// From arbiters of shards to custodians of the job: how many tasks ended. Joined by maximum.
     Progress {
         /// The job.
@@ -380,6 +383,26 @@ pub enum Message {
         tasks: Vec<Range>,
     },
 
+    // ---- modules
+    /// Facts about named modules, to be joined.
+    Modules {
+        /// The facts.
+        facts: Vec<SignedModule>,
+        /// "Hold their modules, too, and tell me."
+        keep: bool,
+    },
+    /// The fact of this name is synced here, and its module is here.
+    ModuleKept(Hash),
+    /// Names the sender's facts about modules. Answered by `ModulesHave`.
+    ModulesDigest(Hash),
+    /// The sender's facts: their digest, and when it differs from the receiver's the names of all.
+    ModulesHave {
+        /// As in `ModulesDigest`.
+        digest: Hash,
+        /// The names.
+        names: Vec<Hash>,
+    },
+
     // ---- questions
     /// A question about what the receiver keeps.
     Query {
@@ -446,6 +469,8 @@ pub enum Query {
         /// The first task of interest.
         first: u32,
     },
+    /// Facts about the modules of a name; with an empty one, all that the asked node itself knows.
+    Modules(String),
 }
 
 /// The answer to a [`Query`].
@@ -469,6 +494,8 @@ pub enum Answer {
         /// Tasks leased now, with their executors, as far as the answerer arbitrates.
         leased: Vec<(Range, NodeId)>,
     },
+    /// To [`Query::Modules`].
+    Modules(Vec<SignedModule>),
     /// Nothing of the kind is kept here.
     Unknown,
 }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
 use crate::custody::Custody;
+use crate::expiry::Expiry;
 use crate::jobs::{EARLY_CANCEL_PREFIX, Jobs};
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
@@ -17,13 +18,17 @@ use crate::message::{Message, NodeRecord};
 use crate::notes::RUNNING_KEY;
 use crate::parallel::Shares;
 use crate::planted::PlantedBug;
+use crate::publishing::Publishing;
 use crate::questions::Questions;
 use crate::seek::Seek;
+use crate::uses::Uses;
 use crate::worker::Worker;
-use crate::{Effects, Event, NodeId, Table, Time};
+use crate::{Effects, Event, NodeId, Notice, Table, Time, Write};
 
 /// After a start with known peers, how long to look for them before taking up arbitration alone.
 const STARTUP_GRACE: Duration = Duration::from_secs(2);
+/// In [`Table::Meta`] once another node was met.
+const MET_KEY: &[u8] = b"met";
 /// Leases, records, questions and receipts are numbered from a random number below this: those of two terms or two
 /// processes of one node never meet.
 pub(crate) const NUMBERS_MAX: u64 = 1 << 48;
@@ -66,6 +71,9 @@ pub struct Node {
     pub(crate) jobs: Jobs,
     pub(crate) custody: Custody,
     pub(crate) worker: Worker,
+    pub(crate) publishing: Publishing,
+    pub(crate) expiry: Expiry,
+    pub(crate) uses: Uses,
     pub(crate) questions: Questions,
     pub(crate) seek: Seek,
     pub(crate) shares: Shares,
@@ -104,6 +112,9 @@ impl Node {
             jobs: Jobs::default(),
             custody: Custody::default(),
             worker: Worker::default(),
+            publishing: Publishing::default(),
+            expiry: Expiry::new(now),
+            uses: Uses::default(),
             questions: Questions::default(),
             seek: Seek::default(),
             shares: Shares::default(),
@@ -136,12 +147,16 @@ impl Node {
                     incarnation = codec::decode(&value, RECORD_BYTES_MAX).map_err(unreadable)?;
                 }
                 Table::Meta if key == RUNNING_KEY => note = Some(value),
+                Table::Meta if key == MET_KEY => node.has_met = true,
                 Table::Meta if key.starts_with(EARLY_CANCEL_PREFIX) => node.restore_early_cancel(&key),
                 Table::Peers => node.expect(&key),
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
                 Table::Segments => segments.push((key, value)),
-                Table::Meta | Table::Kad => {}
+                Table::Modules => node.restore_module(&value).map_err(unreadable)?,
+                Table::Expired => node.restore_expired(&key, &value).map_err(unreadable)?,
+                Table::Uses => node.restore_use(&key).map_err(unreadable)?,
+                Table::Meta | Table::Pins | Table::Kad => {}
             }
         }
         node.membership.me.incarnation = incarnation + 1;
@@ -151,6 +166,7 @@ impl Node {
             let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
             node.restore_segment(&key, &value).map_err(unreadable)?;
         }
+        node.forget_stray_uses();
         if let Some(note) = note {
             node.restore_note(&note).map_err(|source| RestoreError { table: Table::Meta.name(), source })?;
         }
@@ -175,12 +191,14 @@ impl Node {
         match event {
             Event::Tick => self.on_tick(),
             Event::LinkUp(peer) => {
-                self.has_met = true;
+                self.meet();
                 self.on_link_up(peer);
             }
             Event::LinkDown(peer) => self.on_link_down(peer),
             Event::Gossip { from, gossip } => {
-                self.has_met |= from != self.me();
+                if from != self.me() {
+                    self.meet();
+                }
                 self.on_gossip(from, gossip);
             }
             Event::Received { from, message } => {
@@ -190,9 +208,14 @@ impl Node {
             }
             Event::Submit { token, job } => self.on_submit(token, job),
             Event::Cancel { token, job } => self.on_cancel(token, job),
+            Event::PublishModule { token, fact } => self.on_publish_module(token, fact),
             Event::Ask { token, query } => self.on_ask(token, query),
             Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
             Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::MarkBlobs { token } => {
+                let in_use = self.blobs_in_use();
+                self.out.notify.push(Notice::BlobsMarked { token, in_use });
+            }
             Event::Addresses(addresses) => self.on_addresses(addresses),
             Event::Drain => self.on_drain(),
         }
@@ -226,6 +249,7 @@ impl Node {
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),
             Message::Stopped(job) => self.on_stopped(from, job),
+            Message::Expired(jobs) => self.on_expired(from, jobs),
             Message::Progress { job, shards } => self.on_progress(from, job, shards),
             Message::StagesDone { job, stages } => self.on_stages_done(job, stages),
             Message::StagesAsk(job) => self.on_stages_ask(from, job),
@@ -260,6 +284,11 @@ impl Node {
             Message::Resume { lease, tasks } => self.on_resume(from, lease, tasks),
             Message::Recall { lease, tasks } => self.on_recall(lease, tasks),
 
+            Message::Modules { facts, keep } => self.on_modules(from, facts, keep),
+            Message::ModuleKept(fact) => self.on_module_kept(from, fact),
+            Message::ModulesDigest(digest) => self.on_modules_digest(from, digest),
+            Message::ModulesHave { digest, names } => self.on_modules_have(from, digest, names),
+
             Message::Query { number, query } => self.on_query(from, number, query),
             Message::Answer { number, answer } => self.on_answer(from, number, answer),
         }
@@ -277,6 +306,8 @@ impl Node {
             }
             self.keep_membership();
             self.keep_jobs();
+            self.keep_modules();
+            self.keep_expiry();
             self.keep_worker();
             self.keep_claims();
             self.keep_shares();
@@ -345,11 +376,19 @@ impl Node {
         self.next_fetch
     }
 
+    /// Remembers for ever that there are others.
+    fn meet(&mut self) {
+        if !core::mem::replace(&mut self.has_met, true) {
+            self.out.persist.push(Write::put(Table::Meta, MET_KEY, []));
+        }
+    }
+
     fn on_fetched(&mut self, fetch: u64, complete: bool) {
         self.on_job_fetched(fetch, complete);
         self.on_report_fetched(fetch, complete);
         self.on_record_fetched(fetch, complete);
         self.on_repair_fetched(fetch, complete);
+        self.on_module_fetched(fetch, complete);
     }
 
     /// A peer became reachable or unreachable.

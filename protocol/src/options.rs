@@ -69,8 +69,6 @@ pub struct StageOptions {
     pub alternatives: Vec<Resources>,
     /// `timeout.total` in milliseconds: tasks of a shard that are not over so long after they could run fail.
     pub total_ms_max: Option<u64>,
-    /// Rules for declared outputs, by path. An output without one must be there.
-    pub output_rules: BTreeMap<String, OutputRule>,
     /// Tasks that are not run: their results are in [`JobOptions::earlier`].
     pub skip: Vec<Range>,
 }
@@ -82,15 +80,6 @@ pub struct SameNeed {
     pub stage: u16,
     /// A task waits for the tasks of that stage that have the same values under these names.
     pub names: Vec<String>,
-}
-
-/// What is expected of one declared output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutputRule {
-    /// Whether a task that does not leave it has failed.
-    pub required: bool,
-    /// Its longest length in bytes.
-    pub bytes_max: Option<u64>,
 }
 
 impl JobOptions {

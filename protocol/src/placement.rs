@@ -47,6 +47,11 @@ impl Key {
         Self::of(&[shard.job.as_bytes(), &shard.stage.to_be_bytes(), &shard.number.to_be_bytes()])
     }
 
+    /// Where the modules of a name are kept.
+    pub fn of_module(name: &str) -> Self {
+        Self::of(&[b"module ", name.as_bytes()])
+    }
+
     fn bit(&self, bit: usize) -> bool {
         self.0[bit / 8] >> (7 - bit % 8) & 1 == 1
     }

@@ -47,7 +47,8 @@ impl Node {
         let everyone = self.linked_and_me();
         let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
         let (first, then) = match &query {
-            Query::Jobs => (everyone, Vec::new()),
+            Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
+            Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
             Query::Job(job) => {
                 let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
@@ -75,7 +76,7 @@ impl Node {
     /// done, when no other node was out of reach since the job came.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
-            Query::Jobs => None,
+            Query::Jobs | Query::Modules(_) => None,
             Query::Job(id) => {
                 let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
@@ -164,6 +165,9 @@ impl Node {
             Query::Jobs => Answer::Jobs(self.newest_jobs()),
             Query::Job(job) => self.answer_job(job),
             Query::Shard { shard, first } => self.answer_shard(shard, first),
+            // All of them are too many for a frame; each node tells them to its own users alone.
+            Query::Modules(name) if name.is_empty() && from != self.me() => Answer::Unknown,
+            Query::Modules(name) => self.answer_modules(&name),
         };
         self.send(from, Message::Answer { number, answer });
     }
@@ -200,7 +204,9 @@ impl Node {
 /// Whether an answer is of the kind that the question asks for.
 fn answers(query: &Query, answer: &Answer) -> bool {
     match (query, answer) {
-        (Query::Jobs, Answer::Jobs(_)) | (Query::Shard { .. }, Answer::Shard { .. }) => true,
+        (Query::Jobs, Answer::Jobs(_))
+        | (Query::Shard { .. }, Answer::Shard { .. })
+        | (Query::Modules(_), Answer::Modules(_)) => true,
         (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
         _ => false,
     }
@@ -217,6 +223,10 @@ fn merge(answers: Vec<Answer>) -> Answer {
                 for job in list {
                     jobs.entry(job.job).or_insert_with(|| job.clone()).status.join(&job.status);
                 }
+            }
+            (Answer::Modules(facts), Answer::Modules(known)) => {
+                let new = facts.into_iter().filter(|fact| !known.contains(fact)).collect::<Vec<_>>();
+                known.extend(new);
             }
             (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,

@@ -12,6 +12,7 @@ use crate::codec::{self, DecodeError};
 use crate::demands::CONDITIONS_MAX;
 use crate::edges::Edge;
 use crate::options::{LABELS_MAX, PRIORITIES};
+use crate::outputs::{BadOutputs, OutputSpec, check_outputs};
 use crate::{Ending, Grid, Hash, JobId, JobOptions, NodeId, Range, ShardId, StageOptions};
 
 /// Version of the encoding of [`JobSpec`]. Version 1 had no options and reads the same without them.
@@ -80,7 +81,7 @@ pub struct StageSpec {
     /// Files under `/in`.
     pub inputs: Vec<Input>,
     /// Declared files under `/out`.
-    pub outputs: Vec<String>,
+    pub outputs: Vec<OutputSpec>,
     /// Positions of the stages that must be done first; each smaller than this stage's own.
     pub needs: Vec<u16>,
     /// When to try again.
@@ -321,7 +322,7 @@ impl JobSpec {
 
     /// Checks every limit and cross-reference.
     pub fn check(&self) -> Result<(), InvalidSpec> {
-        let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec(what)) };
+        let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec::Limit(what)) };
         ensure((1..=JOB_SPEC_VERSION).contains(&self.version), "its version is unknown")?;
         ensure(PRIORITIES.contains(&self.options.priority), "its priority must be -100 to 100")?;
         ensure(self.options.labels.len() <= LABELS_MAX, "it has more than 64 labels")?;
@@ -334,8 +335,8 @@ impl JobSpec {
             ensure((1..=STAGE_TASKS_MAX).contains(&stage.count), "a stage must have 1 to 16777216 tasks")?;
             ensure(SHARD_TASKS.contains(&stage.shard_tasks), "a shard must have 64 to 4096 tasks")?;
             ensure(stage.elements.may_be(stage.count), "a matrix has another size than its stage")?;
-            let paths = stage.inputs.iter().map(|input| &input.path).chain(&stage.outputs);
-            ensure(paths.into_iter().all(|path| is_inside(path)), "a path leads out of the task's folders")?;
+            ensure(stage.inputs.iter().all(|input| is_inside(&input.path)), "an input leads out of the task's folder")?;
+            check_outputs(stage.outputs.iter().map(|output| output.path.as_str()))?;
             let earlier = |&need: &u16| usize::from(need) < position;
             ensure(stage.needs.iter().all(earlier), "a stage needs one that is not before it")?;
             let from = stage.inputs.iter().filter_map(|input| match &input.source {
@@ -349,7 +350,7 @@ impl JobSpec {
     }
 
     fn check_options(&self, stage: &StageSpec) -> Result<(), InvalidSpec> {
-        let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec(what)) };
+        let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec::Limit(what)) };
         let options = &stage.options;
         let finer = options.needs_finished.iter().chain(options.needs_same.iter().map(|need| &need.stage));
         ensure(finer.into_iter().all(|need| stage.needs.contains(need)), "it says how it needs a stage not needed")?;
@@ -386,9 +387,15 @@ pub fn is_inside(path: &str) -> bool {
 }
 
 /// Why a spec is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the job is invalid: {0}")]
-pub struct InvalidSpec(&'static str);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// A limit or a cross-reference.
+    #[error("the job is invalid: {0}")]
+    Limit(&'static str),
+    /// The outputs of a stage.
+    #[error("the job is invalid: {0}")]
+    Outputs(#[from] BadOutputs),
+}
 
 /// A spec with its submitter's signature, as it travels and is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -424,7 +431,7 @@ impl SignedJob {
         spec.check()?;
         let bytes = codec::encode(spec);
         if bytes.len() > JOB_SPEC_BYTES_MAX {
-            return Err(InvalidSpec("it is over 256 KiB; move long lists into files").into());
+            return Err(InvalidSpec::Limit("it is over 256 KiB; move long lists into files").into());
         }
         let id = JobId::from_bytes(*blake3::hash(&bytes).as_bytes());
         let signature = key.sign(&signed_bytes(id)).to_bytes().to_vec();

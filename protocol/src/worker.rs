@@ -396,6 +396,7 @@ impl Node {
         held.reported = self.now;
         let (current, arbiter) = (held.current, held.arbiter);
         let searching = held.resume.is_some();
+        new.iter().for_each(|(_, outcome)| self.use_blobs_of(started.shard.job, outcome));
         self.worker.note_due = true;
         self.worker.progress(new.iter().map(|(range, _)| range.count).sum(), self.now);
         if !searching {

@@ -15,13 +15,32 @@ pub enum Table {
     Promises,
     /// Shard, sequence → a batch of outcomes. One value a batch, never one a task.
     Segments,
+    /// Hash of a fact about a named module → the fact, signed.
+    Modules,
+    /// Job id → its number in the order of expiry. What is here is no more.
+    Expired,
+    /// Job id, blob → nothing: this node is counted as a holder of the blob.
+    Uses,
+    /// Blob → nothing: its user wants this node to keep it. Not the core's.
+    Pins,
     /// Kademlia record key → record, written behind the bounded map in memory.
     Kad,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 6] = [Self::Meta, Self::Peers, Self::Jobs, Self::Promises, Self::Segments, Self::Kad];
+    pub const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::Peers,
+        Self::Jobs,
+        Self::Promises,
+        Self::Segments,
+        Self::Modules,
+        Self::Expired,
+        Self::Uses,
+        Self::Pins,
+        Self::Kad,
+    ];
 
     /// Its stored name.
     pub const fn name(self) -> &'static str {
@@ -31,6 +50,10 @@ impl Table {
             Self::Jobs => "jobs",
             Self::Promises => "promises",
             Self::Segments => "segments",
+            Self::Modules => "modules",
+            Self::Expired => "expired",
+            Self::Uses => "uses",
+            Self::Pins => "pins",
             Self::Kad => "kad",
         }
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Answer, Elements, Event, Hash, JobId, JobOptions, JobSpec, JobStatus, Limits, NodeId, Query, Refusal, Retry,
-    RetryOn, SameNeed, ShardId, SignedJob, StageOptions, StageSpec, Stdin, Time, codec,
+    Answer, Elements, Event, Hash, JobId, JobOptions, JobSpec, JobStatus, Limits, NodeId, OutputSpec, Query, Refusal,
+    Retry, RetryOn, SameNeed, ShardId, SignedJob, StageOptions, StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -374,6 +374,7 @@ impl World {
                 self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
             Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
             Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }
     }
@@ -416,7 +417,7 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
         shard_tasks: StageSpec::shard_tasks_for(plan.count, nodes),
         elements: if plan.count == 1 { Elements::One } else { Elements::Numbers { start: 0 } },
         inputs: Vec::new(),
-        outputs: if plan.script.leaves == Leaves::File { vec![FILE.into()] } else { Vec::new() },
+        outputs: if plan.script.leaves == Leaves::File { vec![OutputSpec::required(FILE)] } else { Vec::new() },
         needs: plan.needs.clone(),
         retry: plan.retry.clone(),
         run_ms_max: plan.run_ms_max,

@@ -47,9 +47,15 @@ impl World {
     fn observe_heard(&mut self, node: usize, events: &[Event]) {
         let node = self.machines[node].id;
         for event in events {
-            if let Event::Received { from, message } = event {
-                self.observe(&Fact::Heard { node, from: *from, message });
+            let Event::Received { from, message } = event else { continue };
+            // Of a record that was asked for, the claim is heard when it is kept.
+            if self.record_asked(*from, message).is_some() && matches!(message, Message::Record { .. }) {
+                continue;
             }
+            if let Some(record) = self.record_asked(*from, message).cloned() {
+                self.observe(&Fact::Heard { node, from: *from, message: &record });
+            }
+            self.observe(&Fact::Heard { node, from: *from, message });
         }
     }
 
@@ -185,13 +191,21 @@ impl World {
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
         let node = self.machines[from].id;
-        if let Message::RecordKept { shard, epoch, number } = &message
-            && let Some(record) = self.records_asked.get(&(node, *shard, *epoch, *number)).cloned()
-        {
+        if let (Message::RecordKept { .. }, Some(record)) = (&message, self.record_asked(node, &message).cloned()) {
             self.observe(&Fact::Said { node, to, message: &record });
         }
         self.observe(&Fact::Said { node, to, message: &message });
         self.carry(from, to, message);
+    }
+
+    /// The record that this message of a node is, or is about, when it was asked for before it was synced.
+    fn record_asked(&self, node: NodeId, message: &Message) -> Option<&Message> {
+        match message {
+            Message::Record { shard, epoch, number, .. } | Message::RecordKept { shard, epoch, number } => {
+                self.records_asked.get(&(node, *shard, *epoch, *number))
+            }
+            _ => None,
+        }
     }
 
     fn carry(&mut self, from: usize, to: NodeId, message: Message) {
@@ -394,6 +408,8 @@ impl World {
                 self.note_deaths(node, &changed);
             }
             Notice::Over(_) => self.census.count("end of a job noticed"),
+            // Users of the simulation publish no modules and collect no blobs; the tests of the core do.
+            Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }
     }

@@ -73,6 +73,24 @@ fn who_has_met_somebody_hands_over_before_it_leaves() {
     assert_holds(8_000_783, 4);
 }
 
+/// A node that had met others forgot them with its last unsynced writes, and took itself for the only one ever.
+#[test]
+fn who_has_met_somebody_remembers_it() {
+    assert_holds(9_002_194, 5);
+}
+
+/// A node left because another had had a copy, which did not answer any more and had lost its disk.
+#[test]
+fn who_leaves_does_not_go_by_what_silent_nodes_had() {
+    assert_holds(9_002_008, 3);
+}
+
+/// Tasks were recorded as cancelled while the stop was on its way to the disk, and nobody knew of the stop after a crash.
+#[test]
+fn a_cancelled_task_is_not_told_before_its_stop_is_synced() {
+    assert_holds(9_004_734, 3);
+}
+
 /// A node told its user that the cancel of a job unknown to it was safe, forgot it in a crash, and then ran the job.
 #[test]
 fn a_cancel_that_comes_before_its_job_survives_a_crash() {

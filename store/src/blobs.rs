@@ -388,7 +388,7 @@ impl Blobs {
     fn place(&self, bytes: &[u8]) -> Result<Hash, BlobError> {
         let (hash, tree) = TreeHasher::of(bytes).finish();
         // A blob that is here whole was synced before it got its name.
-        if fs::read(self.path(hash)).is_ok_and(|stored| stored == bytes) {
+        if fs::read(self.path(hash)).is_ok_and(|stored| stored == bytes) && self.claim(hash) {
             return Ok(hash);
         }
         let mut temp = self.temp()?;
@@ -464,7 +464,7 @@ impl Blobs {
         self.0.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn naming(&self) -> MutexGuard<'_, ()> {
+    pub(crate) fn naming(&self) -> MutexGuard<'_, ()> {
         // It guards no data, so a thread that panicked while holding it left nothing half done.
         self.0.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }

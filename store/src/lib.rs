@@ -14,6 +14,7 @@ mod memory;
 mod rocks;
 mod source;
 mod space;
+mod sweep;
 mod tree;
 mod writer;
 
@@ -26,5 +27,6 @@ pub use memory::Memory;
 pub use rocks::{OpenError, Rocks};
 pub use source::Source;
 pub use space::NoRoom;
+pub use sweep::StoredBlob;
 pub use tree::{GROUP_BYTES, Groups, encoded_bytes, groups_in};
 pub use writer::{Done, WRITER_QUEUE, Writer, WriterError};

@@ -98,6 +98,13 @@ fn filling_the_disk_ends_the_guest() {
 }
 
 #[test]
+fn a_guest_that_makes_files_without_end_is_ended() {
+    let out = tempfile::tempdir().unwrap();
+    let finished = Run { out_dir: Some(out.path()), ..Run::of("makes_folders") }.finish();
+    assert_eq!(finished.ending, Ending::OutputTooLarge("the number of files in /out".into()));
+}
+
+#[test]
 fn a_running_guest_is_stopped() {
     let run = Run::of("loops");
     let stop = run.stop.clone();

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use swarm_executor::{Bytes, Engine, EngineConfig, Finished, MODULE_BYTES_MAX, Module, StopFlag, Task};
+use swarm_executor::{
+    Bytes, CACHE_BYTES_MAX, Engine, EngineConfig, Finished, MODULE_BYTES_MAX, Module, StopFlag, Task,
+};
 use swarm_protocol::{Hash, Limits};
 
 const MIB: u64 = 1024 * 1024;
@@ -21,6 +23,7 @@ static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(config()).unwrap(
 fn config() -> EngineConfig {
     EngineConfig {
         cache_dir: None,
+        cache_bytes_max: CACHE_BYTES_MAX,
         memory_bytes_max: 256 * MIB,
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: Duration::from_secs(60),
@@ -34,6 +37,12 @@ fn wasm(guest: &str) -> Vec<u8> {
 fn prepare(engine: &Engine, guest: &str) -> Module {
     let bytes = wasm(guest);
     engine.prepare(Hash::of(&bytes), &bytes).unwrap()
+}
+
+/// Runs a module of a test's own with generous limits.
+fn run_module(module: &Module, name: &str) -> Finished {
+    let limits = Limits { memory_bytes_max: 256 * MIB, ..Run::of(name).limits };
+    Run { limits, ..Run::of(name) }.run(module)
 }
 
 /// A task with generous limits, to be changed by the test.
@@ -78,9 +87,13 @@ impl<'a> Run<'a> {
     }
 
     fn finish_in(&self, engine: &Engine) -> Finished {
+        self.run(&prepare(engine, self.guest))
+    }
+
+    fn run(&self, module: &Module) -> Finished {
         let args: Vec<_> = self.args.iter().map(|&arg| arg.to_owned()).collect();
         let env: Vec<_> = self.env.iter().map(|&(name, value)| (name, value.into())).collect();
-        prepare(engine, self.guest).run(Task {
+        module.run(Task {
             args: &args,
             program: self.guest,
             entry: self.entry,

@@ -19,7 +19,10 @@ use tokio::io::AsyncWriteExt;
 
 use super::error::{Code, Failure};
 use super::socket;
-use super::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun};
+use super::view::{
+    BlobItem, BlobStat, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule,
+    Stored, Submitted, TaskRun, YankModule,
+};
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
 const DOCUMENT_BYTES_MAX: usize = 64 << 20;
@@ -98,6 +101,54 @@ impl Client {
         Ok(TaskReader { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false })
     }
 
+    /// `GET /v1/modules`: every version of a name, or of all names with an empty one.
+    pub async fn modules(&self, name: &str) -> Result<List<ModuleItem>, Failure> {
+        self.document(Method::GET, &format!("/v1/modules?name={}", segment(name)), Body::empty()).await
+    }
+
+    /// `GET /v1/modules/{reference}`.
+    pub async fn module(&self, reference: &str) -> Result<ModuleItem, Failure> {
+        self.document(Method::GET, &format!("/v1/modules/{}", segment(reference)), Body::empty()).await
+    }
+
+    /// `POST /v1/modules`.
+    pub async fn publish_module(&self, module: &PublishModule) -> Result<ModuleItem, Failure> {
+        self.ask("/v1/modules", module).await
+    }
+
+    /// `POST /v1/modules/yank`.
+    pub async fn yank_module(&self, module: &YankModule) -> Result<List<ModuleItem>, Failure> {
+        self.ask("/v1/modules/yank", module).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str, question: &impl serde::Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(question).expect("our documents are plain");
+        let answer = self.exchange(json_request(path, Body::from(body))?).await?;
+        let bytes = self.whole(self.unless_failed(answer, path).await?.into_body()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(&error))
+    }
+
+    /// `GET /v1/kept`: every blob on the node.
+    pub async fn kept(&self) -> Result<List<BlobItem>, Failure> {
+        self.document(Method::GET, "/v1/kept", Body::empty()).await
+    }
+
+    /// `POST /v1/kept/{hex}`: brings a blob to the node, to stay.
+    pub async fn pin(&self, hash: Hash) -> Result<(), Failure> {
+        self.send(Method::POST, &format!("/v1/kept/{}", hash.to_hex()), Body::empty()).await.map(drop)
+    }
+
+    /// `DELETE /v1/kept/{hex}`.
+    pub async fn unpin(&self, hash: Hash) -> Result<(), Failure> {
+        self.send(Method::DELETE, &format!("/v1/kept/{}", hash.to_hex()), Body::empty()).await.map(drop)
+    }
+
+    /// `POST /v1/collect`.
+    pub async fn collect(&self, grace: Option<Duration>) -> Result<CollectedBlobs, Failure> {
+        let grace = grace.map(|grace| format!("?grace_ms={}", grace.as_millis())).unwrap_or_default();
+        self.document(Method::POST, &format!("/v1/collect{grace}"), Body::empty()).await
+    }
+
     /// `POST /v1/drain`.
     pub async fn drain(&self) -> Result<(), Failure> {
         self.send(Method::POST, "/v1/drain", Body::empty()).await?;
@@ -106,7 +157,8 @@ impl Client {
 
     /// `HEAD /v1/blobs/{hex}`: whether the node has the blob.
     pub async fn has_blob(&self, hash: Hash) -> Result<bool, Failure> {
-        let answer = self.exchange(Method::HEAD, &format!("/v1/blobs/{}", hash.to_hex()), Body::empty()).await?;
+        let asked = request(Method::HEAD, &format!("/v1/blobs/{}", hash.to_hex()), Body::empty())?;
+        let answer = self.exchange(asked).await?;
         Ok(answer.status() == StatusCode::OK)
     }
 
@@ -133,11 +185,20 @@ impl Client {
 
     /// `GET /v1/blobs/{hex}`; `holders` are nodes that may have it, in hexadecimal digits.
     pub async fn blob(&self, hash: Hash, holders: &[String]) -> Result<BlobReader, Failure> {
-        let path = format!("/v1/blobs/{}?from={}", hash.to_hex(), segment(&holders.join(",")));
+        self.blob_from(hash, holders, blake3::Hasher::new(), 0).await
+    }
+
+    /// The same from byte `offset` on, for who has those before it, which `hasher` has taken in.
+    pub async fn blob_from(
+        &self,
+        hash: Hash,
+        holders: &[String],
+        hasher: blake3::Hasher,
+        offset: u64,
+    ) -> Result<BlobReader, Failure> {
+        let path = format!("/v1/blobs/{}?offset={offset}&from={}", hash.to_hex(), segment(&holders.join(",")));
         let answer = self.send(Method::GET, &path, Body::empty()).await?;
-        let reader =
-            BlobReader { data: self.data.clone(), body: answer.into_body(), hash, hasher: blake3::Hasher::new() };
-        Ok(reader)
+        Ok(BlobReader { data: self.data.clone(), body: answer.into_body(), hash, hasher })
     }
 
     async fn document<T: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<T, Failure> {
@@ -156,7 +217,11 @@ impl Client {
 
     /// An answer that is not an error.
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, Failure> {
-        let answer = self.exchange(method, path, body).await?;
+        let answer = self.exchange(request(method, path, body)?).await?;
+        self.unless_failed(answer, path).await
+    }
+
+    async fn unless_failed(&self, answer: Response<Incoming>, path: &str) -> Result<Response<Incoming>, Failure> {
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -166,13 +231,11 @@ impl Client {
         Err(serde_json::from_slice(&bytes).unwrap_or_else(other))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, Failure> {
+    async fn exchange(&self, request: Request<Body>) -> Result<Response<Incoming>, Failure> {
         let mut connection = match self.take_idle() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let request = Request::builder().method(method).uri(path).header(header::HOST, "swarm").body(body);
-        let request = request.map_err(|error| Failure::caused(Code::Bug, "the request cannot be built", &error))?;
         let answer = connection.send_request(request).await;
         let answer = answer.map_err(|error| gone(&self.data, &error))?;
         self.put_idle(connection);
@@ -303,6 +366,19 @@ async fn next_piece(body: &mut Incoming, data: &Path) -> Result<Option<Bytes>, F
         }
     }
     Ok(None)
+}
+
+fn request(method: Method, path: &str, body: Body) -> Result<Request<Body>, Failure> {
+    built(Request::builder().method(method).uri(path), body)
+}
+
+fn json_request(path: &str, body: Body) -> Result<Request<Body>, Failure> {
+    built(Request::post(path).header(header::CONTENT_TYPE, "application/json"), body)
+}
+
+fn built(request: axum::http::request::Builder, body: Body) -> Result<Request<Body>, Failure> {
+    let request = request.header(header::HOST, "swarm").body(body);
+    request.map_err(|error| Failure::caused(Code::Bug, "the request cannot be built", &error))
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986.

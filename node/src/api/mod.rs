@@ -12,7 +12,14 @@
 //! | `POST /v1/jobs/{id}/cancel` | [`view::JobDetail`] after it |
 //! | `HEAD /v1/blobs/{hex}` | 200 when the blob is on the node |
 //! | `PUT /v1/blobs/{hex}` | takes the bytes; [`view::Stored`] |
-//! | `GET /v1/blobs/{hex}` | the bytes, fetched from other nodes when they must be; `?from=NODE,NODE` says who may have them |
+//! | `GET /v1/blobs/{hex}` | the bytes, fetched from other nodes when they must be; `?from=NODE,NODE` says who may have them, `?offset=N` begins there |
+//! | `GET /v1/modules` | [`view::List`] of [`view::ModuleItem`]; `?name=NAME` narrows it |
+//! | `POST /v1/modules` | takes a [`view::PublishModule`] whose module is on the node; [`view::ModuleItem`] |
+//! | `GET /v1/modules/{reference}` | the [`view::ModuleItem`] that `NAME@VERSION` means |
+//! | `POST /v1/modules/yank` | takes a [`view::YankModule`]; the list of that name after it |
+//! | `GET /v1/kept` | [`view::List`] of [`view::BlobItem`]: every blob on the node |
+//! | `POST`, `DELETE /v1/kept/{hex}` | pins and unpins a blob |
+//! | `POST /v1/collect` | [`view::CollectedBlobs`]; `?grace_ms=N` for another grace than the node's own |
 //! | `POST /v1/drain` | answers when everything owed is handed over; then the process ends |
 //!
 //! Always true: only the owner of the data directory can connect (the socket's mode is 0600); every body has a limit; an
@@ -21,6 +28,8 @@
 mod client;
 mod error;
 pub mod ids;
+mod keeping;
+mod modules;
 mod server;
 mod socket;
 pub mod view;

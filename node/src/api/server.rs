@@ -17,7 +17,7 @@ use serde::Deserialize;
 use swarm_protocol::{
     Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
 };
-use swarm_store::{BlobError, Groups, Receiver, Source};
+use swarm_store::{BlobError, GROUP_BYTES, Groups, Receiver, Source};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +30,7 @@ use super::view::{
 };
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
+use crate::modules::ReferenceError;
 use crate::retry::RetryError;
 use crate::supervisor;
 
@@ -98,8 +99,8 @@ fn remove(socket: &FilePath) {
 }
 
 #[derive(Clone)]
-struct Api {
-    handle: Handle,
+pub(super) struct Api {
+    pub(super) handle: Handle,
     leave: watch::Sender<bool>,
 }
 
@@ -118,12 +119,15 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/stat", get(stat_blob))
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
+        .merge(super::modules::routes())
+        .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
         .layer(DefaultBodyLimit::max(JOB_SPEC_BYTES_MAX))
         .with_state(api)
 }
 
-type Answer<T> = Result<T, Failure>;
+/// What a request is answered.
+pub(super) type Answer<T> = Result<T, Failure>;
 
 async fn status(State(api): State<Api>) -> Answer<Json<NodeStatus>> {
     let node = &api.handle;
@@ -356,8 +360,10 @@ impl TaskList {
 
 async fn has_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<StatusCode> {
     // Verified, or a user would not hand over again what is damaged here.
-    let found = api.handle.verify_blob(blob_name(&hex)?).await;
-    Ok(if found.is_ok() { StatusCode::OK } else { StatusCode::NOT_FOUND })
+    let hash = blob_name(&hex)?;
+    let found = api.handle.verify_blob(hash).await;
+    // Claimed, for the user is about to submit a job with it.
+    Ok(if found.is_ok() && api.handle.blobs().claim(hash) { StatusCode::OK } else { StatusCode::NOT_FOUND })
 }
 
 async fn put_blob(State(api): State<Api>, Path(hex): Path<String>, body: Body) -> Answer<Json<Stored>> {
@@ -414,6 +420,8 @@ fn store(
 struct BlobQuery {
     #[serde(default)]
     from: String,
+    #[serde(default)]
+    offset: u64,
 }
 
 impl BlobQuery {
@@ -427,14 +435,17 @@ async fn blob(State(api): State<Api>, Path(hex): Path<String>, Query(query): Que
     let (hash, from) = (blob_name(&hex)?, query.holders());
     let source = api.handle.open_blob(hash, &from).await.map_err(failure)?;
     let len = source.len();
-    let next = 0..source.groups();
-    let reading = Reading { handle: api.handle, hash, from, source: Some(source), next };
+    let beyond = || Failure::new(Code::Usage, format!("{hash} has {len} bytes, fewer than {}", query.offset));
+    let left = len.checked_sub(query.offset).ok_or_else(beyond)?;
+    let (first, skip) = (query.offset / GROUP_BYTES, (query.offset % GROUP_BYTES) as usize);
+    let next = u32::try_from(first).unwrap_or(u32::MAX)..source.groups();
+    let reading = Reading { handle: api.handle, hash, from, source: Some(source), next, skip };
     let body = stream::try_unfold(reading, |mut reading| async move {
         let piece = reading.next().await?;
         Ok::<_, io::Error>(piece.map(|piece| (piece, reading)))
     });
     let headers =
-        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, len.to_string())];
+        [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, left.to_string())];
     Ok((headers, Body::from_stream(body)).into_response())
 }
 
@@ -446,16 +457,20 @@ struct Reading {
     /// None after one that was damaged.
     source: Option<Source>,
     next: Groups,
+    /// Bytes of the next group that the user has.
+    skip: usize,
 }
 
 impl Reading {
     /// The next group. When it is damaged on this disk the blob is fetched once more, and goes on from there.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let Some(group) = self.next.next() else { return Ok(None) };
-        if let Ok(piece) = self.read(group).await {
-            return Ok(Some(piece));
-        }
-        self.read(group).await.map(Some)
+        let piece = match self.read(group).await {
+            Ok(piece) => piece,
+            Err(_) => self.read(group).await?,
+        };
+        let skip = std::mem::take(&mut self.skip).min(piece.len());
+        Ok(Some(piece.slice(skip..)))
     }
 
     async fn read(&mut self, group: u32) -> io::Result<Bytes> {
@@ -498,7 +513,7 @@ async fn stat_blob(State(api): State<Api>, Path(hex): Path<String>) -> Answer<Js
     Ok(Json(BlobStat { schema: view::BLOB.into(), hash: hash.to_hex(), state: state.into(), len_bytes }))
 }
 
-fn blob_name(hex: &str) -> Answer<Hash> {
+pub(super) fn blob_name(hex: &str) -> Answer<Hash> {
     Hash::from_hex(hex).map_err(|error| Failure::new(Code::Usage, format!("`{hex}` names no blob: {error}")))
 }
 
@@ -517,13 +532,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 /// What a user is told of a command that was not done.
-fn failure(error: CommandError) -> Failure {
+pub(super) fn failure(error: CommandError) -> Failure {
     let text = causes(&error);
     let (code, hint) = match error {
         CommandError::Refused(Refusal::Unknown) => (Code::NotFound, "swarm ls"),
         CommandError::Refused(Refusal::Invalid(_)) | CommandError::Invalid(_) | CommandError::BlobList(_) => {
             (Code::Invalid, "")
         }
+        CommandError::Module(_) => (Code::Invalid, ""),
+        CommandError::Reference(ReferenceError::Malformed(_)) => (Code::Usage, "swarm module ls"),
+        CommandError::Reference(ReferenceError::Disputed { .. }) => (Code::Usage, ""),
+        CommandError::Reference(_) => (Code::NotFound, "swarm module ls"),
+        CommandError::Fetch(_) => (Code::NotFound, "swarm nodes"),
         CommandError::Refused(Refusal::TooFewCopies { .. }) => {
             (Code::Failed, "swarm nodes; the job may still run, so look at `swarm ls` before you submit it again")
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
+use swarm_protocol::modules::{ModuleRecord, ModuleVersion, Registry};
 use swarm_protocol::{
     Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView, NodeId,
     OutputFile, StageSpec, Time,
@@ -37,6 +38,8 @@ pub const NODES: &str = "swarm.nodes/1";
 pub const JOBS: &str = "swarm.jobs/1";
 /// Schema of [`JobDetail`].
 pub const JOB: &str = "swarm.job/1";
+/// Schema of a list of [`ModuleItem`].
+pub const MODULES: &str = "swarm.modules/1";
 /// Schema of [`NodeStatus`].
 pub const STATUS: &str = "swarm.status/1";
 /// Schema of [`BlobStat`].
@@ -231,7 +234,7 @@ impl JobItem {
 }
 
 /// Milliseconds since 1970 as RFC 3339 in UTC; a time that no calendar has is shown as the epoch.
-fn rfc3339(unix_ms: u64) -> String {
+pub(super) fn rfc3339(unix_ms: u64) -> String {
     let timestamp = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     timestamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }
@@ -296,7 +299,7 @@ impl StageItem {
             done: counts.done,
             failed: counts.failed,
             cancelled: counts.cancelled,
-            outputs: stage.outputs.clone(),
+            outputs: stage.outputs.iter().map(|output| output.path.clone()).collect(),
         }
     }
 }
@@ -485,6 +488,120 @@ pub struct Stored {
     pub hash: String,
     /// Its length.
     pub len_bytes: u64,
+}
+
+/// Schema of a list of [`BlobItem`].
+pub const BLOBS: &str = "swarm.blobs/1";
+/// Schema of [`CollectedBlobs`].
+pub const COLLECTED: &str = "swarm.collected/1";
+
+/// A blob on a node, and why it stays.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobItem {
+    /// 64 hexadecimal digits of its BLAKE3.
+    pub hash: String,
+    /// Its length.
+    pub len_bytes: u64,
+    /// A user wants it to stay.
+    pub pinned: bool,
+    /// A job or a published module on this node names it.
+    pub used: bool,
+    /// When it was written or last relied on.
+    pub claimed: String,
+}
+
+/// What a collection did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedBlobs {
+    /// [`COLLECTED`].
+    pub schema: String,
+    /// Blobs removed.
+    pub removed: u64,
+    /// Bytes that these had.
+    pub removed_bytes: u64,
+    /// Blobs that stay.
+    pub kept: u64,
+}
+
+/// One published version of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleItem {
+    /// Namespace and name.
+    pub name: String,
+    /// The version.
+    pub version: String,
+    /// The publisher's key: 64 hexadecimal digits.
+    pub publisher: String,
+    /// The module: 64 hexadecimal digits of its BLAKE3.
+    pub wasm: String,
+    /// Its length.
+    pub len_bytes: u64,
+    /// For people.
+    pub description: String,
+    /// What a node must offer besides WASI preview 1.
+    pub extensions: Vec<String>,
+    /// What it asks for.
+    pub permissions: Vec<String>,
+    /// When, by the publisher's clock.
+    pub published: String,
+    /// Whether its publisher took it back.
+    pub yanked: bool,
+    /// Whether others published something of this name, too.
+    pub disputed: bool,
+}
+
+impl ModuleItem {
+    /// The item of a record in a registry.
+    pub fn of(registry: &Registry, record: &ModuleRecord) -> Self {
+        let id = &record.id;
+        let same_name = |other: &ModuleVersion| other.name == id.name && other.publisher != id.publisher;
+        Self {
+            name: id.name.clone(),
+            version: id.version.clone(),
+            publisher: id.publisher.to_hex(),
+            wasm: record.wasm.to_hex(),
+            len_bytes: record.len,
+            description: record.description.clone(),
+            extensions: record.extensions.clone(),
+            permissions: record.permissions.clone(),
+            published: rfc3339(record.published_unix_ms),
+            yanked: registry.version(id).is_some_and(|version| version.yanked),
+            disputed: registry.versions().any(|(other, _)| same_name(other))
+                || registry.version(id).is_some_and(|version| version.records.len() > 1),
+        }
+    }
+
+    /// Every version in a registry.
+    pub fn all(registry: &Registry) -> Vec<Self> {
+        let records = registry.versions().flat_map(|(_, version)| version.records.values());
+        records.map(|record| Self::of(registry, record)).collect()
+    }
+}
+
+/// What is asked of a node that publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishModule {
+    /// Namespace and name.
+    pub name: String,
+    /// A semantic version.
+    pub version: String,
+    /// The module, which is on the node: 64 hexadecimal digits of its BLAKE3.
+    pub wasm: String,
+    /// For people.
+    pub description: String,
+    /// What a node must offer besides WASI preview 1.
+    pub extensions: Vec<String>,
+    /// What it asks for.
+    pub permissions: Vec<String>,
+}
+
+/// Which version its publisher takes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct YankModule {
+    /// Namespace and name.
+    pub name: String,
+    /// The version.
+    pub version: String,
 }
 
 /// What a node has of a blob.

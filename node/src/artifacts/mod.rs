@@ -127,13 +127,13 @@ impl Artifacts {
         match wanted {
             Wanted::Blobs(hashes) => self.hold_all(hashes),
             Wanted::JobBlobs(list) => {
-                self.blobs.contains(*list) && self.named_by(list).is_some_and(|it| self.hold_all(&it))
+                self.blobs.claim(*list) && self.named_by(list).is_some_and(|it| self.hold_all(&it))
             }
         }
     }
 
     fn hold_all(&self, hashes: &[Hash]) -> bool {
-        hashes.len() <= LOOKED_FOR_MAX && hashes.iter().all(|hash| self.blobs.contains(*hash))
+        hashes.len() <= LOOKED_FOR_MAX && hashes.iter().all(|hash| self.blobs.claim(*hash))
     }
 
     fn named_by(&self, list: &Hash) -> Option<Vec<Hash>> {
@@ -174,7 +174,7 @@ impl Artifacts {
         blocking(move || {
             hashes.sort_unstable();
             hashes.dedup();
-            hashes.retain(|hash| !blobs.contains(*hash));
+            hashes.retain(|hash| !blobs.claim(*hash));
             hashes
         })
         .await

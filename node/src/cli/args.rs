@@ -83,8 +83,11 @@ pub(super) enum Command {
     /// Fetch the declared outputs of a job, verified
     #[command(after_help = examples!("swarm get @last got", "swarm get @last --force got --include 'make/*'"))]
     Get(Get),
-    /// Content-addressed bytes: store, fetch and check them
-    #[command(subcommand, after_help = examples!("swarm blob put hello.wasm"))]
+    /// Publish, find and look into named modules
+    #[command(subcommand, after_help = examples!("swarm module inspect hello.wasm"))]
+    Module(Module),
+    /// Content-addressed bytes: store, fetch, check and keep them
+    #[command(subcommand, after_help = examples!("swarm blob put hello.wasm", "swarm blob ls"))]
     Blob(Blob),
     /// Cancel jobs
     #[command(after_help = examples!("swarm cancel @last"))]
@@ -246,6 +249,12 @@ pub(super) struct Start {
     /// Memory offered to tasks, as 4GiB [default: what the machine has]
     #[arg(long, value_name = "SIZE", env = "SWARM_MEMORY", value_parser = size)]
     pub(super) memory: Option<u64>,
+    /// How long a blob stays that no pin, job or published module names, as 30m [default: 1h]
+    #[arg(long, value_name = "TIME", env = "SWARM_GC_GRACE", value_parser = duration)]
+    pub(super) gc_grace: Option<Duration>,
+    /// How much compiled code to keep on the disk [default: 1GiB]; what was not used for longest goes first
+    #[arg(long, value_name = "SIZE", env = "SWARM_CODE_CACHE", value_parser = size)]
+    pub(super) code_cache: Option<u64>,
     /// Something to know this node by, as zone=a (repeatable)
     #[arg(long = "label", value_name = "K=V", env = "SWARM_LABEL", value_delimiter = ',', value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
@@ -309,7 +318,7 @@ pub(super) struct Submit {
 /// `swarm run`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Run {
-    /// A WebAssembly file, or `blake3:HEX` of one that the swarm has
+    /// A WebAssembly file, `blake3:HEX` of one that the swarm has, or the name of a published one, as sh.example.loudify@1
     pub(super) module: String,
     /// Arguments of the module; in an array `{{ item }}` and `{{ index }}` are replaced
     #[arg(last = true)]
@@ -407,9 +416,55 @@ pub(super) struct Get {
     pub(super) force: bool,
 }
 
+/// `swarm module`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Module {
+    /// Publish a version of a module, for ever: `module.toml` has `name`, `namespace`, `version` and `binary`, and may have
+    /// `description`, `required_extensions` and `permissions`
+    Publish {
+        /// The manifest; the binary's path is relative to it
+        #[arg(default_value = "module.toml")]
+        manifest: PathBuf,
+    },
+    /// List what is published
+    Ls {
+        /// Only this name, as `sh.example.loudify`
+        name: Option<String>,
+    },
+    /// Show the version that a name means
+    Show {
+        /// As `sh.example.loudify@1`; with `#KEY` where several published the name
+        #[arg(value_name = "NAME@VERSION")]
+        reference: String,
+    },
+    /// Say what is in a module and what it would need
+    Inspect {
+        /// A file, `blake3:HEX`, or `NAME@VERSION` of a published one
+        module: String,
+    },
+    /// Take a version back that this node published: it is not chosen any more; jobs that have it still run
+    Yank {
+        /// As `sh.example.loudify@1.2.0`
+        #[arg(value_name = "NAME@VERSION")]
+        reference: String,
+    },
+}
+
 /// `swarm blob`.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Blob {
+    /// List the blobs on the node, and what each is kept for
+    Ls,
+    /// Bring blobs to the node, to stay there whatever becomes of the jobs that name them
+    Pin(Hashes),
+    /// Let blobs go that were pinned
+    Unpin(Hashes),
+    /// Remove the blobs that no pin, job or published module needs
+    Gc {
+        /// Not those that were written or used within this time, as 10m [default: the node's own, an hour]
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        grace: Option<Duration>,
+    },
     /// Store files on the node and print their names
     Put {
         /// The files, or `-` for standard input

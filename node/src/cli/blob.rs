@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio_util::io::ReaderStream;
 
 use super::args::{self, Global};
+use super::keeping;
 use super::output::{list, print};
 use crate::api::view::{self, List};
 use crate::api::{Client, Code, Failure};
@@ -33,6 +34,9 @@ pub(super) async fn blob(client: &Client, global: &Global, args: &args::Blob) ->
         args::Blob::Get { hash, dest: None, .. } => show(client, *hash).await,
         args::Blob::Stat(args::Hashes { hashes }) => stat(client, global, hashes).await,
         args::Blob::Verify(args::Hashes { hashes }) => verify(client, hashes).await,
+        args::Blob::Ls | args::Blob::Pin(_) | args::Blob::Unpin(_) | args::Blob::Gc { .. } => {
+            keeping::keep(client, global, args).await
+        }
     }
 }
 

@@ -2,24 +2,30 @@
 //!
 //! `DEST/STAGE/PATH` for a single task, `DEST/STAGE/INDEX/PATH` in an array.
 //!
-//! Always true: nothing is written outside DEST, whatever a job names its outputs and whatever links are in DEST; a file
-//! has its name only when all its bytes were checked; nothing is replaced unless that was asked for.
+//! Always true: a file has its name only when all its bytes were checked; what is there already, byte for byte, is left
+//! alone, and anything else in its place is replaced only when that was asked for. A `get` that was cut off goes on
+//! where it stopped.
+//!
+//! Elsewhere: that nothing is written outside DEST is seen to by `folder`.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+use swarm_protocol::{Hash, check_output};
 use tokio::io::AsyncWriteExt;
 
 use super::args;
+use super::folder::{Folder, FolderError, Part, Place, Present};
 use super::output::{bytes, print, progress, word};
+use super::progress::Transfer;
 use super::target::{Selection, Target, stage};
 use crate::api::view::{JobDetail, Output, TaskRun, parse_hash};
 use crate::api::{Client, Code, Failure};
+use crate::handle::blocking;
 
-/// Results are as any other file of the user's; the process's mask is taken off it.
-const USUAL_MODE: u32 = 0o666;
+/// Files fetched at once: enough to hide the time between two small ones, and one large one fills any link.
+const FILES_AT_ONCE: usize = 4;
 
 /// `swarm get`.
 pub(super) async fn get(client: &Client, args: &args::Get) -> Result<(), Failure> {
@@ -31,163 +37,251 @@ pub(super) async fn get(client: &Client, args: &args::Get) -> Result<(), Failure
         return Err(Failure::new(Code::NotFound, message).hint(format!("swarm logs {}", args.target)));
     }
     let dir = args.dest.clone().unwrap_or_else(|| PathBuf::from(&job.item.id));
-    let mut destination = Destination::create(&dir, args.force)?;
-    destination.include = args.include.clone();
-    let mut got = Got::default();
-    for selection in &selections {
-        fetch(client, &job, selection, &destination, &mut got).await?;
-    }
+    let destination = Destination { include: args.include.clone(), ..Destination::open(&dir, args.force)? };
+    let got = destination.fill(client, &job, &selections).await?;
     if !job.item.state.is_over() {
         eprintln!("{} is still {}: {}", job.item.id, word(&job.item), progress(&job.item));
     }
-    eprintln!("{} files, {}", got.files, bytes(got.bytes));
+    eprintln!("{got}");
     print(&format!("{}\n", dir.display()))
 }
 
 /// Every output of a job.
 pub(super) async fn fetch_all(client: &Client, job: &JobDetail, destination: &Destination) -> Result<(), Failure> {
-    let mut got = Got::default();
-    for selection in &Target::parse(&job.item.job)?.select(job)? {
-        fetch(client, job, selection, destination, &mut got).await?;
-    }
-    eprintln!("{} files, {} in {}", got.files, bytes(got.bytes), destination.root.display());
+    let selections = Target::parse(&job.item.job)?.select(job)?;
+    let got = destination.fill(client, job, &selections).await?;
+    eprintln!("{got} in {}", destination.folder.path().display());
     Ok(())
 }
 
+/// What was done.
 #[derive(Debug, Default)]
 struct Got {
     files: u64,
     bytes: u64,
+    there: u64,
 }
 
-async fn fetch(
-    client: &Client,
+impl Got {
+    /// Counts a file, fetched or there already.
+    fn count(mut self, file: &Wanted, fetched: bool) -> Self {
+        if fetched {
+            self.files += 1;
+            self.bytes += file.len;
+        } else {
+            self.there += 1;
+        }
+        self
+    }
+}
+
+impl std::fmt::Display for Got {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} files, {}", self.files, bytes(self.bytes))?;
+        if self.there > 0 { write!(f, " ({} more were there already)", self.there) } else { Ok(()) }
+    }
+}
+
+/// A file to fetch.
+#[derive(Debug)]
+struct Wanted {
+    /// Below the destination.
+    path: String,
+    hash: Hash,
+    len: u64,
+    holders: Arc<[String]>,
+}
+
+/// The file of an output: below the stage's own folder, and in an array below the task's.
+fn wanted(
     job: &JobDetail,
-    selection: &Selection,
-    destination: &Destination,
-    got: &mut Got,
-) -> Result<(), Failure> {
-    let mut runs = client.tasks(&job.item.job, Some(selection.stage), selection.tasks.start).await?;
-    while let Some(run) = runs.next().await? {
-        let tasks = selection.clip(&run);
-        if tasks.start >= selection.tasks.end {
-            break;
-        }
-        for (task, output) in tasks.flat_map(|task| run.outputs.iter().map(move |output| (task, output))) {
-            let path = place(job, &run, task, output)?;
-            if destination.wants(&path) {
-                destination.write(client, &path, output, &run.holders).await?;
-                got.files += 1;
-                got.bytes += output.len_bytes;
-            }
-        }
-    }
-    Ok(())
+    run: &TaskRun,
+    task: u32,
+    output: &Output,
+    holders: &Arc<[String]>,
+) -> Result<Wanted, Failure> {
+    let stage = stage(job, run.stage)?;
+    let folder = if stage.array { format!("{}/{task}", stage.name) } else { stage.name.clone() };
+    Wanted::of(&folder, output, Arc::clone(holders))
 }
 
-/// Where an output belongs, below the destination.
-fn place(job: &JobDetail, run: &TaskRun, task: u32, output: &Output) -> Result<PathBuf, Failure> {
-    let stage = stage(job, run.stage)?;
-    let mut path = PathBuf::from(&stage.name);
-    if stage.array {
-        path.push(task.to_string());
+impl Wanted {
+    fn of(folder: &str, output: &Output, holders: Arc<[String]>) -> Result<Self, Failure> {
+        let hash = parse_hash(&output.hash).map_err(|error| Failure::new(Code::Bug, error.to_string()))?;
+        check_output(&output.path).map_err(|why| {
+            Failure::new(Code::Integrity, format!("an output is named `{}`, which {why}", output.path.escape_debug()))
+        })?;
+        let path = if folder.is_empty() { output.path.clone() } else { format!("{folder}/{}", output.path) };
+        Ok(Self { path, hash, len: output.len_bytes, holders })
     }
-    // Joined as text: an absolute path must not replace what is before it.
-    Ok(PathBuf::from(format!("{}/{}", path.display(), output.path)))
 }
 
 /// A directory that files are put into, and never beside.
 #[derive(Debug)]
 pub(super) struct Destination {
-    root: PathBuf,
+    folder: Arc<Folder>,
     include: Vec<glob::Pattern>,
+    replace: bool,
 }
 
 impl Destination {
-    /// Makes the directory. One that holds something already is used only when replacing was asked for.
-    pub(super) fn create(dir: &Path, force: bool) -> Result<Self, Failure> {
-        let unusable = |error: io::Error| {
-            Failure::caused(Code::Failed, &format!("the directory `{}` cannot be written", dir.display()), &error)
-        };
-        fs::create_dir_all(dir).map_err(unusable)?;
-        let mut entries = fs::read_dir(dir).map_err(unusable)?;
-        if !force && entries.next().is_some() {
-            let message = format!("`{}` is not empty, and files there might be replaced", dir.display());
-            return Err(Failure::new(Code::Usage, message).hint("choose another directory, or add --force"));
+    /// Makes the directory where it is missing. Files that are in it are replaced only with `replace`.
+    pub(super) fn open(dir: &Path, replace: bool) -> Result<Self, Failure> {
+        let folder = Folder::open(dir).map_err(|error| failure(&error))?;
+        Ok(Self { folder: Arc::new(folder), include: Vec::new(), replace })
+    }
+
+    async fn fill(&self, client: &Client, job: &JobDetail, selections: &[Selection]) -> Result<Got, Failure> {
+        let mut files = Vec::new();
+        for selection in selections {
+            self.list(client, job, selection, &mut files).await?;
         }
-        Ok(Self::over(dir))
+        self.fetch(client, files).await
     }
 
-    /// A directory that is there, in which files may be replaced.
-    pub(super) fn over(dir: &Path) -> Self {
-        Self { root: dir.into(), include: Vec::new() }
-    }
-
-    fn wants(&self, path: &Path) -> bool {
-        self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches_path(path))
-    }
-
-    /// Fetches one output to a path below the directory.
-    pub(super) async fn write(
+    async fn list(
         &self,
         client: &Client,
-        path: &Path,
-        output: &Output,
-        holders: &[String],
+        job: &JobDetail,
+        selection: &Selection,
+        files: &mut Vec<Wanted>,
     ) -> Result<(), Failure> {
-        let hash = parse_hash(&output.hash).map_err(|error| Failure::new(Code::Bug, error.to_string()))?;
-        let target = self.resolve(path)?;
-        let parent = target.parent().unwrap_or(&self.root);
-        let unwritable = |error: &io::Error| {
-            Failure::caused(Code::Failed, &format!("`{}` cannot be written", target.display()), error)
-        };
-        // It gets its name when it is whole, and takes the place of a link rather than following it.
-        let usual = fs::Permissions::from_mode(USUAL_MODE);
-        let temp = tempfile::Builder::new().prefix(".swarm-").permissions(usual).tempfile_in(parent);
-        let temp = temp.map_err(|error| unwritable(&error))?;
-        let mut file = tokio::fs::File::from_std(temp.reopen().map_err(|error| unwritable(&error))?);
-        client.blob(hash, holders).await?.write_to(&mut file).await?;
-        file.flush().await.map_err(|error| unwritable(&error))?;
-        temp.persist(&target).map_err(|error| unwritable(&error.error))?;
+        let mut runs = client.tasks(&job.item.job, Some(selection.stage), selection.tasks.start).await?;
+        while let Some(run) = runs.next().await? {
+            let tasks = selection.clip(&run);
+            if tasks.start >= selection.tasks.end {
+                break;
+            }
+            let holders: Arc<[String]> = run.holders.clone().into();
+            for (task, output) in tasks.flat_map(|task| run.outputs.iter().map(move |output| (task, output))) {
+                let file = wanted(job, &run, task, output, &holders)?;
+                if self.wants(&file.path) {
+                    files.push(file);
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The full path of something below the directory, whose folders are made where they are missing.
-    fn resolve(&self, path: &Path) -> Result<PathBuf, Failure> {
-        let outside = || {
-            let message = format!("an output is named `{}`, which is not a path below the directory", path.display());
-            Failure::new(Code::Integrity, message)
-        };
-        let mut names = Vec::new();
-        for component in path.components() {
-            match component {
-                Component::Normal(name) => names.push(name),
-                _ => return Err(outside()),
+    fn wants(&self, path: &str) -> bool {
+        self.include.is_empty() || self.include.iter().any(|pattern| pattern.matches(path))
+    }
+
+    /// Fetches the outputs of one task into the directory itself.
+    pub(super) async fn put(&self, client: &Client, run: &TaskRun) -> Result<(), Failure> {
+        let holders: Arc<[String]> = run.holders.clone().into();
+        let files = run.outputs.iter().map(|output| Wanted::of("", output, Arc::clone(&holders)));
+        self.fetch(client, files.collect::<Result<_, _>>()?).await.map(drop)
+    }
+
+    /// Fetches all of them, several at once. Nothing is begun when one of them has something else in its place.
+    async fn fetch(&self, client: &Client, files: Vec<Wanted>) -> Result<Got, Failure> {
+        for file in &files {
+            self.check_room(file).await?;
+        }
+        let transfer = &Transfer::new(files.len(), files.iter().map(|file| file.len).sum());
+        let fetches = files.iter().map(|file| async move {
+            let fetched = self.fetch_one(client, file, transfer).await?;
+            Ok::<_, Failure>((file, fetched))
+        });
+        let fetched = stream::iter(fetches).buffer_unordered(FILES_AT_ONCE);
+        fetched.try_fold(Got::default(), |got, (file, fetched)| async move { Ok(got.count(file, fetched)) }).await
+    }
+
+    async fn place(&self, file: &Wanted) -> Result<Place, Failure> {
+        let (folder, path) = (Arc::clone(&self.folder), file.path.clone());
+        blocking(move || folder.place(&path)).await.map_err(|error| failure(&error))
+    }
+
+    async fn check_room(&self, file: &Wanted) -> Result<(), Failure> {
+        let place = self.place(file).await?;
+        match place.present().map_err(|error| failure(&error))? {
+            Present::File(len) if len != file.len && !self.replace => Err(taken(&place)),
+            Present::Other if !self.replace => Err(taken(&place)),
+            _ => Ok(()),
+        }
+    }
+
+    /// False when the file is there already.
+    async fn fetch_one(&self, client: &Client, file: &Wanted, transfer: &Transfer) -> Result<bool, Failure> {
+        let (place, hash, len, replace) = (self.place(file).await?, file.hash, file.len, self.replace);
+        let (place, held) = blocking(move || {
+            let held = place.holds(hash, len);
+            (place, held)
+        })
+        .await;
+        if held.map_err(|error| failure(&error))? {
+            transfer.skip(len);
+            transfer.file_done();
+            return Ok(false);
+        }
+        if !replace && place.present().map_err(|error| failure(&error))? != Present::Nothing {
+            return Err(taken(&place));
+        }
+        let place = match transfer_one(client, file, place, transfer).await {
+            // What an earlier try left was damaged: once more from the beginning.
+            Err((place, error)) if error.code == Code::Integrity => {
+                place.forget(hash).map_err(|error| failure(&error))?;
+                transfer_one(client, file, place, transfer).await.map_err(|(_, error)| error)?
             }
-        }
-        let file = names.pop().ok_or_else(outside)?;
-        let mut dir = self.root.clone();
-        for name in names {
-            dir.push(name);
-            make_plain_dir(&dir)?;
-        }
-        Ok(dir.join(file))
+            done => done.map_err(|(_, error)| error)?,
+        };
+        let (place, part) = place;
+        blocking(move || place.finish(hash, &part, replace)).await.map_err(|error| failure(&error))?;
+        transfer.file_done();
+        Ok(true)
     }
 }
 
-/// Makes a folder where there is none. A link is not followed: it may lead anywhere.
-fn make_plain_dir(dir: &Path) -> Result<(), Failure> {
-    let failed =
-        |error: &io::Error| Failure::caused(Code::Failed, &format!("`{}` cannot be made", dir.display()), error);
-    match fs::create_dir(dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(&error)),
-        _ => {}
+/// Fetches what is missing of a file, and checks all of it.
+async fn transfer_one(
+    client: &Client,
+    file: &Wanted,
+    place: Place,
+    transfer: &Transfer,
+) -> Result<(Place, std::fs::File), (Place, Failure)> {
+    let (hash, len) = (file.hash, file.len);
+    let (place, part) = blocking(move || {
+        let part = place.begin(hash, len);
+        (place, part)
+    })
+    .await;
+    let fetched = async {
+        let Part { file: part, hasher, len: have } = part.map_err(|error| failure(&error))?;
+        transfer.skip(have);
+        let mut reader = client.blob_from(hash, &file.holders, hasher, have).await?;
+        let unwritable =
+            |error| Failure::caused(Code::Failed, &format!("`{}` cannot be written", place.path().display()), &error);
+        let mut part = tokio::fs::File::from_std(part);
+        while let Some(piece) = reader.next().await? {
+            part.write_all(&piece).await.map_err(unwritable)?;
+            transfer.advance(piece.len() as u64);
+        }
+        part.flush().await.map_err(unwritable)?;
+        Ok(part.into_std().await)
+    };
+    match fetched.await {
+        Ok(part) => Ok((place, part)),
+        Err(error) => Err((place, error)),
     }
-    if fs::symlink_metadata(dir).map_err(|error| failed(&error))?.is_dir() {
-        return Ok(());
+}
+
+fn taken(place: &Place) -> Failure {
+    failure(&FolderError::Taken(place.path().into()))
+}
+
+fn failure(error: &FolderError) -> Failure {
+    let code = match error {
+        FolderError::Outside(_) => Code::Integrity,
+        FolderError::Taken(_) => Code::Usage,
+        _ => Code::Failed,
+    };
+    let failure = Failure::new(code, crate::api::causes(error));
+    match error {
+        FolderError::Taken(_) => failure.hint("choose another directory, or add --force"),
+        FolderError::NoFolder(_) => failure.hint("choose another directory"),
+        _ => failure,
     }
-    let message = format!("`{}` is in the way: it is not a directory", dir.display());
-    Err(Failure::new(Code::Failed, message).hint("choose another directory"))
 }
 
 #[cfg(test)]
@@ -195,29 +289,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_leads_outside() {
-        let root = tempfile::tempdir().unwrap();
-        let destination = Destination::create(root.path(), false).unwrap();
-        for name in ["../x", "a/../../x", "/etc/passwd", "", "a/..", "."] {
-            assert_eq!(destination.resolve(Path::new(name)).unwrap_err().code, Code::Integrity, "{name}");
+    fn a_node_that_names_an_output_badly_is_not_believed() {
+        let output = |path: &str| Output { path: path.into(), hash: Hash::of(b"").to_hex(), len_bytes: 0 };
+        for name in ["../x", "/etc/passwd", "a/../../x", "nul", "", "\u{1b}[2J"] {
+            let refused = Wanted::of("tile/3", &output(name), Arc::default()).unwrap_err();
+            assert_eq!(refused.code, Code::Integrity, "{name:?}");
         }
-        assert_eq!(destination.resolve(Path::new("tile/3/a/b.ppm")).unwrap(), root.path().join("tile/3/a/b.ppm"));
-        assert!(root.path().join("tile/3/a").is_dir());
-    }
-
-    #[test]
-    fn a_link_in_the_directory_is_not_followed() {
-        let (root, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        std::os::unix::fs::symlink(elsewhere.path(), root.path().join("tile")).unwrap();
-        let destination = Destination::over(root.path());
-        assert_eq!(destination.resolve(Path::new("tile/x")).unwrap_err().code, Code::Failed);
-    }
-
-    #[test]
-    fn a_directory_with_something_in_it_needs_force() {
-        let root = tempfile::tempdir().unwrap();
-        fs::write(root.path().join("mine"), "").unwrap();
-        assert_eq!(Destination::create(root.path(), false).unwrap_err().code, Code::Usage);
-        assert!(Destination::create(root.path(), true).is_ok());
+        assert_eq!(Wanted::of("tile/3", &output("a/b"), Arc::default()).unwrap().path, "tile/3/a/b");
     }
 }

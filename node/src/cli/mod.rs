@@ -8,9 +8,12 @@
 mod args;
 mod blob;
 mod complete;
+mod folder;
 mod get;
 mod jobs;
+mod keeping;
 mod logs;
+mod modules;
 mod node;
 mod output;
 mod plan;
@@ -104,6 +107,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Drain => jobs::drain(&client(&global)?).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
         Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
+        Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,
         Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
     }
 }

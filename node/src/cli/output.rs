@@ -241,7 +241,7 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-fn pairs(lines: &[(&str, String)]) -> String {
+pub(super) fn pairs(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
     lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
 }

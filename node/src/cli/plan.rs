@@ -8,7 +8,7 @@ use swarm_protocol::{JobSpec, NodeId, NodeRecord, Resources, StageSpec, Test};
 use super::args::{self, Global};
 use super::node::data_dir;
 use super::output::{Format, bytes, json, print, shown};
-use super::submit::load;
+use super::submit::{Names, load};
 use crate::api::view::NodeItem;
 use crate::api::{Client, Code, Failure};
 use crate::jobfile::{BlobSource, Plan};
@@ -77,7 +77,11 @@ struct Place {
 
 /// `swarm plan`.
 pub(super) async fn plan(global: &Global, args: &args::Plan) -> Result<(), Failure> {
-    let plan = load(&args.file, None, args.set.clone()).await?;
+    let names = match args.offline {
+        true => Names::IfThere(Client::new(&data_dir(global)?)),
+        false => Names::of(global, false)?,
+    };
+    let plan = load(&args.file, None, args.set.clone(), names).await?;
     let nodes = if args.offline { None } else { Some(living(Client::new(&data_dir(global)?).nodes().await?.items)) };
     let planned = Planned::of(&plan, nodes.as_deref());
     let text = match global.output {

@@ -1,14 +1,14 @@
 //! `swarm retry`: a finished job once more.
 
 use super::args::{self, Global};
-use super::submit::{announce, load, upload};
+use super::submit::{Names, announce, load, upload};
 use super::wait::or_give_up;
 use crate::api::{Client, Failure};
 
 /// `swarm retry`.
 pub(super) async fn retry(client: &Client, global: &Global, args: &args::Retry) -> Result<(), Failure> {
     let plan = match &args.file {
-        Some(file) => Some(load(file, None, args.set.clone()).await?),
+        Some(file) => Some(load(file, None, args.set.clone(), Names::of(global, false)?).await?),
         None => None,
     };
     let work = async {

@@ -7,11 +7,12 @@ use super::args::{self, Global};
 use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
 use super::node::Node;
-use super::submit::{parse, upload_and_submit};
+use super::submit::{Names, parse, upload_and_submit};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::JobDetail;
 use crate::api::{Client, Code, Failure};
 use crate::jobfile::Plan;
+use crate::modules::Reference;
 
 /// The name of a job whose module's name has nothing usable in it.
 const NAME: &str = "run";
@@ -22,7 +23,7 @@ const TASK: &str = "main";
 
 /// `swarm run`.
 pub(super) async fn run(global: &Global, args: &args::Run) -> Result<(), Failure> {
-    let plan = parse(job_file(args)?, "swarm run").await?;
+    let plan = parse(job_file(args)?, "swarm run", Names::of(global, args.local)?).await?;
     let node = Node::open(global, args.local).await?;
     let done = carry_out(&node, args, &plan).await;
     node.close().await;
@@ -51,14 +52,12 @@ async fn finish(node: &Node, args: &args::Run, id: &str) -> Result<(), Failure> 
 /// One task's files go where they are named, as a command's own would; those of an array into a directory for the job.
 async fn fetch(client: &Client, job: &JobDetail) -> Result<(), Failure> {
     if job.stages.iter().any(|stage| stage.array) {
-        return get::fetch_all(client, job, &Destination::create(Path::new(&job.item.id), false)?).await;
+        return get::fetch_all(client, job, &Destination::open(Path::new(&job.item.id), false)?).await;
     }
-    let here = Destination::over(Path::new("."));
+    let here = Destination::open(Path::new("."), true)?;
     let mut runs = client.tasks(&job.item.job, None, 0).await?;
     while let Some(run) = runs.next().await? {
-        for output in &run.outputs {
-            here.write(client, Path::new(&output.path), output, &run.holders).await?;
-        }
+        here.put(client, &run).await?;
     }
     Ok(())
 }
@@ -68,7 +67,7 @@ fn job_file(args: &args::Run) -> Result<String, Failure> {
     let mut lines = vec![
         format!("name = {}", quoted(&name(&args.module))),
         format!("[task.{TASK}]"),
-        format!("wasm = {}", quoted(&args.module)),
+        format!("wasm = {}", quoted(&module(&args.module))),
         format!("args = {}", list(&args.args)),
     ];
     lines.extend(args.stdin.as_deref().map(|file| format!("stdin = {{ file = {} }}", path(file))));
@@ -101,9 +100,18 @@ fn input(spec: &str) -> Result<String, Failure> {
     Ok(format!("inputs.{} = {{ {kind} = {} }}", quoted(&destination), path(source)))
 }
 
-/// The module's file name, with what a job name may hold.
+/// The module as a job file names it. A file that is there goes before a published name.
+fn module(text: &str) -> String {
+    let published = || !text.ends_with(".wasm") && text.parse::<Reference>().is_ok();
+    if text.contains('@') || Path::new(text).exists() || !published() { text.into() } else { format!("{text}@*") }
+}
+
+/// The module's own name, with what a job name may hold.
 fn name(module: &str) -> String {
-    let stem = Path::new(module).file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem = match module.parse::<Reference>() {
+        Ok(published) if !module.ends_with(".wasm") => published.name.rsplit('.').next().unwrap_or_default().into(),
+        _ => Path::new(module).file_stem().map(|stem| stem.to_string_lossy().to_lowercase()).unwrap_or_default(),
+    };
     let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
     let name: String = stem.chars().map(plain).take(NAME_CHARS_MAX).collect();
     let name = name.trim_matches('-');

@@ -63,6 +63,12 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
     if let Some(memory) = args.memory {
         options.memory_bytes = memory;
     }
+    if let Some(grace) = args.gc_grace {
+        options.gc_grace = grace;
+    }
+    if let Some(bytes) = args.code_cache {
+        options.code_cache_bytes = bytes;
+    }
     if let Some(swarm) = args.swarm {
         options.swarm = swarm;
     }

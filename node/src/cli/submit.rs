@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use axum::body::Body;
 use serde::Serialize;
 use swarm_executor::Engine;
+use swarm_protocol::Hash;
 use tokio_util::io::ReaderStream;
 
 use super::args::{self, Global};
 use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
-use super::node::Node;
+use super::modules;
+use super::node::{Node, data_dir};
 use super::output::{self, Format, json, print};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::{List, Submitted};
@@ -29,7 +31,7 @@ const VALIDITY: &str = "swarm.validate/1";
 
 /// `swarm submit`.
 pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
-    let mut plan = load(&args.file, args.name.clone(), args.set.clone()).await?;
+    let mut plan = load(&args.file, args.name.clone(), args.set.clone(), Names::of(global, args.local)?).await?;
     let options = &mut plan.spec.options;
     options.priority = args.priority.unwrap_or(options.priority);
     options.labels.extend(args.labels.iter().cloned());
@@ -59,7 +61,7 @@ async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Pla
             printer.print_all(client, &job).await?;
         }
         if let Some(dest) = &args.get {
-            get::fetch_all(client, &job, &Destination::create(dest, false)?).await?;
+            get::fetch_all(client, &job, &Destination::open(dest, false)?).await?;
         }
         verdict(client, &job, local).await
     };
@@ -80,30 +82,37 @@ pub(super) fn announce(format: Format, submitted: &Submitted) -> Result<(), Fail
 }
 
 /// Reads a job file, or standard input, and everything that it names.
-pub(super) async fn load(path: &Path, name: Option<String>, set: Vec<(String, String)>) -> Result<Plan, Failure> {
-    try_load(path, name, set).await?.map_err(|error| invalid(&error))
+pub(super) async fn load(
+    path: &Path,
+    name: Option<String>,
+    set: Vec<(String, String)>,
+    names: Names,
+) -> Result<Plan, Failure> {
+    try_load(path, name, set, names).await?.map_err(|error| invalid(&error))
 }
 
 async fn try_load(
     path: &Path,
     name: Option<String>,
     set: Vec<(String, String)>,
+    names: Names,
 ) -> Result<Result<Plan, JobFileError>, Failure> {
     if path == Path::new(STDIN) {
         let text = from_stdin()?;
-        return try_parse(text, "standard input", name, set).await;
+        return try_parse(text, "standard input", name, set, names).await;
     }
     let path = path.to_owned();
     on_thread(move || {
-        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module };
+        let resolve = |reference: &str| names.resolve(reference);
+        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module, resolve: &resolve };
         jobfile::load(&path, &options)
     })
     .await
 }
 
 /// Reads the text of a job file whose paths are relative to the working directory.
-pub(super) async fn parse(text: String, file_name: &'static str) -> Result<Plan, Failure> {
-    try_parse(text, file_name, None, Vec::new()).await?.map_err(|error| invalid(&error))
+pub(super) async fn parse(text: String, file_name: &'static str, names: Names) -> Result<Plan, Failure> {
+    try_parse(text, file_name, None, Vec::new(), names).await?.map_err(|error| invalid(&error))
 }
 
 async fn try_parse(
@@ -111,12 +120,45 @@ async fn try_parse(
     file_name: &'static str,
     name: Option<String>,
     set: Vec<(String, String)>,
+    names: Names,
 ) -> Result<Result<Plan, JobFileError>, Failure> {
     on_thread(move || {
-        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module };
+        let resolve = |reference: &str| names.resolve(reference);
+        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module, resolve: &resolve };
         jobfile::parse(&text, Path::new("."), file_name, &options)
     })
     .await
+}
+
+/// Where published modules are looked for.
+#[derive(Debug)]
+pub(super) enum Names {
+    /// At this node.
+    Node(Client),
+    /// At this node if it runs; otherwise whatever is written is taken for published.
+    IfThere(Client),
+    /// Nowhere: an embedded swarm begins empty.
+    Nowhere,
+}
+
+impl Names {
+    /// Of the node that a command talks to.
+    pub(super) fn of(global: &Global, local: bool) -> Result<Self, Failure> {
+        Ok(if local { Self::Nowhere } else { Self::Node(Client::new(&data_dir(global)?)) })
+    }
+
+    /// On a thread that may wait.
+    fn resolve(&self, reference: &str) -> Result<Hash, String> {
+        let ask = |client: &Client| tokio::runtime::Handle::current().block_on(modules::resolve(client, reference));
+        match self {
+            Self::Node(client) => ask(client).map_err(|failure| failure.message),
+            Self::IfThere(client) => match ask(client) {
+                Err(failure) if failure.code == Code::Unreachable => Ok(Hash::of(reference.as_bytes())),
+                found => found.map_err(|failure| failure.message),
+            },
+            Self::Nowhere => Err("an embedded swarm has no published modules; name a file".into()),
+        }
+    }
 }
 
 /// Reading inputs and checking modules takes disk and processor time.
@@ -238,7 +280,8 @@ impl output::Row for Validity {
 pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(), Failure> {
     let (mut items, mut last_failure) = (Vec::new(), None);
     for file in &args.files {
-        let loaded = try_load(file, None, args.set.clone()).await?;
+        let names = Names::IfThere(Client::new(&data_dir(global)?));
+        let loaded = try_load(file, None, args.set.clone(), names).await?;
         let spec = loaded.as_ref().map(|plan| &plan.spec).ok();
         items.push(Validity {
             file: file.clone(),

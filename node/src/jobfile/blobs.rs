@@ -15,10 +15,11 @@ use swarm_protocol::{Hash, TreeFile, codec};
 use super::error::{Fault, FaultCode};
 use super::template::STRING_BYTES_MAX;
 use super::tree::Value;
-use super::{LoadOptions, Validate};
+use super::{LoadOptions, Resolve, Validate};
+use crate::modules::Reference;
 
-/// Bytes of a module: real programs are below 20 MiB, and compiling costs time in proportion.
-pub const MODULE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Bytes of a module: the largest real programs have some 70 MiB, and compiling costs time in proportion.
+pub const MODULE_BYTES_MAX: u64 = swarm_executor::MODULE_BYTES_MAX;
 /// Bytes of an encoded list (items, files of a folder, blobs) and of a file of lines: each node that runs a part of
 /// the job holds the lists in memory.
 pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -64,6 +65,7 @@ pub(super) struct Blobs<'a> {
     /// Absolute, so that a glob's matches begin with it, and paths outlive a change of the working directory.
     base: PathBuf,
     validate: &'a Validate<'a>,
+    resolve: &'a Resolve<'a>,
     named: BTreeSet<Hash>,
     sources: BTreeMap<Hash, BlobSource>,
     read: HashMap<PathBuf, (Hash, u64)>,
@@ -109,6 +111,7 @@ impl<'a> Blobs<'a> {
         Self {
             base: std::path::absolute(base).unwrap_or_else(|_| base.to_owned()),
             validate: options.validate,
+            resolve: options.resolve,
             named: BTreeSet::new(),
             sources: BTreeMap::new(),
             read: HashMap::new(),
@@ -221,7 +224,8 @@ impl<'a> Blobs<'a> {
         Ok(TreeFile { path: below, hash, len })
     }
 
-    /// A module: `blake3:HEX`, or a file that is checked.
+    /// A module: `blake3:HEX`, a published name, or a file that is checked. What has a name was checked by its publisher,
+    /// and is again by whoever runs it.
     pub(super) fn module(&mut self, at: Named<'_>) -> Result<Hash, Fault> {
         let text = at.path()?;
         if text.starts_with("blake3:") {
@@ -230,8 +234,10 @@ impl<'a> Blobs<'a> {
             return Ok(hash);
         }
         let path = self.base.join(text);
-        if text.contains('@') && !path.exists() {
-            return Err(at.fault("is no file, and no published module of this name is known here"));
+        if Reference::is_meant(text) && !path.exists() {
+            let found = (self.resolve)(text).map_err(|why| at.fault(format!("names no module: {why}")))?;
+            self.named.insert(found);
+            return Ok(found);
         }
         if let Some(hash) = self.modules.get(&path) {
             return Ok(*hash);

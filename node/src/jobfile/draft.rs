@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use swarm_protocol::{Hash, Stdin};
+use swarm_protocol::{Hash, OutputSpec, Stdin};
 
 use super::blobs::{Blobs, Named};
 use super::elements::{self, Elements};
 use super::error::{Fault, FaultCode, suggestion};
-use super::inputs::{self, DraftInput, DraftSource, Outputs, Template, Word};
+use super::inputs::{self, DraftInput, DraftSource, Template, Word};
 use super::keys;
 use super::settings::Settings;
 use super::tree::{Entry, Table, Value};
@@ -30,7 +30,7 @@ pub(super) struct Draft {
     pub(super) stdin_span: Range<usize>,
     pub(super) elements: Elements,
     pub(super) inputs: Vec<DraftInput>,
-    pub(super) outputs: Outputs,
+    pub(super) outputs: Vec<OutputSpec>,
     /// `needs`, then what inputs are from; no name twice.
     pub(super) needs: Vec<DraftNeed>,
     pub(super) settings: Settings,
@@ -92,7 +92,7 @@ pub(super) fn read(entry: &Entry, defaults: Option<&Table>, blobs: &mut Blobs<'_
         needs: needs(own, &inputs)?,
         elements,
         inputs,
-        outputs: layers.get("outputs").map_or(Ok(Outputs::default()), inputs::outputs)?,
+        outputs: inputs::outputs(&layers.each().filter_map(|table| table.get("outputs")).collect::<Vec<_>>())?,
         settings: settings(&layers)?,
     })
 }

@@ -2,22 +2,22 @@
 //!
 //! Always true: a guest path is relative, plain and below its own root, and none lies inside another.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
-use swarm_protocol::{InputSource, OutputRule, Stdin};
+use swarm_protocol::{InputSource, OUTPUTS_MAX, OutputSpec, Stdin, check_output, check_outputs};
 
 use super::blobs::{Blobs, Named};
 use super::elements::Elements;
 use super::error::{Fault, FaultCode};
 use super::keys;
+use super::settings::OUTPUTS_BYTES;
 use super::tree::{Entry, Table, Value};
 
 /// Bytes of a guest path: far below what any file system takes, data directory included.
 const GUEST_PATH_BYTES_MAX: usize = 512;
 /// Bytes of one part of a path, as Linux has it.
 const PART_BYTES_MAX: usize = 255;
-/// Entries of `inputs` and of `outputs`: each is a file to place or to collect around every run.
+/// Entries of `inputs`: each is a file to place before every run.
 const PATHS_MAX: usize = 256;
 
 /// A string with `{{ }}` and where it stands.
@@ -138,39 +138,65 @@ fn from_task(table: &Table, from: &Entry) -> Result<DraftSource, Fault> {
     Ok(DraftSource::From { task: Word::read(&from.value)?, path, name })
 }
 
-/// Declared outputs, and the rules of those that have any.
-pub(super) type Outputs = (Vec<String>, BTreeMap<String, OutputRule>);
+/// An output, and where its path stands.
+type SpannedOutput = (OutputSpec, Range<usize>);
 
-/// Reads `outputs`: a list of paths, or a table of rules.
-pub(super) fn outputs(value: &Value) -> Result<Outputs, Fault> {
-    if let Some(table) = value.as_table() {
-        return output_rules(value, table);
-    }
-    let list = value.list("paths, or a table such as { \"a.txt\" = { required = true } }")?;
-    check_paths_len(list.len(), value)?;
-    for output in list {
-        check_guest_path(output.plain()?, &output.span, "/out")?;
-    }
-    let paths: Vec<(&str, &Range<usize>)> =
-        list.iter().filter_map(|output| Some((output.as_text()?, &output.span))).collect();
-    check_apart(&paths)?;
-    Ok((paths.into_iter().map(|(path, _)| path.to_owned()).collect(), BTreeMap::new()))
+/// Reads `outputs`: a list of paths, or tables by path, of which the later goes before the earlier.
+pub(super) fn outputs(layers: &[&Value]) -> Result<Vec<OutputSpec>, Fault> {
+    let Some(last) = layers.last() else { return Ok(Vec::new()) };
+    let outputs = match last.as_table() {
+        None => listed_outputs(last)?,
+        Some(_) => tabled_outputs(layers.iter().filter_map(|layer| layer.as_table()))?,
+    };
+    check_all(&outputs, last)?;
+    Ok(outputs.into_iter().map(|(output, _)| output).collect())
 }
 
-fn output_rules(value: &Value, table: &Table) -> Result<Outputs, Fault> {
-    check_paths_len(table.entries.len(), value)?;
-    let mut rules = BTreeMap::new();
-    for entry in &table.entries {
-        check_guest_path(&entry.key, &entry.key_span, "/out")?;
-        let table = entry.value.table("{ required = true, max = \"512MiB\" }")?;
-        keys::OUTPUT.check(table)?;
-        let required = table.get("required").map_or(Ok(true), Value::boolean)?;
-        let bytes_max = table.get("max").map(|max| max.size(1..=u64::MAX)).transpose()?;
-        rules.insert(entry.key.clone(), OutputRule { required, bytes_max });
+fn listed_outputs(value: &Value) -> Result<Vec<SpannedOutput>, Fault> {
+    let output = |value: &Value| Ok((OutputSpec::required(value.plain()?), value.span.clone()));
+    value.list("paths, or a table such as { \"a.txt\" = { required = false } }")?.iter().map(output).collect()
+}
+
+fn tabled_outputs<'t>(tables: impl Iterator<Item = &'t Table>) -> Result<Vec<SpannedOutput>, Fault> {
+    let mut outputs = Vec::<SpannedOutput>::new();
+    for entry in tables.flat_map(|table| &table.entries) {
+        let output = (tabled_output(entry)?, entry.key_span.clone());
+        match outputs.iter_mut().find(|(known, _)| known.path == entry.key) {
+            Some(known) => *known = output,
+            None => outputs.push(output),
+        }
     }
-    let paths: Vec<_> = table.entries.iter().map(|entry| (entry.key.as_str(), &entry.key_span)).collect();
+    Ok(outputs)
+}
+
+fn tabled_output(entry: &Entry) -> Result<OutputSpec, Fault> {
+    let table = entry.value.table("{ required = true, max = \"512MiB\" }")?;
+    keys::OUTPUT.check(table)?;
+    Ok(OutputSpec {
+        path: entry.key.clone(),
+        required: table.get("required").map_or(Ok(true), Value::boolean)?,
+        bytes_max: table.get("max").map(|max| max.size(OUTPUTS_BYTES)).transpose()?,
+    })
+}
+
+/// Refuses one by one, to show where, what would be refused of them together.
+fn check_all(outputs: &[SpannedOutput], value: &Value) -> Result<(), Fault> {
+    if outputs.len() > OUTPUTS_MAX {
+        let len = outputs.len();
+        return Err(value.fault(format!("`outputs` has {len} entries, and at most {OUTPUTS_MAX} are possible")));
+    }
+    for (output, span) in outputs {
+        let OutputSpec { path, .. } = output;
+        if path.contains("{{") {
+            let message = format!("the path `{path}` cannot differ between tasks: `{{{{ }}}}` is not supported here");
+            return Err(Fault::new(span, message));
+        }
+        check_output(path).map_err(|why| Fault::new(span, format!("the path `{path}` {why}")))?;
+    }
+    let paths: Vec<_> = outputs.iter().map(|(output, span)| (output.path.as_str(), span)).collect();
     check_apart(&paths)?;
-    Ok((paths.into_iter().map(|(path, _)| path.to_owned()).collect(), rules))
+    let together = check_outputs(paths.iter().map(|(path, _)| *path));
+    together.map_err(|error| value.fault(error.to_string()))
 }
 
 pub(super) fn check_paths_len(len: usize, value: &Value) -> Result<(), Fault> {

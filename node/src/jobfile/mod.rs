@@ -32,8 +32,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use swarm_protocol::{
-    JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobOptions, JobSpec, LABELS_MAX, NodeId, PRIORITIES, STAGES_MAX, StageSpec,
-    codec,
+    Hash, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobOptions, JobSpec, LABELS_MAX, NodeId, PRIORITIES, STAGES_MAX,
+    StageSpec, codec,
 };
 
 pub use blobs::{BlobSource, GLOB_FILES_MAX, LIST_BYTES_MAX, MODULE_BYTES_MAX};
@@ -58,6 +58,9 @@ const KEEP: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Durat
 /// Says whether bytes are a module that can be run, and why not.
 pub type Validate<'a> = dyn Fn(&[u8]) -> Result<(), String> + 'a;
 
+/// Says which module a published name such as `sh.example.loudify@1` means, or why none.
+pub type Resolve<'a> = dyn Fn(&str) -> Result<Hash, String> + 'a;
+
 /// What the reader of a job file is told besides the file.
 pub struct LoadOptions<'a> {
     /// Takes the place of the job's own name.
@@ -68,6 +71,8 @@ pub struct LoadOptions<'a> {
     pub nodes: usize,
     /// The check that each module must pass.
     pub validate: &'a Validate<'a>,
+    /// Finds published modules.
+    pub resolve: &'a Resolve<'a>,
 }
 
 /// A job that is ready to be signed and submitted.

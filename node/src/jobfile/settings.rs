@@ -22,7 +22,7 @@ const FUEL_DEFAULT: u64 = 1_000_000_000_000;
 const STDOUT_BYTES: std::ops::RangeInclusive<u64> = 1..=64 << 20;
 const STDOUT_BYTES_DEFAULT: u64 = 1 << 20;
 /// On the disk of the node that runs it, then on two nodes.
-const OUTPUTS_BYTES: std::ops::RangeInclusive<u64> = 1..=4 << 30;
+pub(super) const OUTPUTS_BYTES: std::ops::RangeInclusive<u64> = 1..=4 << 30;
 const OUTPUTS_BYTES_DEFAULT: u64 = 64 << 20;
 /// A task that runs for a week should be cut into smaller ones: all of it is lost with its node.
 const RUN: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);

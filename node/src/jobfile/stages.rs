@@ -117,7 +117,7 @@ fn stage(draft: Draft, earlier: &[Built], nodes: usize, params: &Params) -> Resu
         shard_tasks: StageSpec::shard_tasks_for(count, nodes),
         elements: draft.elements.spec.clone(),
         inputs,
-        outputs: draft.outputs.0.clone(),
+        outputs: draft.outputs.clone(),
         needs,
         retry: settings.retry.clone(),
         run_ms_max: settings.run_ms_max,
@@ -142,7 +142,6 @@ fn options(draft: &Draft, positions: &BTreeMap<&str, u16>) -> StageOptions {
         slots: settings.slots,
         alternatives: settings.alternatives.clone(),
         total_ms_max: settings.total_ms_max,
-        output_rules: draft.outputs.1.clone(),
         ..StageOptions::default()
     };
     // One slot is what a stage takes that says nothing.
@@ -297,10 +296,10 @@ fn resolve(
 }
 
 fn check_output(from: &StageSpec, path: &Word) -> Result<(), Fault> {
-    if from.outputs.contains(&path.text) {
+    if from.outputs.iter().any(|output| output.path == path.text) {
         return Ok(());
     }
-    let declared = listed(from.outputs.iter().map(String::as_str));
+    let declared = listed(from.outputs.iter().map(|output| output.path.as_str()));
     let message = format!("`{}` is not an output of task `{}`, which declares {declared}", path.text, from.name);
     Err(Fault::new(&path.span, message).coded(FaultCode::Reference))
 }

@@ -68,7 +68,7 @@ async fn a_job_whose_blobs_are_not_here_is_refused() {
     let absent = Hash::of(b"absent");
     let list = node.handle().put_blob(codec::encode(&vec![absent])).await.unwrap();
     let refused = node.handle().submit(spec(absent, list, 1)).await;
-    assert!(matches!(refused, Err(crate::commands::CommandError::MissingBlob(hash)) if hash == absent));
+    assert!(matches!(refused, Err(crate::commands::CommandError::Fetch(unfetched)) if unfetched.hash == absent));
     node.shutdown().await;
 }
 

@@ -3,79 +3,92 @@
 //! Always true: nothing outside the directory is read: whatever the guest made of the path, each part of it is a real
 //! directory and its end a regular file. The guest is over by then, so nothing changes meanwhile.
 
-use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, FileType, Metadata};
 use std::io;
 use std::path::Path;
 
-use swarm_protocol::{Ending, OutputFile, OutputRule};
+use bytesize::ByteSize;
+use swarm_protocol::{BadOutputs, Ending, OutputFile, OutputSpec, check_outputs};
 use swarm_store::{BlobError, Blobs};
-
-use super::inputs::{InputError, plain_path};
 
 /// Why outputs cannot be kept, through no fault of the guest.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OutputError {
-    #[error("a declared output has no usable name")]
-    Name(#[from] InputError),
     #[error("look for the declared output `{path}`")]
     Look { path: String, source: io::Error },
     #[error("keep the outputs")]
     Keep(#[from] BlobError),
 }
 
+/// Refuses outputs whose names could not be written below one folder everywhere. A job was checked when it was
+/// submitted, by a node that may have been more lenient.
+pub(super) fn check(declared: &[OutputSpec]) -> Result<(), BadOutputs> {
+    check_outputs(declared.iter().map(|output| output.path.as_str()))
+}
+
 /// Stores the declared outputs as blobs, in the order of their declaration; or says how the task ends when one is
-/// missing that must be there, or one of them is too large, or all are together.
+/// missing, none that can be kept, or too large. Nothing is stored before all were looked at.
 pub(super) fn collect(
     dir: &Path,
-    declared: &[String],
-    rules: &BTreeMap<String, OutputRule>,
+    declared: &[OutputSpec],
     bytes_max: u64,
     blobs: &Blobs,
 ) -> Result<Result<Vec<OutputFile>, Ending>, OutputError> {
-    let (mut total, mut left) = (0u64, Vec::new());
-    for path in declared {
-        let rule = rules.get(path);
+    let (mut total, mut found) = (0u64, Vec::new());
+    for OutputSpec { path, required, bytes_max: max } in declared {
         match look(dir, path)? {
-            Found::File(len) if rule.and_then(|rule| rule.bytes_max).is_some_and(|max| len > max) => {
-                return Ok(Err(Ending::OutputTooLarge(format!("output `{path}`"))));
-            }
             Found::File(len) => {
                 total = total.saturating_add(len);
-                left.push(path);
+                if let Some(ending) = too_large(path, len, *max, total, bytes_max) {
+                    return Ok(Err(ending));
+                }
+                found.push(path);
             }
-            Found::Nothing if rule.is_some_and(|rule| !rule.required) => {}
-            Found::Nothing => return Ok(Err(Ending::Trapped(format!("declared output `{path}` was not written")))),
-            Found::Other => return Ok(Err(Ending::Trapped(format!("declared output `{path}` is not a regular file")))),
+            Found::Nothing if *required => {
+                return Ok(Err(Ending::Trapped(format!("declared output `{path}` was not written"))));
+            }
+            Found::Nothing => {}
+            Found::Other(what) => {
+                return Ok(Err(Ending::Trapped(format!("declared output `{path}` is {what}, not a file"))));
+            }
         }
     }
-    if total > bytes_max {
-        return Ok(Err(Ending::OutputTooLarge("outputs".into())));
-    }
-    let keep = |path: &&String| {
-        let (hash, len) = blobs.put_file(&dir.join(path.as_str()))?;
-        Ok(OutputFile { path: (*path).clone(), hash, len })
+    let keep = |path: &String| {
+        let (hash, len) = blobs.put_file(&dir.join(path))?;
+        Ok(OutputFile { path: path.clone(), hash, len })
     };
-    Ok(Ok(left.iter().map(keep).collect::<Result<_, OutputError>>()?))
+    Ok(Ok(found.into_iter().map(keep).collect::<Result<_, OutputError>>()?))
+}
+
+/// How a task ends when this output is over its own limit, or makes all of them too large together.
+fn too_large(path: &str, len: u64, max: Option<u64>, total: u64, total_max: u64) -> Option<Ending> {
+    let text = match max {
+        Some(max) if len > max => format!("`{path}` has {}, of at most {}", ByteSize(len), ByteSize(max)),
+        _ if total > total_max => {
+            format!("outputs: {} with `{path}`, of at most {}", ByteSize(total), ByteSize(total_max))
+        }
+        _ => return None,
+    };
+    Some(Ending::OutputTooLarge(text))
 }
 
 enum Found {
     File(u64),
     Nothing,
-    Other,
+    /// What is there instead.
+    Other(&'static str),
 }
 
 fn look(dir: &Path, path: &str) -> Result<Found, OutputError> {
-    let plain = plain_path(path)?;
-    let parts: Vec<_> = plain.components().collect();
     let mut at = dir.to_owned();
-    for (number, part) in parts.iter().enumerate() {
+    let mut parts = path.split('/').peekable();
+    while let Some(part) = parts.next() {
         at.push(part);
-        let is_last = number + 1 == parts.len();
         match fs::symlink_metadata(&at) {
-            Ok(about) if is_last => return Ok(found(&about)),
+            Ok(about) if parts.peek().is_none() => return Ok(found(&about)),
             Ok(about) if about.is_dir() => {}
-            Ok(_) => return Ok(Found::Other),
+            Ok(about) if about.is_symlink() => return Ok(Found::Other("behind a link")),
+            Ok(_) => return Ok(Found::Other("below something that is no directory")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
             Err(source) => return Err(OutputError::Look { path: path.to_owned(), source }),
         }
@@ -84,5 +97,16 @@ fn look(dir: &Path, path: &str) -> Result<Found, OutputError> {
 }
 
 fn found(about: &Metadata) -> Found {
-    if about.is_file() { Found::File(about.len()) } else { Found::Other }
+    match about.file_type() {
+        kind if kind.is_file() => Found::File(about.len()),
+        kind => Found::Other(name_of(kind)),
+    }
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_symlink() => "a link",
+        _ => "a device, pipe or socket",
+    }
 }

@@ -17,8 +17,8 @@ use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, M
 use swarm_protocol::codec::{self, DecodeError};
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Batch, Content, Edge, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, Limits, NodeId,
-    Outcome, Range, Resources, ShardId, StageSpec, Stdin, TreeFile,
+    BadOutputs, Batch, Content, Edge, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec,
+    Limits, NodeId, Outcome, Range, Resources, ShardId, StageSpec, Stdin, TreeFile,
 };
 use swarm_store::{BlobError, Blobs, NoRoom, is_full};
 use tokio::sync::OnceCell;
@@ -61,6 +61,8 @@ pub(super) enum Unready {
     List(#[from] DecodeError),
     #[error(transparent)]
     Input(#[from] InputError),
+    #[error(transparent)]
+    Outputs(#[from] BadOutputs),
     #[error("a name of its inputs cannot be rendered")]
     Render(#[from] RenderError),
     #[error("`{stage}` has {count} tasks, more than the {FROM_FILES_MAX} that an input may take files from")]
@@ -179,13 +181,14 @@ impl Stages {
     async fn make_ready(&self, batch: &Batch) -> Result<Arc<Stage>, Unready> {
         let (job, position) = (batch.lease.shard.job, batch.lease.shard.stage);
         let stage = batch.spec.stages.get(usize::from(position)).ok_or(Unready::NoStage(position))?;
-        let module = self.module(stage, &batch.sources).await?;
-        let items = self.items(stage, &batch.sources).await?;
-        let stdin = match stage.stdin {
-            Stdin::File { hash, .. } => self.read(hash, STDIN_BYTES_MAX, &batch.sources).await?,
-            _ => Vec::new(),
-        };
-        let inputs = self.inputs(batch, stage).await?;
+        outputs::check(&stage.outputs)?;
+        // Compiling takes a processor, fetching the network.
+        let (module, items, stdin, inputs) = tokio::try_join!(
+            self.module(stage, &batch.sources),
+            self.items(stage, &batch.sources),
+            self.stdin(stage, &batch.sources),
+            self.inputs(batch, stage),
+        )?;
         let resources = self.offer.resources(stage);
         Ok(Arc::new(Stage {
             params: Params::new(batch.spec.options.params.clone()),
@@ -216,6 +219,13 @@ impl Stages {
         };
         module.check_entry(&stage.entry)?;
         Ok(module)
+    }
+
+    async fn stdin(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Vec<u8>, Unready> {
+        match stage.stdin {
+            Stdin::File { hash, .. } => self.read(hash, STDIN_BYTES_MAX, from).await,
+            _ => Ok(Vec::new()),
+        }
     }
 
     async fn items(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Option<Arc<Vec<Item>>>, Unready> {
@@ -277,20 +287,22 @@ impl Stages {
         }
         let items = self.items(stage, &batch.sources).await?;
         let params = Params::new(batch.spec.options.params.clone());
-        let mut links = Vec::new();
+        let (mut links, mut known) = (Vec::new(), 0);
         for (part, run) in self.runs(batch, position, stage, &tasks).await? {
             let Some(End::Done(results)) = &run.state.end else { continue };
+            let Some(done) = common(run.range, part) else { continue };
+            known += done.count;
+            // A task that need not leave it may be done without.
             let Some(file) = results.outcome().outputs.iter().find(|file| file.path == output) else { continue };
             let holders: Vec<_> = results.holders().collect();
             wanted.add(file.hash, &holders);
-            for index in common(run.range, part).into_iter().flat_map(|range| range.indexes()) {
+            for index in done.indexes() {
                 let item = items.as_ref().and_then(|items| items.get(index as usize));
                 let name = render(name, &names(stage, index, item).with_params(&params))?;
                 links.push(Link { path: below.join(plain_path(&name)?), hash: file.hash });
             }
         }
-        let known = links.len() as u32;
-        if known < count && must_be_there(batch, position, stage, output) {
+        if known < count && !may_lack(batch, position) {
             return Err(Unready::Incomplete { stage: stage.name.clone(), path: output.into(), known, count });
         }
         Ok(links)
@@ -361,8 +373,14 @@ impl Stages {
         let files = indexes.filter_map(|index| items.get(index as usize)?.file);
         let mut wanted = Wanted::default();
         files.for_each(|(hash, _)| wanted.add(hash, &[]));
-        if let Err(error) = self.hold(wanted, &batch.sources).await {
-            tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
+        if wanted.is_empty() {
+            return;
+        }
+        // While the job lives, what its list names stays where the list is: a task may wait long for its turn.
+        for wanted in [Wanted::one(batch.spec.blobs), wanted] {
+            if let Err(error) = self.hold(wanted, &batch.sources).await {
+                tracing::warn!(lease = ?batch.lease, %error, "not every item is here");
+            }
         }
     }
 
@@ -419,11 +437,10 @@ struct Output<'a> {
     below: &'a Path,
 }
 
-/// Whether each task of the earlier stage has left the output.
-fn must_be_there(batch: &Batch, position: u16, stage: &StageSpec, output: &str) -> bool {
+/// Whether the batch's stage runs though tasks of the earlier one failed.
+fn may_lack(batch: &Batch, position: u16) -> bool {
     let mine = batch.spec.stages.get(usize::from(batch.lease.shard.stage));
-    let finished = mine.is_some_and(|mine| mine.options.needs_finished.contains(&position));
-    !finished && stage.options.output_rules.get(output).is_none_or(|rule| rule.required)
+    mine.is_some_and(|mine| mine.options.needs_finished.contains(&position))
 }
 
 /// The parts of a range that lie in one shard each.
@@ -604,10 +621,7 @@ impl Stage {
             return Ok(Outcome::bare(ending));
         }
         let left = match out_dir.filter(|_| finished.ending.is_success()) {
-            Some(dir) => {
-                let (rules, bytes_max) = (&spec.options.output_rules, spec.limits.outputs_bytes_max);
-                outputs::collect(dir.path(), &spec.outputs, rules, bytes_max, &self.blobs)?
-            }
+            Some(dir) => outputs::collect(dir.path(), &spec.outputs, spec.limits.outputs_bytes_max, &self.blobs)?,
             None => Ok(Vec::new()),
         };
         let (ending, outputs) = match left {

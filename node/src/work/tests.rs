@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use swarm_executor::{Engine, EngineConfig, MODULE_BYTES_MAX};
+use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, MODULE_BYTES_MAX};
 use swarm_protocol::lattice::{End, Results, Run, TaskState};
 use swarm_protocol::{
     Axis, Batch, Content, Elements, Ending, Epoch, Event, Hash, INLINE_BYTES_MAX, Input, InputSource, Item, JobId,
-    JobOptions, JobSpec, LeaseId, Limits, NodeId, Outcome, OutputFile, Range, Retry, ShardId, StageOptions, StageSpec,
-    Stdin, TreeFile, codec,
+    JobOptions, JobSpec, LeaseId, Limits, NodeId, Outcome, OutputFile, OutputSpec, Range, Retry, ShardId, StageOptions,
+    StageSpec, Stdin, TreeFile, codec,
 };
 use swarm_store::Blobs;
 use tempfile::TempDir;
@@ -124,7 +124,7 @@ async fn a_missing_item_concerns_its_own_task_alone() {
 #[tokio::test]
 async fn a_declared_output_becomes_a_blob() {
     let mut node = TestNode::start();
-    let stage = StageSpec { outputs: vec!["data.txt".into()], ..node.stage("writes_out") };
+    let stage = StageSpec { outputs: outputs(&["data.txt"]), ..node.stage("writes_out") };
     let outcomes = node.run(stage).await;
     let written = OutputFile { path: "data.txt".into(), hash: Hash::of(b"hello"), len: 5 };
     assert_eq!(outcomes[0].1.outputs, [written]);
@@ -134,15 +134,52 @@ async fn a_declared_output_becomes_a_blob() {
 #[tokio::test]
 async fn a_success_without_its_outputs_is_none() {
     let mut node = TestNode::start();
-    let outputs = vec!["data.txt".into(), "more.txt".into()];
-    let outcomes = node.run(StageSpec { outputs, ..node.stage("writes_out") }).await;
+    let declared = outputs(&["data.txt", "more.txt"]);
+    let outcomes = node.run(StageSpec { outputs: declared, ..node.stage("writes_out") }).await;
     let missing = "declared output `more.txt` was not written";
     assert_eq!(outcomes[0].1, Outcome::bare(Ending::Trapped(missing.into())));
 
-    let mut stage = StageSpec { outputs: vec!["data.txt".into()], ..node.stage("writes_out") };
+    let mut stage = StageSpec { outputs: outputs(&["data.txt"]), ..node.stage("writes_out") };
     stage.limits.outputs_bytes_max = 4;
+    let outcomes = node.run(stage.clone()).await;
+    let together = "outputs: 5 B with `data.txt`, of at most 4 B";
+    assert_eq!(outcomes[0].1.ending, Ending::OutputTooLarge(together.into()));
+
+    stage.limits.outputs_bytes_max = 5;
+    stage.outputs[0].bytes_max = Some(4);
     let outcomes = node.run(stage).await;
-    assert_eq!(outcomes[0].1.ending, Ending::OutputTooLarge("outputs".into()));
+    assert_eq!(outcomes[0].1.ending, Ending::OutputTooLarge("`data.txt` has 5 B, of at most 4 B".into()));
+}
+
+#[tokio::test]
+async fn an_output_that_is_not_required_may_be_missing() {
+    let mut node = TestNode::start();
+    let mut stage = StageSpec { outputs: outputs(&["more.txt", "data.txt"]), ..node.stage("writes_out") };
+    stage.outputs[0].required = false;
+    let outcomes = node.run(stage).await;
+    assert_eq!(outcomes[0].1.outputs, [OutputFile { path: "data.txt".into(), hash: Hash::of(b"hello"), len: 5 }]);
+}
+
+#[tokio::test]
+async fn what_is_no_plain_file_is_refused_by_name() {
+    let mut node = TestNode::start();
+    for (path, what) in [
+        ("folder", "a directory"),
+        ("link", "a link"),
+        ("ways/up", "behind a link"),
+        ("plain/below", "below something that is no directory"),
+    ] {
+        let stage = StageSpec { outputs: outputs(&["plain", path]), ..node.stage("leaves_odd_things") };
+        // A name that makes a folder of another one is refused before it is run.
+        let stage = StageSpec { outputs: stage.outputs[usize::from(path.starts_with("plain"))..].to_vec(), ..stage };
+        let outcomes = node.run(stage).await;
+        let reason = format!("declared output `{path}` is {what}, not a file");
+        assert_eq!(outcomes[0].1, Outcome::bare(Ending::Trapped(reason)));
+    }
+    let stage = StageSpec { outputs: outputs(&["plain", "huge"]), ..node.stage("leaves_odd_things") };
+    let outcomes = node.run(stage).await;
+    let huge = "outputs: 1.0 TiB with `huge`, of at most 1.0 MiB";
+    assert_eq!(outcomes[0].1.ending, Ending::OutputTooLarge(huge.into()));
 }
 
 #[tokio::test]
@@ -163,7 +200,7 @@ async fn a_later_stage_reads_what_an_earlier_one_left() {
         name: "parts".into(),
         count: 3,
         elements: Elements::Numbers { start: 10 },
-        outputs: vec!["part".into()],
+        outputs: outputs(&["part"]),
         ..node.stage("returns")
     };
     node.leave(&[(0, b"ten"), (1, b"eleven"), (2, b"twelve")]);
@@ -190,7 +227,11 @@ async fn what_cannot_be_started_is_rejected_with_the_reason() {
     let file = InputSource::File { hash: node.blobs.put(b"x").unwrap(), len: 1 };
     let escape = StageSpec { inputs: vec![input("../x", file.clone())], ..node.stage("returns") };
     let twice = StageSpec { inputs: vec![input("x", file.clone()), input("x", file)], ..node.stage("returns") };
-    let output = StageSpec { outputs: vec!["/etc/passwd".into()], ..node.stage("returns") };
+    let output = StageSpec { outputs: outputs(&["/etc/passwd"]), ..node.stage("returns") };
+    let clash = StageSpec { outputs: outputs(&["a", "A"]), ..node.stage("returns") };
+    let many: Vec<String> = (0..1001).map(|number| format!("{number}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let many = StageSpec { outputs: outputs(&many), ..node.stage("returns") };
     for (stage, reason) in [
         (nothing, "not here"),
         (text, "this is not a WebAssembly module"),
@@ -198,7 +239,9 @@ async fn what_cannot_be_started_is_rejected_with_the_reason() {
         (template, "an argument or variable cannot be rendered: "),
         (escape, "\"../x\" is not a plain path"),
         (twice, "two inputs are named \"x\""),
-        (output, "a declared output has no usable name"),
+        (output, "the output `/etc/passwd` must be relative"),
+        (clash, "the outputs `a` and `A` are one file where capitals do not count"),
+        (many, "a task declares 1001 outputs, and at most 1000 are possible"),
     ] {
         let outcomes = node.run(stage).await;
         assert_eq!(outcomes.len(), 1);
@@ -258,7 +301,7 @@ async fn nothing_is_left_on_the_disk() {
     let list = node.blobs.put(&codec::encode(&vec![Item { text: "a line".into(), file: None }])).unwrap();
     let mut stage = StageSpec { elements: Elements::List(list), ..node.stage("reads_in") };
     stage.inputs = vec![input("data.txt", InputSource::Item)];
-    stage.outputs = vec!["never".into()];
+    stage.outputs = outputs(&["never"]);
     node.run(stage).await;
     assert_eq!(std::fs::read_dir(node.dir.path().join("scratch")).unwrap().count(), 0);
 }
@@ -282,6 +325,7 @@ impl TestNode {
         let sources = sources(blobs.clone(), Arc::clone(&left), told);
         let config = EngineConfig {
             cache_dir: None,
+            cache_bytes_max: CACHE_BYTES_MAX,
             memory_bytes_max: 64 << 20,
             module_bytes_max: MODULE_BYTES_MAX,
             compile_time_max: DEADLINE,
@@ -425,6 +469,10 @@ fn sources(blobs: Blobs, left: Arc<std::sync::Mutex<Vec<Run>>>, told: mpsc::Unbo
 
 fn tasks(first: u32, count: u32) -> Range {
     Range { first, count }
+}
+
+fn outputs(paths: &[&str]) -> Vec<OutputSpec> {
+    paths.iter().copied().map(OutputSpec::required).collect()
 }
 
 fn input(path: &str, source: InputSource) -> Input {

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use swarm_protocol::{
-    Elements, Hash, Input, InputSource, Item, OutputRule, Resources, Retry, RetryOn, SameNeed, StageSpec, Stdin,
+    Elements, Hash, Input, InputSource, Item, OutputSpec, Resources, Retry, RetryOn, SameNeed, StageSpec, Stdin,
     TreeFile, codec,
 };
 
 use super::super::{BlobSource, LIST_BYTES_MAX, LoadOptions, Params, Plan, names, parse, render};
-use super::{begins_as_a_module, files, folder, read};
+use super::{begins_as_a_module, files, folder, published, read};
 
 fn plan(name: &str) -> Plan {
     let text = fs::read_to_string(folder("good").join(format!("{name}.toml"))).unwrap();
@@ -150,6 +150,18 @@ fn a_glob_keeps_the_folders_below_its_first_wildcard() {
 }
 
 #[test]
+fn outputs_are_a_list_or_tables_that_merge() {
+    let plan = plan("outputs");
+    let declared = |name: &str| -> Vec<_> {
+        let outputs = stage(&plan, name).outputs.iter();
+        outputs.map(|output| (output.path.as_str(), output.required, output.bytes_max)).collect()
+    };
+    assert_eq!(declared("same"), [("log.txt", false, None), ("out.bin", true, None)]);
+    assert_eq!(declared("table"), [("log.txt", false, None), ("out.bin", true, Some(1 << 30)), ("more", true, None)]);
+    assert_eq!(declared("list"), [("only", true, None)]);
+}
+
+#[test]
 fn tasks_run_in_an_order_that_gives_each_what_it_needs() {
     let plan = plan("order");
     let order: Vec<&str> = plan.spec.stages.iter().map(|stage| stage.name.as_str()).collect();
@@ -190,7 +202,7 @@ fn every_key_becomes_what_it_says() {
     assert_eq!((tile.limits.memory_bytes_max, tile.options.slots), (1 << 30, 2));
     assert_eq!(tile.options.alternatives, [Resources { memory_bytes_max: 256 << 20, slots: 1 }]);
     assert_eq!((tile.queue_ms_max, tile.options.total_ms_max), (Some(3_600_000), Some(21_600_000)));
-    assert_eq!(tile.options.output_rules["notes.txt"], OutputRule { required: false, bytes_max: None });
+    assert_eq!(tile.outputs[1], OutputSpec { path: "notes.txt".into(), required: false, bytes_max: None });
     let conditions: Vec<String> = tile.options.place.require.iter().map(ToString::to_string).collect();
     assert_eq!(conditions, ["label.zone in (a, b)", "label.os not in (windows)", "node != anna"]);
     assert_eq!(check.options.place.require[1].to_string(), "memory >= 4294967296");
@@ -204,7 +216,7 @@ fn parameters_are_filled_in_where_strings_are_and_calculated_with_where_tasks_ar
     let text = fs::read_to_string(folder("good/everything.toml")).unwrap();
     let set = |pairs: &[(&str, &str)]| {
         let set = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let options = LoadOptions { name: None, set, nodes: 3, validate: &begins_as_a_module };
+        let options = LoadOptions { name: None, set, nodes: 3, validate: &begins_as_a_module, resolve: &published };
         parse(&text, &folder("good"), "everything.toml", &options)
     };
     let args = |plan: &Plan, index| {

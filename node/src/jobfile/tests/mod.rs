@@ -7,6 +7,8 @@ mod template;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use swarm_protocol::Hash;
+
 use super::{JobFileError, LoadOptions, Plan, parse};
 
 /// The check for modules in these tests: the first bytes that every module has.
@@ -14,12 +16,25 @@ fn begins_as_a_module(bytes: &[u8]) -> Result<(), String> {
     if bytes.starts_with(b"\0asm\x01\0\0\0") { Ok(()) } else { Err("it does not begin with `\\0asm`".to_owned()) }
 }
 
+/// The only module that is published in these tests.
+fn published(reference: &str) -> Result<Hash, String> {
+    match reference {
+        "sh.example.loudify@1" => Ok(Hash::of(b"loud")),
+        _ => Err(format!("no module `{reference}` is published")),
+    }
+}
+
 fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jobfiles").join(name)
 }
 
 fn read(text: &str, base: &Path, file_name: &str) -> Result<Plan, JobFileError> {
-    parse(text, base, file_name, &LoadOptions { name: None, set: Vec::new(), nodes: 3, validate: &begins_as_a_module })
+    parse(
+        text,
+        base,
+        file_name,
+        &LoadOptions { name: None, set: Vec::new(), nodes: 3, validate: &begins_as_a_module, resolve: &published },
+    )
 }
 
 /// The name and text of each job file in a folder, by name.
@@ -45,7 +60,8 @@ fn every_mistake_is_explained_where_it_was_made() {
 
 #[test]
 fn a_job_file_that_is_not_there_is_named() {
-    let options = LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module };
+    let options =
+        LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module, resolve: &published };
     let error = super::load(Path::new("/nowhere/job.toml"), &options).unwrap_err();
     assert_eq!(error.to_string(), "`/nowhere/job.toml` does not exist");
 }
@@ -53,12 +69,25 @@ fn a_job_file_that_is_not_there_is_named() {
 #[test]
 fn a_name_given_beside_the_file_takes_its_place_and_is_checked() {
     let named = |name: &str| {
-        let options =
-            LoadOptions { name: Some(name.to_owned()), set: Vec::new(), nodes: 1, validate: &begins_as_a_module };
+        let options = LoadOptions {
+            name: Some(name.to_owned()),
+            set: Vec::new(),
+            nodes: 1,
+            validate: &begins_as_a_module,
+            resolve: &published,
+        };
         super::load(&folder("good/smallest.toml"), &options)
     };
     assert_eq!(named("other").unwrap().spec.name, "other");
     assert!(matches!(named("No!"), Err(JobFileError::Name(_))));
+}
+
+#[test]
+fn a_published_module_is_named_by_its_hash_and_not_handed_over() {
+    let text = "name = \"a\"\n[task.a]\nwasm = \"sh.example.loudify@1\"";
+    let plan = read(text, Path::new("."), "job.toml").unwrap();
+    assert_eq!(plan.spec.stages[0].wasm, Hash::of(b"loud"));
+    assert!(plan.blobs.iter().all(|blob| blob.hash() != Hash::of(b"loud")));
 }
 
 #[test]
@@ -67,13 +96,14 @@ fn a_module_over_the_limit_is_refused_without_reading_it() {
     let file = fs::File::create(base.path().join("huge.wasm")).unwrap();
     file.set_len(super::MODULE_BYTES_MAX + 1).unwrap();
     let error = read("name = \"a\"\n[task.a]\nwasm = \"huge.wasm\"", base.path(), "job.toml").unwrap_err();
-    assert!(error.to_string().starts_with("`huge.wasm` (task a) is over 64.0 MiB\n"), "{error}");
+    assert!(error.to_string().starts_with("`huge.wasm` (task a) is over 128.0 MiB\n"), "{error}");
 }
 
 #[test]
 fn a_job_file_over_the_limit_or_not_text_is_refused() {
     let base = tempfile::tempdir().unwrap();
-    let options = LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module };
+    let options =
+        LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module, resolve: &published };
     let load = |bytes: &[u8]| {
         let path = base.path().join("job.toml");
         fs::write(&path, bytes).unwrap();

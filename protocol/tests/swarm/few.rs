@@ -1,0 +1,129 @@
+//! A few cores whose messages arrive at once, with disks that keep what they are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use swarm_protocol::{Batch, Config, Effects, Event, Hash, Node, NodeId, NodeRecord, Notice, Table, Time, Write};
+
+pub(crate) fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[number + 1; 32])
+}
+
+pub(crate) fn id(number: u8) -> NodeId {
+    NodeId::from_bytes(key(number).verifying_key().to_bytes())
+}
+
+/// A core, its disk, and what it said to its user.
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    pub(crate) disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) batches: Vec<Batch>,
+    /// Whether its fetches end well.
+    pub(crate) fetches: bool,
+    pub(crate) fetched: BTreeSet<Hash>,
+}
+
+/// Cores whose messages arrive at once.
+pub(crate) struct Few {
+    pub(crate) cores: BTreeMap<NodeId, Core>,
+    pub(crate) links: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) now: Time,
+}
+
+impl Few {
+    /// So many, linked to each other.
+    pub(crate) fn new(count: u8) -> Self {
+        let mut few = Self { cores: BTreeMap::new(), links: BTreeSet::new(), now: Time::ZERO };
+        (0..count).for_each(|number| few.add(number, BTreeMap::new()));
+        few
+    }
+
+    /// One more, linked to all.
+    pub(crate) fn add(&mut self, number: u8, disk: BTreeMap<(Table, Vec<u8>), Vec<u8>>) {
+        let record = NodeRecord {
+            node: id(number),
+            incarnation: 0,
+            sequence: 0,
+            name: format!("n{number}"),
+            addresses: vec![],
+            slots: 1,
+            slots_free: 1,
+            memory_bytes: 0,
+            labels: BTreeMap::new(),
+            arch: "x86_64".into(),
+            version: "0".into(),
+            draining: false,
+        };
+        let records = disk.iter().map(|((table, key), value)| (*table, key.clone(), value.clone()));
+        let config = Config { record, seed: u64::from(number), joins: number > 0 };
+        let (node, effects) = Node::start(config, self.now, records).unwrap();
+        let core = Core { node, disk, notices: vec![], batches: vec![], fetches: true, fetched: BTreeSet::new() };
+        let others: Vec<_> = self.cores.keys().copied().collect();
+        self.cores.insert(id(number), core);
+        self.execute(id(number), effects);
+        for other in (0..u8::MAX - 1).filter(|other| others.contains(&id(*other))) {
+            self.link(number, other);
+        }
+        self.pass(Duration::from_secs(3));
+    }
+
+    pub(crate) fn cut(&mut self, number: u8) {
+        let cut: Vec<_> = self.links.iter().copied().filter(|(from, _)| *from == id(number)).collect();
+        for (from, to) in cut {
+            self.links.remove(&(from, to));
+            self.links.remove(&(to, from));
+            self.tell(from, Event::LinkDown(to));
+            self.tell(to, Event::LinkDown(from));
+        }
+    }
+
+    pub(crate) fn link(&mut self, one: u8, other: u8) {
+        self.links.extend([(id(one), id(other)), (id(other), id(one))]);
+        self.tell(id(one), Event::LinkUp(id(other)));
+        self.tell(id(other), Event::LinkUp(id(one)));
+    }
+
+    pub(crate) fn tell(&mut self, node: NodeId, event: Event) {
+        let effects = self.cores.get_mut(&node).unwrap().node.handle(self.now, event);
+        self.execute(node, effects);
+    }
+
+    fn execute(&mut self, node: NodeId, effects: Effects) {
+        let core = self.cores.get_mut(&node).unwrap();
+        for Write { table, key, value } in effects.persist.into_iter().chain(effects.note) {
+            match value {
+                Some(value) => core.disk.insert((table, key), value),
+                None => core.disk.remove(&(table, key)),
+            };
+        }
+        core.notices.extend(effects.notify);
+        core.batches.extend(effects.start);
+        let complete = core.fetches;
+        for fetch in &effects.fetch {
+            if let (swarm_protocol::Wanted::Blobs(hashes), true) = (&fetch.wanted, complete) {
+                core.fetched.extend(hashes);
+            }
+        }
+        for (to, message) in effects.ask.into_iter().chain(effects.send) {
+            if self.links.contains(&(node, to)) {
+                self.tell(to, Event::Received { from: node, message });
+            }
+        }
+        for fetch in effects.fetch {
+            self.tell(node, Event::Fetched { fetch: fetch.number, complete });
+        }
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let due = self.cores.iter().filter_map(|(id, core)| Some((core.node.next_deadline()?.0, *id)));
+            let Some((at, node)) = due.filter(|(at, _)| *at <= until).min() else { break };
+            self.now = self.now.max(at);
+            self.tell(node, Event::Tick);
+        }
+        self.now = until;
+    }
+}
