@@ -234,6 +234,10 @@ impl Handle {
         self.0.network.clone().shutdown().await;
     }
 
+    pub(crate) fn artifacts(&self) -> &Artifacts {
+        &self.0.artifacts
+    }
+
     pub(crate) fn commands(&self) -> &Commands {
         &self.0.commands
     }

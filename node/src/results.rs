@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use swarm_protocol::lattice::{Run, ShardState};
 use swarm_protocol::{
-    Answer, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId, SignedJob,
+    Answer, Hash, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId, SignedJob, codec,
 };
 use tokio::time::Instant;
 
 use crate::commands::{CommandError, Commands};
-use crate::handle::Handle;
+use crate::earlier::{EARLIER_BYTES_MAX, Earlier, substitute};
+use crate::handle::{Handle, blocking};
 
 /// How long to wait for a custodian to catch up: a few rounds of anti-entropy, which runs every 5 s.
 pub const COMPLETE_WAIT: Duration = Duration::from_secs(30);
@@ -75,10 +76,24 @@ impl Handle {
     pub async fn shard(&self, spec: &JobSpec, status: &JobStatus, shard: ShardId) -> Result<ShardView, CommandError> {
         let stage = spec.stages.get(usize::from(shard.stage)).ok_or(Refusal::Unknown)?;
         let tasks = stage.shard_range(shard.number);
-        match status.state().is_over() {
-            true => self.commands().ended_shard(shard, tasks).await,
-            false => self.commands().shard(shard).await,
-        }
+        let view = match status.state().is_over() {
+            true => self.commands().ended_shard(shard, tasks).await?,
+            false => self.commands().shard(shard).await?,
+        };
+        let Some(hash) = spec.options.earlier.filter(|_| !stage.options.skip.is_empty()) else { return Ok(view) };
+        let earlier = self.earlier(hash, spec.submitter).await?;
+        Ok(ShardView { runs: substitute(stage, shard.stage, tasks, view.runs, &earlier), ..view })
+    }
+
+    /// The results that a job took over.
+    async fn earlier(&self, hash: Hash, submitter: NodeId) -> Result<Earlier, CommandError> {
+        self.ensure_blob(hash, vec![submitter]).await?;
+        let blobs = self.blobs().clone();
+        let read = move || {
+            let bytes = blobs.read(hash, EARLIER_BYTES_MAX as u64)?;
+            codec::decode(&bytes, EARLIER_BYTES_MAX).map_err(CommandError::BlobList)
+        };
+        blocking(read).await
     }
 }
 

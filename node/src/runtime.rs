@@ -287,6 +287,7 @@ impl Parts {
             blobs: blobs.clone(),
             scratch: options.data.join("scratch"),
             slots: options.slots,
+            memory_bytes: options.memory_bytes,
             artifacts: artifacts.clone(),
             commands: commands.clone(),
         })?;

@@ -515,6 +515,158 @@ fn ctrl_c_while_waiting_leaves_the_job_alone() {
     assert_eq!(dir.swarm(&["cancel", &id]).finish().code, 0);
 }
 
+#[test]
+fn every_example_of_the_help_works() {
+    let dir = Dir::new();
+    dir.write("lines.txt", "one\ntwo\n");
+    dir.write(
+        "job.toml",
+        "name = \"example\"\n[params]\nsize = { type = \"int\", default = 3 }\n[task.hello]\nwasm = \"hello.wasm\"\n\
+         array = \"0..{{ params.size }}\"\n[task.make]\nwasm = \"file.wasm\"\noutputs = [\"made.txt\"]\n",
+    );
+    let help = dir.swarm(&["--help"]).finish().stdout;
+    let names = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut examples = Vec::new();
+    let names = names.filter(|line| !line.starts_with("   "));
+    for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        let help = dir.swarm(&[name, "--help"]).finish().stdout;
+        let lines: Vec<String> =
+            help.lines().skip_while(|line| *line != "Examples:").skip(1).map(str::to_owned).collect();
+        assert!(!lines.is_empty(), "{name} shows no example");
+        examples.extend(lines);
+    }
+    // A node of its own for what starts one; what ends the node comes last.
+    let (start, others): (Vec<_>, Vec<_>) = examples.into_iter().partition(|line| line.contains("swarm start"));
+    for line in start {
+        let elsewhere = Dir::new();
+        let words: Vec<&str> = line.split_whitespace().skip(2).collect();
+        Node::start_with(&elsewhere, &words).leaves_in_order_when_told();
+    }
+    let _node = Node::start(&dir);
+    let (drain, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|line| line.contains("swarm drain"));
+    for line in others.iter().chain(&drain) {
+        // Before it, a job that is over and has outputs is the last one.
+        if line.contains("@last") {
+            assert_eq!(dir.swarm(&["submit", "job.toml", "--wait"]).finish().code, 0);
+        }
+        let done = dir.shell(line.trim()).finish();
+        assert_eq!(done.code, 0, "{line}: {done:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_where_tasks_would_run_and_what_never_can() {
+    let dir = Dir::new();
+    let job = |place: &str| {
+        format!(
+            "name = \"planned\"\n[task.make]\nwasm = \"file.wasm\"\narray = \"0..10\"\noutputs = [\"made.txt\"]\n{place}\n\
+             [task.after]\nwasm = \"hello.wasm\"\narray = \"0..10\"\nneeds = [{{ task = \"make\", same = [\"index\"] }}]\n"
+        )
+    };
+    dir.write("job.toml", &job(""));
+    dir.write("never.toml", &job("where = { require = [\"label.zone = moon\"] }"));
+    let offline = dir.swarm(&["plan", "never.toml", "--offline"]).finish();
+    assert_eq!(offline.code, 0, "{offline:?}");
+    let _node = Node::start_with(&dir, &["--label", "zone=a", "--name", "anna"]);
+    let planned = dir.swarm(&["plan", "job.toml"]).finish();
+    assert_eq!(planned.code, 0, "{planned:?}");
+    assert!(planned.stdout.contains("└─ make: 10 tasks → anna 10\n"), "{}", planned.stdout);
+    assert!(
+        planned.stdout.contains("   └─ after: 10 tasks, needs make of the same index → anna 10\n"),
+        "{}",
+        planned.stdout
+    );
+    let never = dir.swarm(&["plan", "never.toml", "-o", "json"]).finish();
+    assert_eq!(never.code, 9, "{never:?}");
+    assert_eq!(never.json()["stages"][0]["never"], "no node satisfies `label.zone = moon` (1 node: zone = a)");
+    assert!(never.stderr.ends_with("swarm nodes\n"), "{}", never.stderr);
+    // It is as the plan says.
+    let left = dir.swarm(&["submit", "never.toml", "-o", "id"]).finish();
+    assert_eq!(dir.swarm(&["wait", left.stdout.trim(), "--timeout", "1s"]).finish().code, 7);
+}
+
+#[test]
+fn elements_flow_through_stages_and_take_their_own_files_along() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    dir.write(
+        "flow.toml",
+        "name = \"flow\"\n[task.make]\nwasm = \"file.wasm\"\nmatrix = { x = [\"a\", \"b\"], y = [1, 2] }\noutputs = [\"made.txt\"]\n\
+         [task.use]\nwasm = \"cat.wasm\"\nmatrix = { x = [\"a\", \"b\"] }\nneeds = [{ task = \"make\", same = [\"x\"] }]\n\
+         inputs.in = { from = \"make\", path = \"made.txt\", as = \"{{ y }}\" }\n",
+    );
+    let done = dir.swarm(&["submit", "flow.toml", "--wait"]).finish();
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(dir.swarm(&["logs", "@last/use"]).finish().stdout, "made\nmade\n");
+}
+
+#[test]
+fn only_what_failed_runs_again() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    for index in 0..10 {
+        let text = if index % 4 == 3 { "" } else { "fine\n" };
+        fs::create_dir_all(dir.path("in")).unwrap();
+        dir.write(&format!("in/{index}.txt"), text);
+    }
+    dir.write(
+        "job.toml",
+        "name = \"mended\"\nmax_failures = 5\n[task.copy]\nwasm = \"strict.wasm\"\neach = { files = \"in/*.txt\" }\nstdin = { item = true }\n",
+    );
+    let failed = dir.swarm(&["submit", "job.toml", "--wait"]).finish();
+    assert_eq!(failed.code, 3, "{failed:?}");
+    let running = dir.swarm(&["retry", "@last", "--failed", "-o", "id"]).finish();
+    assert_eq!(running.code, 0, "{running:?}");
+    assert_eq!(dir.swarm(&["wait", "@last"]).finish().code, 3, "nothing was mended");
+    dir.write("in/3.txt", "mended\n");
+    dir.write("in/7.txt", "mended\n");
+    let again = dir.swarm(&["retry", failed.stdout.trim(), "--failed", "job.toml", "-o", "id"]).finish();
+    assert_eq!(again.code, 0, "{again:?}");
+    let id = again.stdout.trim();
+    assert_eq!(dir.swarm(&["wait", id]).finish().code, 0);
+    let logs = dir.swarm(&["logs", id, "--prefix"]).finish().stdout;
+    let lines: Vec<&str> = logs.lines().collect();
+    assert_eq!((lines.len(), lines[3], lines[4]), (10, "copy[3] | mended", "copy[4] | fine"), "{logs}");
+    let shown = dir.swarm(&["show", id, "-o", "json"]).finish().json();
+    assert_eq!((&shown["done"], &shown["tasks"]), (&10.into(), &10.into()));
+    let nothing = dir.swarm(&["retry", id, "--failed"]).finish();
+    assert_eq!(nothing.code, 2, "{nothing:?}");
+}
+
+#[test]
+fn lists_are_filtered_by_state_and_label() {
+    let dir = Dir::new();
+    let _node = Node::start(&dir);
+    dir.write("hello.toml", "name = \"hello\"\nlabels = { team = \"art\" }\n[task.hello]\nwasm = \"hello.wasm\"\n");
+    assert_eq!(dir.swarm(&["submit", "hello.toml", "--wait", "--label", "run=1"]).finish().code, 0);
+    assert_eq!(dir.swarm(&["submit", "hello.toml", "--wait", "--name", "other"]).finish().code, 0);
+    let ids = |line: &[&str]| {
+        let listed = dir.swarm(&[&["ls", "-o", "id"], line].concat()).finish();
+        assert_eq!(listed.code, 0, "{listed:?}");
+        listed.stdout.lines().count()
+    };
+    assert_eq!(
+        [ids(&[]), ids(&["--label", "team=art"]), ids(&["--label", "run"]), ids(&["--limit", "1"])],
+        [2, 2, 1, 1]
+    );
+    assert_eq!([ids(&["--state", "done"]), ids(&["--state", "failed"]), ids(&["--label", "team=music"])], [2, 0, 0]);
+}
+
+#[test]
+fn shells_and_editors_get_what_they_need() {
+    let dir = Dir::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = dir.swarm(&["completions", shell]).finish();
+        assert_eq!(script.code, 0, "{script:?}");
+        assert!(script.stdout.contains("SWARM_COMPLETE"), "{}", script.stdout);
+    }
+    let schema = dir.swarm(&["schema", "job"]).finish().json();
+    assert_eq!(schema["properties"]["name"]["pattern"], "^[a-z0-9-]{1,63}$");
+    assert!(dir.swarm(&["man"]).finish().stdout.contains(".TH swarm 1"));
+    assert_eq!(dir.swarm(&["man", "pages"]).finish().code, 0);
+    assert!(dir.read("pages/swarm-submit.1").contains("submit"));
+}
+
 // ---- helpers
 
 /// A directory with guests in it, and with a data directory.
@@ -551,7 +703,22 @@ impl Dir {
 
     fn swarm(&self, line: &[&str]) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
-        command.args(line).current_dir(self.0.path()).env("SWARM_NODE", self.data());
+        command.args(line);
+        self.run(command)
+    }
+
+    /// A line as a user types it, into a shell that finds this `swarm`.
+    fn shell(&self, line: &str) -> Running {
+        let here = Path::new(env!("CARGO_BIN_EXE_swarm")).parent().unwrap().to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(std::iter::once(here).chain(std::env::split_paths(&path))).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).env("PATH", path);
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Running {
+        command.current_dir(self.0.path()).env("SWARM_NODE", self.data());
         for other in ["SWARM_DATA", "SWARM_BOOTSTRAP", "SWARM_LISTEN", "SWARM_LOG", "RUST_LOG"] {
             command.env_remove(other);
         }
@@ -628,6 +795,15 @@ impl Node {
         Self::greeted(dir.swarm(&["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "2"]), dir)
     }
 
+    fn start_with(dir: &Dir, words: &[&str]) -> Self {
+        Self::greeted(dir.swarm(&[&["start", "--listen", "/ip4/127.0.0.1/tcp/0"], words].concat()), dir)
+    }
+
+    fn leaves_in_order_when_told(self) {
+        self.signal(rustix::process::Signal::TERM);
+        self.leaves_in_order();
+    }
+
     fn join(dir: &Dir, bootstrap: &str) -> Self {
         let listen = "/ip4/127.0.0.1/tcp/0";
         Self::greeted(dir.swarm(&["start", "--listen", listen, "--slots", "2", "--bootstrap", bootstrap]), dir)
@@ -702,7 +878,41 @@ fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     heard
 }
 
-const GUESTS: [(&str, &str); 10] = [
+const GUESTS: [(&str, &str); 12] = [
+    (
+        // The file `in/1` of the first directory it was given.
+        "cat",
+        r#"(module
+            (import "wasi_snapshot_preview1" "path_open"
+                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\40\00\00\00\00\04\00\00")
+            (data (i32.const 32) "in/1")
+            (func (export "_start")
+                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 4) (i32.const 0)
+                        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 12))
+                    (then unreachable))
+                (if (call $read (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 4))
+                    (then unreachable))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+    ),
+    (
+        // Its standard input; fails when that is empty.
+        "strict",
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\40\00\00\00\00\04\00\00")
+            (func (export "_start")
+                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (if (i32.eqz (i32.load (i32.const 8))) (then (call $exit (i32.const 65))))
+                (i32.store (i32.const 4) (i32.load (i32.const 8)))
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
+    ),
     (
         "hello",
         r#"(module

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rangemap::RangeSet;
 
+use crate::claims::ClaimQueue;
 use crate::custody::{SHARDS_PER_MESSAGE, Shard};
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, ShardPromise};
@@ -118,8 +119,10 @@ pub(crate) struct Parked {
 pub(crate) struct Arbiter {
     pub(crate) epoch: Epoch,
     phase: Phase,
-    /// Neither ended, leased, reported nor backing off.
-    pending: RangeSet<u32>,
+    /// Neither ended, leased, reported, backing off nor waiting for tasks of another stage.
+    pub(crate) pending: RangeSet<u32>,
+    /// Waiting for a task of another stage: its stage and index.
+    pub(crate) blocked: BTreeMap<u32, (u16, u32)>,
     /// Backing off until then.
     delayed: BTreeSet<(Time, u32)>,
     /// Who should not get a task, and until when.
@@ -129,6 +132,10 @@ pub(crate) struct Arbiter {
     pub(crate) copies: Copies,
     /// Since when tasks wait and none was granted.
     waiting_since: Option<Time>,
+    /// Since when tasks could be granted at all.
+    pub(crate) able_since: Option<Time>,
+    /// When a node that the stage likes took some last.
+    pub(crate) liked_at: Option<Time>,
     recordings: BTreeMap<u64, Recording>,
     last_lease: u64,
     last_recording: u64,
@@ -141,12 +148,15 @@ impl Arbiter {
             epoch,
             phase: Phase::Preparing { waiting, repeat, seen_before },
             pending: RangeSet::new(),
+            blocked: BTreeMap::new(),
             delayed: BTreeSet::new(),
             avoid: BTreeMap::new(),
             leases: BTreeMap::new(),
             pace: Pace::default(),
             copies: Copies::default(),
             waiting_since: None,
+            able_since: None,
+            liked_at: None,
             recordings: BTreeMap::new(),
             last_lease: numbers,
             last_recording: numbers,
@@ -162,11 +172,20 @@ impl Arbiter {
         sum
     }
 
+    /// Tasks of which the same is true.
+    pub(crate) fn unconfirmed_tasks(&self) -> RangeSet<u32> {
+        let runs = self.recordings.values().flat_map(|recording| &recording.segment);
+        runs.filter(|run| run.range.count > 0).map(|run| run.range.indexes()).collect()
+    }
+
     /// Facts came from elsewhere: what they end is not to be granted.
     pub(crate) fn forget_ended(&mut self, segment: &[Run]) {
         for run in segment.iter().filter(|run| run.state.end.is_some() && run.range.count > 0) {
             self.pending.remove(run.range.indexes());
             self.copies.forget(run.range);
+            if !self.blocked.is_empty() {
+                self.blocked.retain(|task, _| !run.range.indexes().contains(task));
+            }
             if !self.delayed.is_empty() {
                 self.delayed.retain(|(_, task)| !run.range.indexes().contains(task));
             }
@@ -191,11 +210,11 @@ impl Arbiter {
 
     /// Whether everything that is left is leased.
     pub(crate) fn nothing_waits(&self) -> bool {
-        self.phase == Phase::Granting && self.pending.is_empty() && self.delayed.is_empty()
+        self.phase == Phase::Granting && self.pending.is_empty() && self.delayed.is_empty() && self.blocked.is_empty()
     }
 
     /// Tasks that could be granted.
-    fn claimable(&self) -> u32 {
+    pub(crate) fn claimable(&self) -> u32 {
         count_of(&self.pending) + self.copies.offered()
     }
 
@@ -275,7 +294,7 @@ fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
 }
 
 impl Node {
-    fn arbiter_mut(&mut self, shard: ShardId) -> Option<&mut Arbiter> {
+    pub(crate) fn arbiter_mut(&mut self, shard: ShardId) -> Option<&mut Arbiter> {
         self.custody.shards.get_mut(&shard)?.arbiter.as_mut()
     }
 
@@ -313,6 +332,9 @@ impl Node {
         }
         if core::mem::take(&mut self.custody.grants_changed) {
             self.grant_wants();
+        }
+        if !self.custody.over_due.is_empty() {
+            self.tell_over();
         }
         self.flush_progress();
     }
@@ -429,6 +451,8 @@ impl Node {
                 arbiter.phase = if *seen_before { Phase::Grace { until: now + GRACE } } else { Phase::Granting };
                 if is_stopped {
                     self.cancel_rest(id);
+                } else {
+                    self.block_tasks(id);
                 }
                 self.wake(now + GRACE, "grace");
             }
@@ -466,6 +490,7 @@ impl Node {
             self.end_leases(id);
             self.find_stragglers(id);
             self.end_queue(id);
+            self.end_total(id);
         }
         self.keep_recordings();
         self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
@@ -510,7 +535,9 @@ impl Node {
             return;
         };
         let complete = self.other_custodians(shard).len() + 1 == shard.custodians.len();
-        let waits = complete && self.grantable(id).is_some_and(|arbiter| !arbiter.pending.is_empty());
+        // What the job's own limit holds back does not wait for a node.
+        let held_back = self.is_held_back(id.job);
+        let waits = complete && !held_back && self.grantable(id).is_some_and(|arbiter| !arbiter.pending.is_empty());
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         if !waits {
             arbiter.waiting_since = None;
@@ -555,7 +582,7 @@ impl Node {
         self.custody.claimable
     }
 
-    fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
+    pub(crate) fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
         let arbiter = self.custody.shards.get(&id)?.arbiter.as_ref()?;
         let job = self.jobs.get(id.job)?;
         let stopped = job.stop.is_some() && !self.plants(PlantedBug::GrantsStopped);
@@ -564,15 +591,9 @@ impl Node {
         ready.then_some(arbiter)
     }
 
-    fn grantable_shards(&self) -> Vec<(ShardId, u32)> {
-        let open = self.custody.open.iter();
-        let counted = open.filter_map(|(_, id)| Some((*id, self.grantable(*id)?.claimable())));
-        counted.filter(|(_, pending)| *pending > 0).collect()
-    }
-
     fn grant_wants(&mut self) {
-        let mut shards = self.grantable_shards();
-        let mut remaining: u64 = shards.iter().map(|(_, pending)| u64::from(*pending)).sum();
+        let mut queue = self.claim_queue();
+        let mut remaining = queue.pending();
         let claimants = self.membership.links.len() as u64 + 1;
         let mut wants: Vec<_> = self.custody.wants.iter().map(|(node, want)| (want.at, *node)).collect();
         wants.sort_unstable();
@@ -589,7 +610,7 @@ impl Node {
             if self.plants(PlantedBug::GrantsBeyondWants) {
                 count = BATCH_TASKS_MAX;
             }
-            let granted = self.grant_some(executor, count, &mut shards);
+            let granted = self.grant_some(executor, count, &mut queue);
             remaining = remaining.saturating_sub(granted);
             if granted > 0 {
                 self.custody.wants.remove(&executor);
@@ -616,20 +637,23 @@ impl Node {
         }
     }
 
-    /// Grants up to `count` tasks of the first shards that have any; returns how many.
-    fn grant_some(&mut self, executor: NodeId, count: u64, shards: &mut [(ShardId, u32)]) -> u64 {
+    /// Grants up to `count` tasks of the first shards that have any for this executor; returns how many.
+    fn grant_some(&mut self, executor: NodeId, count: u64, queue: &mut ClaimQueue) -> u64 {
         let mut left = count;
-        for (id, pending) in shards.iter_mut().filter(|(_, pending)| *pending > 0) {
+        for at in queue.order() {
+            let (id, pending) = queue.at(at);
+            let most = self.may_take(id, executor, left.min(pending));
             let now = self.now;
-            let Some(arbiter) = self.arbiter_mut(*id) else { continue };
-            let tasks = arbiter.take(executor, left, now);
+            let Some(arbiter) = self.arbiter_mut(id).filter(|_| most > 0) else { continue };
+            let tasks = arbiter.take(executor, most, now);
             let taken = count_of(&tasks);
             if taken == 0 {
                 continue;
             }
-            *pending -= taken;
+            queue.note(at, taken);
             left -= u64::from(taken);
-            self.send_grant(*id, executor, tasks, None);
+            self.note_liked(id, executor);
+            self.send_grant(id, executor, tasks, None);
             if left == 0 {
                 break;
             }
@@ -717,6 +741,14 @@ impl Node {
         {
             let lease = arbiter.leases.remove(&old.number).expect("just seen");
             arbiter.free(&lease.tasks);
+        }
+        // What already runs waits for nothing any more, though its end of waiting was not heard of here.
+        for range in tasks.iter().filter(|range| range.count > 0) {
+            let running: Vec<u32> = arbiter.blocked.range(range.indexes()).map(|(task, _)| *task).collect();
+            for task in running {
+                arbiter.blocked.remove(&task);
+                arbiter.pending.insert(task..task + 1);
+            }
         }
         let continued = common(&arbiter.pending, &tasks);
         for range in continued.iter() {
@@ -833,7 +865,7 @@ impl Node {
     }
 
     /// Persists facts and brings them to the other custodians; acknowledges when enough have them.
-    fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
+    pub(crate) fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
         let repeat = self.now + REPEAT;
         let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
@@ -888,6 +920,7 @@ impl Node {
         let safe: Vec<_> = safe.into_iter().filter_map(|number| arbiter.recordings.remove(&number)).collect();
         for recording in safe {
             self.progress_is_due(id);
+            self.note_over(id, &recording.segment);
             if let Some((executor, lease, tasks)) = recording.ack {
                 self.send(executor, Message::Ack { lease, tasks });
             }
@@ -955,6 +988,7 @@ impl Node {
         let leases = core::mem::take(&mut arbiter.leases);
         arbiter.pending.clear();
         arbiter.delayed.clear();
+        arbiter.blocked.clear();
         for (number, lease) in leases {
             let tasks = ranges_of(&lease.tasks);
             self.send(lease.executor, Message::Recall { lease: LeaseId { shard: id, epoch, number }, tasks });

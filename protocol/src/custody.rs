@@ -12,14 +12,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::arbiter::{Arbiter, Parked, Want};
+use crate::claims::Claims;
 use crate::codec::{self, DecodeError};
+use crate::edges::OverDue;
 use crate::handover::{Repair, blobs_of, holders_of, lacks_holders};
-use crate::lattice::{Counts, End, Run, Segment, ShardState};
+use crate::lattice::{Counts, End, Results, Run, Segment, ShardState, TaskState};
 use crate::message::{CHUNK_BYTES, Message, ShardDigest, ShardPromise};
 use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
-use crate::{Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Range, ShardId, Table, Time, Wanted, Write};
+use crate::{
+    Ending, Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Outcome, Range, ShardId, StageSpec, Table, Time, Wanted, Write,
+};
 
 /// Anti-entropy between custodians.
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
@@ -154,6 +158,9 @@ pub(crate) struct Custody {
     pub(crate) arbitration_changed: bool,
     pub(crate) grants_changed: bool,
     pub(crate) claimable: u32,
+    pub(crate) claims: Claims,
+    /// Tasks that became safe in this event and that others wait for.
+    pub(crate) over_due: OverDue,
     pub(crate) next_claimable_hint: Time,
     /// A shard is over, and its job's custodians are to know at once.
     progress_urgent: bool,
@@ -241,7 +248,7 @@ impl Node {
             let shard = Shard {
                 spec: job.spec.clone(),
                 range,
-                state: ShardState::default(),
+                state: skipped(stage, range),
                 custodians: self.shard_custodians(id),
                 next_segment: 0,
                 digest: None,
@@ -255,7 +262,12 @@ impl Node {
                 quiet: Duration::ZERO,
             };
             self.custody.open.insert((job.arrival, id));
+            let is_over = shard.is_over();
             self.custody.shards.insert(id, shard);
+            if is_over {
+                self.progress_is_due(id);
+                self.close_if_over(id);
+            }
         }
         self.custody.shards.get_mut(&id)
     }
@@ -717,6 +729,15 @@ fn names_blobs(segment: &[Run]) -> bool {
         Some(End::Done(results) | End::Exhausted(results)) => results.holders().next().is_some(),
         _ => false,
     })
+}
+
+/// What is known of a shard before anything of it ran: the tasks that the job does not run succeeded in an earlier one.
+fn skipped(stage: &StageSpec, range: Range) -> ShardState {
+    let mut state = ShardState::default();
+    let done = TaskState::ended(End::Done(Results::one(Outcome::bare(Ending::Exited(0)), [])));
+    let run = |skipped: &Range| Run { range: *skipped, state: done.clone() };
+    state.join(&within(range, stage.options.skip.iter().map(run).collect()));
+    state
 }
 
 /// Blobs of results that fewer than two nodes are known to hold.

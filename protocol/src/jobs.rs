@@ -15,12 +15,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
+use crate::edges::Edges;
 use crate::lattice::Counts;
 use crate::message::{Gossip, JobStatus, JobSummary, Message, StopCause};
 use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
-use crate::{Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, Table, Time, Wanted, Write};
+use crate::{
+    Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, StageSpec, Table, Time, Wanted, Write,
+};
 
 /// How long a submit may take: its blobs have to travel.
 const SUBMIT_MAX: Duration = Duration::from_secs(60);
@@ -64,6 +67,10 @@ pub(crate) struct Job {
     progress: BTreeMap<(u16, u32), Counts>,
     /// Stages known to be done, by my own count or by a custodian's word.
     pub(crate) stages_done: BTreeSet<u16>,
+    /// Stages known to be over, in whatever way.
+    stages_ended: BTreeSet<u16>,
+    /// Which tasks wait for which, one by one.
+    pub(crate) edges: Edges,
     /// Nodes that have the record, as they said. Custodians not among them are told of it again and again.
     known_by: BTreeSet<NodeId>,
     /// Those of them that hold the blobs, too.
@@ -90,10 +97,20 @@ impl Job {
         JobStatus { stages, stop: self.stop }
     }
 
-    /// Whether all that this stage needs is done.
+    /// Whether all that this stage needs whole is done, or over where that is enough.
     pub(crate) fn is_ready(&self, stage: u16) -> bool {
-        let needs = self.spec.stages.get(usize::from(stage)).map_or(&[][..], |stage| &stage.needs);
-        needs.iter().all(|need| self.stages_done.contains(need))
+        let Some(stage) = self.spec.stages.get(usize::from(stage)) else { return true };
+        let enough = |need: &u16| match stage.options.needs_finished.contains(need) {
+            true => self.stages_ended.contains(need) || self.stages_done.contains(need),
+            false => self.stages_done.contains(need),
+        };
+        stage.needs.iter().all(|need| !stage.needs_whole(*need) || enough(need))
+    }
+
+    /// Whether a stage that needs another whole can never run once a task of that one failed.
+    fn is_blocked_by_failures_of(&self, stage: u16) -> bool {
+        let blocked = |it: &StageSpec| it.needs_whole(stage) && !it.options.needs_finished.contains(&stage);
+        self.spec.stages.iter().any(blocked)
     }
 
     /// Whether anybody is known to hold its blobs: before that whoever takes its tasks only waits.
@@ -154,6 +171,10 @@ impl Jobs {
         self.jobs.get(&job)
     }
 
+    pub(crate) fn get_mut(&mut self, job: JobId) -> Option<&mut Job> {
+        self.jobs.get_mut(&job)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &Job)> {
         self.jobs.iter()
     }
@@ -207,6 +228,7 @@ impl Node {
         let id = signed.id();
         self.jobs.arrivals += 1;
         self.jobs.pulls.remove(&id);
+        let edges = Edges::new(&spec);
         let job = Job {
             signed,
             spec: Arc::new(spec),
@@ -215,6 +237,8 @@ impl Node {
             blobs: if blobs_held { Blobs::Held } else { Blobs::Unknown },
             progress: BTreeMap::new(),
             stages_done: BTreeSet::new(),
+            stages_ended: BTreeSet::new(),
+            edges,
             known_by: BTreeSet::new(),
             held_by: BTreeSet::new(),
             arrival: self.jobs.arrivals,
@@ -660,26 +684,32 @@ impl Node {
     fn act_on_progress(&mut self, id: JobId) {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
         let status = job.status();
-        let mut newly_done = Vec::new();
-        for (stage, (tasks, counts)) in status.stages.iter().enumerate() {
-            if counts.done >= *tasks && job.stages_done.insert(stage as u16) {
-                newly_done.push(stage as u16);
+        let (mut newly_done, mut newly_ended) = (Vec::new(), Vec::new());
+        for (stage, (tasks, counts)) in (0..).zip(&status.stages) {
+            if counts.done >= *tasks && job.stages_done.insert(stage) {
+                newly_done.push(stage);
+            }
+            if counts.ended() >= *tasks && job.stages_ended.insert(stage) && counts.done < *tasks {
+                newly_ended.push(stage);
             }
         }
         // A stage that is needed whole and ended with failures blocks for ever what needs it.
-        let needed = |stage: usize| job.spec.stages.iter().any(|it| it.needs.contains(&(stage as u16)));
-        let blocks = status
-            .stages
-            .iter()
-            .enumerate()
-            .any(|(stage, (tasks, counts))| counts.failed > 0 && counts.ended() >= *tasks && needed(stage));
+        let blocks = (0..).zip(&status.stages).any(|(stage, (tasks, counts))| {
+            counts.failed > 0 && counts.ended() >= *tasks && job.is_blocked_by_failures_of(stage)
+        });
         let too_many_failed = (blocks || status.counts().failed > job.spec.failures_max) && job.stop.is_none();
         if status.state().is_over() && !core::mem::replace(&mut job.said_over, true) {
             self.say_over(id);
             self.out.notify.push(Notice::Over(id));
         }
         if !newly_done.is_empty() {
-            self.tell_stages_done(id, newly_done);
+            let stages = newly_done.clone();
+            self.tell_stages(id, &newly_done, Message::StagesDone { job: id, stages });
+            self.on_stages_unblocked(id);
+        }
+        if !newly_ended.is_empty() {
+            let stages = newly_ended.clone();
+            self.tell_stages(id, &newly_ended, Message::StagesEnded { job: id, stages });
             self.on_stages_unblocked(id);
         }
         if too_many_failed {
@@ -687,12 +717,12 @@ impl Node {
         }
     }
 
-    fn tell_stages_done(&mut self, id: JobId, stages: Vec<u16>) {
-        let Some(job) = self.jobs.jobs.get(&id) else { return };
-        let waits = |stage: &crate::StageSpec| stage.needs.iter().any(|need| stages.contains(need));
+    fn tell_stages(&mut self, id: JobId, stages: &[u16], message: Message) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let waits = |stage: &StageSpec| stage.needs.iter().any(|need| stages.contains(need));
         if job.spec.stages.iter().any(waits) {
             for peer in self.linked() {
-                self.send(peer, Message::StagesDone { job: id, stages: stages.clone() });
+                self.send(peer, message.clone());
             }
             if self.membership.sparse {
                 let holder = self.me();
@@ -708,10 +738,21 @@ impl Node {
         }
     }
 
+    pub(crate) fn on_stages_ended(&mut self, id: JobId, stages: Vec<u16>) {
+        if let Some(job) = self.jobs.jobs.get_mut(&id) {
+            job.stages_ended.extend(stages);
+            self.on_stages_unblocked(id);
+        }
+    }
+
     pub(crate) fn on_stages_ask(&mut self, from: NodeId, id: JobId) {
         if let Some(job) = self.jobs.jobs.get(&id) {
-            let answer = Message::StagesDone { job: id, stages: job.stages_done.iter().copied().collect() };
-            self.send(from, answer);
+            let done = Message::StagesDone { job: id, stages: job.stages_done.iter().copied().collect() };
+            let ended: Vec<u16> = job.stages_ended.difference(&job.stages_done).copied().collect();
+            self.send(from, done);
+            if !ended.is_empty() {
+                self.send(from, Message::StagesEnded { job: id, stages: ended });
+            }
         }
     }
 
@@ -745,6 +786,8 @@ impl Node {
             name: job.spec.name.clone(),
             submitted_unix_ms: job.spec.submitted_unix_ms,
             submitter: job.spec.submitter,
+            labels: job.spec.options.labels.clone(),
+            priority: job.spec.options.priority,
             status: job.status(),
         };
         self.jobs.jobs.iter().map(summary).collect()
@@ -770,6 +813,7 @@ impl Node {
             self.jobs.next_nudge = self.now + NUDGE;
             self.nudge_silent_shards();
             self.ask_for_stages();
+            self.ask_for_all_tasks();
             self.retry_blobs();
         }
         if self.now >= self.jobs.next_digest {

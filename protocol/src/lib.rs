@@ -5,10 +5,14 @@
 #![deny(unsafe_code)]
 
 mod arbiter;
+mod claims;
 pub mod codec;
 mod custody;
+mod demands;
+mod edges;
 mod effects;
 mod expiry;
+mod grid;
 mod handover;
 mod ids;
 mod jobs;
@@ -19,8 +23,10 @@ pub mod message;
 pub mod modules;
 mod node;
 mod notes;
+mod options;
 mod outcome;
 mod outputs;
+mod parallel;
 pub mod placement;
 mod planted;
 mod publishing;
@@ -33,13 +39,17 @@ mod uses;
 mod worker;
 mod write;
 
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Test, Where};
+pub use edges::Edge;
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
+pub use grid::{Cell, EXCLUDES_MAX, Grid, INCLUDES_MAX, Values};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
 pub use links::{HEARTBEAT, LINK_SILENCE_MAX, LINKS_FULL_MAX};
 pub use message::{
     Answer, Gossip, JobState, JobStatus, JobSummary, Message, NodeRecord, Query, SharedRecord, StopCause,
 };
 pub use node::{Config, Node, RestoreError};
+pub use options::{JobOptions, KEEP_MS_DEFAULT, LABELS_MAX, PRIORITIES, SameNeed, StageOptions};
 pub use outcome::{Content, Ending, INLINE_BYTES_MAX, Outcome, OutputFile};
 pub use outputs::{
     BadName, BadOutputs, OUTPUT_PART_BYTES_MAX, OUTPUT_PATH_BYTES_MAX, OUTPUTS_MAX, OutputSpec, check_output,

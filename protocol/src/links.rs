@@ -238,7 +238,7 @@ impl Node {
 
     pub(crate) fn send_heartbeat(&mut self, peer: NodeId) {
         let now = self.now;
-        let claimable = self.claimable();
+        let claimable = self.claimable_for(peer);
         let leases = self.worker.leases_of(peer);
         let links = &mut self.membership.links;
         let works = !self.membership.sparse || !leases.is_empty() || links.partners.contains(&peer);

@@ -217,6 +217,48 @@ pub enum Message {
     },
     /// "Which stages of this job are done?"
     StagesAsk(JobId),
+    /// As `StagesDone`, of stages all of whose tasks have ended, in whatever way.
+    StagesEnded {
+        /// The job.
+        job: JobId,
+        /// Positions of the stages.
+        stages: Vec<u16>,
+    },
+    /// From keepers of an earlier stage's tasks to arbiters of tasks that wait for them one by one: these are over, on
+    /// enough disks.
+    TasksOver {
+        /// The job.
+        job: JobId,
+        /// Position of the earlier stage.
+        stage: u16,
+        /// Succeeded.
+        done: Vec<Range>,
+        /// Failed for good.
+        failed: Vec<Range>,
+    },
+    /// "Which tasks of this shard are over?" Answered by `TasksOver`.
+    TasksAsk(ShardId),
+    /// From an arbiter to the first custodian of a job that runs so many tasks at once: "I hold to having no more than
+    /// this leased; I could use so many." Answered by `Share`.
+    ShareAsk {
+        /// The job.
+        job: JobId,
+        /// The sender's number of the request.
+        number: u64,
+        /// No more is leased by the sender, nor will be before it hears an answer to this request.
+        holds: u32,
+        /// What it could lease.
+        wants: u32,
+    },
+    /// "You may have so many leased."
+    Share {
+        /// The job.
+        job: JobId,
+        /// As in `ShareAsk`.
+        number: u64,
+        /// The tasks.
+        holds: u32,
+    },
     /// Between custodians of jobs: what I have. Answered by `JobPull`, or by `JobPush` when the receiver knows more.
     JobDigests(Vec<(JobId, Option<StopCause>)>),
 
@@ -469,6 +511,12 @@ pub struct JobSummary {
     pub submitted_unix_ms: u64,
     /// Who submitted it.
     pub submitter: NodeId,
+    /// For people and filters.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Greater ones are granted first.
+    #[serde(default)]
+    pub priority: i8,
     /// How far it is.
     pub status: JobStatus,
 }

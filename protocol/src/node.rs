@@ -16,6 +16,7 @@ use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
 use crate::membership::{INCARNATION_KEY, Membership};
 use crate::message::{Message, NodeRecord};
 use crate::notes::RUNNING_KEY;
+use crate::parallel::Shares;
 use crate::planted::PlantedBug;
 use crate::publishing::Publishing;
 use crate::questions::Questions;
@@ -75,6 +76,7 @@ pub struct Node {
     pub(crate) uses: Uses,
     pub(crate) questions: Questions,
     pub(crate) seek: Seek,
+    pub(crate) shares: Shares,
     next_heartbeat: Time,
     /// Moments between heartbeats at which something is due.
     wakes: BTreeMap<Time, &'static str>,
@@ -115,6 +117,7 @@ impl Node {
             uses: Uses::default(),
             questions: Questions::default(),
             seek: Seek::default(),
+            shares: Shares::default(),
             next_heartbeat: now,
             wakes: BTreeMap::new(),
             alone_until: now,
@@ -250,6 +253,11 @@ impl Node {
             Message::Progress { job, shards } => self.on_progress(from, job, shards),
             Message::StagesDone { job, stages } => self.on_stages_done(job, stages),
             Message::StagesAsk(job) => self.on_stages_ask(from, job),
+            Message::StagesEnded { job, stages } => self.on_stages_ended(job, stages),
+            Message::TasksOver { job, stage, done, failed } => self.on_tasks_over(job, stage, &done, &failed),
+            Message::TasksAsk(shard) => self.on_tasks_ask(from, shard),
+            Message::ShareAsk { job, number, holds, wants } => self.on_share_ask(from, job, number, holds, wants),
+            Message::Share { job, number, holds } => self.on_share(job, number, holds),
             Message::JobDigests(digests) => self.on_job_digests(from, digests),
 
             Message::Prepare(shards) => self.on_prepare(from, shards),
@@ -301,6 +309,8 @@ impl Node {
             self.keep_modules();
             self.keep_expiry();
             self.keep_worker();
+            self.keep_claims();
+            self.keep_shares();
             self.keep_blobs();
             self.keep_sure();
             self.note_running(true);

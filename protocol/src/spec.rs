@@ -9,11 +9,14 @@ use ed25519_dalek::{Signature, Signer, SigningKey, Verifier, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, DecodeError};
+use crate::demands::CONDITIONS_MAX;
+use crate::edges::Edge;
+use crate::options::{LABELS_MAX, PRIORITIES};
 use crate::outputs::{BadOutputs, OutputSpec, check_outputs};
-use crate::{Ending, Hash, JobId, NodeId, Range, ShardId};
+use crate::{Ending, Grid, Hash, JobId, JobOptions, NodeId, Range, ShardId, StageOptions};
 
-/// Version of the encoding of [`JobSpec`].
-pub const JOB_SPEC_VERSION: u16 = 1;
+/// Version of the encoding of [`JobSpec`]. Version 1 had no options and reads the same without them.
+pub const JOB_SPEC_VERSION: u16 = 2;
 /// Stages in one job. Keeps a spec below a frame and needs below a screen.
 pub const STAGES_MAX: usize = 256;
 /// Tasks in one stage: 2^24, so that a shard number and a task index stay small and a sweep of ten million fits.
@@ -49,6 +52,9 @@ pub struct JobSpec {
     pub failures_max: u32,
     /// The stages, each after all that it needs.
     pub stages: Vec<StageSpec>,
+    /// What most jobs leave as it is.
+    #[serde(default, skip_serializing_if = "JobOptions::is_default")]
+    pub options: JobOptions,
 }
 
 /// The tasks of one `[task.NAME]` table.
@@ -86,6 +92,9 @@ pub struct StageSpec {
     pub queue_ms_max: Option<u64>,
     /// What one attempt may use.
     pub limits: Limits,
+    /// What most stages leave as it is.
+    #[serde(default, skip_serializing_if = "StageOptions::is_default")]
+    pub options: StageOptions,
 }
 
 /// What differs between the tasks of a stage.
@@ -102,6 +111,10 @@ pub enum Elements {
     Matrix(Vec<Axis>),
     /// `each`: a blob with the CBOR encoding of a list of [`Item`], one a task.
     List(Hash),
+    /// `matrix` with `include` or `exclude`.
+    Grid(Grid),
+    /// As `List`, of JSON values: the text of an item that is no plain string is JSON.
+    Json(Hash),
 }
 
 /// One axis of a matrix.
@@ -156,7 +169,7 @@ pub enum InputSource {
     File {
         /// Its name.
         hash: Hash,
-        /// Its length in bytes.
+        /// Its length in bytes; 0 also when its name alone was given.
         len: u64,
     },
     /// Many files in a folder: a blob with the CBOR encoding of a list of [`TreeFile`].
@@ -240,6 +253,39 @@ pub struct Limits {
 }
 
 impl StageSpec {
+    /// One task that runs a module, with nothing else said: one attempt, a minute, 64 MiB.
+    pub fn plain(name: &str, wasm: Hash) -> Self {
+        Self {
+            name: name.into(),
+            wasm,
+            entry: "_start".into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            stdin: Stdin::Empty,
+            count: 1,
+            shard_tasks: *SHARD_TASKS.start(),
+            elements: Elements::One,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            needs: Vec::new(),
+            retry: Retry { max: 0, lost_max: 0, backoff_ms: 0, backoff_ms_max: 0, on: Vec::new() },
+            run_ms_max: 60_000,
+            queue_ms_max: None,
+            limits: Limits {
+                memory_bytes_max: 64 << 20,
+                fuel_max: 1 << 40,
+                stdout_bytes_max: 1 << 20,
+                outputs_bytes_max: 1 << 20,
+            },
+            options: StageOptions::default(),
+        }
+    }
+
+    /// Whether another stage is needed whole, and not element by element.
+    pub fn needs_whole(&self, stage: u16) -> bool {
+        self.needs.contains(&stage) && !self.options.needs_same.iter().any(|need| need.stage == stage)
+    }
+
     /// How many shards the stage has.
     pub fn shards(&self) -> u32 {
         self.count.div_ceil(self.shard_tasks.max(1))
@@ -277,7 +323,10 @@ impl JobSpec {
     /// Checks every limit and cross-reference.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec::Limit(what)) };
-        ensure(self.version == JOB_SPEC_VERSION, "its version is unknown")?;
+        ensure((1..=JOB_SPEC_VERSION).contains(&self.version), "its version is unknown")?;
+        ensure(PRIORITIES.contains(&self.options.priority), "its priority must be -100 to 100")?;
+        ensure(self.options.labels.len() <= LABELS_MAX, "it has more than 64 labels")?;
+        ensure(self.options.parallel_max != Some(0), "it may run no task at all")?;
         ensure((1..=63).contains(&self.name.len()), "its name must have 1 to 63 characters")?;
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         ensure(self.name.chars().all(plain), "its name may hold only a-z, 0-9 and -")?;
@@ -295,8 +344,24 @@ impl JobSpec {
                 _ => None,
             });
             ensure(from.into_iter().all(|from| stage.needs.contains(from)), "an input is from a stage not needed")?;
+            self.check_options(stage)?;
         }
         Ok(())
+    }
+
+    fn check_options(&self, stage: &StageSpec) -> Result<(), InvalidSpec> {
+        let ensure = |holds: bool, what: &'static str| if holds { Ok(()) } else { Err(InvalidSpec::Limit(what)) };
+        let options = &stage.options;
+        let finer = options.needs_finished.iter().chain(options.needs_same.iter().map(|need| &need.stage));
+        ensure(finer.into_iter().all(|need| stage.needs.contains(need)), "it says how it needs a stage not needed")?;
+        let possible = |need: &crate::SameNeed| {
+            let theirs = self.stages.get(usize::from(need.stage));
+            theirs.is_some_and(|theirs| Edge::is_possible(stage, theirs, &need.names))
+        };
+        ensure(options.needs_same.iter().all(possible), "it needs a stage by names that the two do not share")?;
+        ensure(options.place.conditions().count() <= CONDITIONS_MAX, "it has more than 64 conditions")?;
+        let within = |range: &Range| range.first < range.end() && range.end() <= stage.count;
+        ensure(options.skip.iter().all(within), "it skips tasks that it does not have")
     }
 }
 
@@ -305,7 +370,8 @@ impl Elements {
     fn may_be(&self, count: u32) -> bool {
         match self {
             Self::One => count == 1,
-            Self::Numbers { .. } | Self::List(_) => true,
+            Self::Numbers { .. } | Self::List(_) | Self::Json(_) => true,
+            Self::Grid(grid) => grid.is_sound() && grid.count() == u64::from(count),
             Self::Matrix(axes) => {
                 let sizes = axes.iter().map(|axis| axis.values.len() as u64);
                 sizes.fold(1u64, u64::saturating_mul) == u64::from(count)

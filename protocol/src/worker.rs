@@ -59,6 +59,8 @@ struct Held {
     arbiter: NodeId,
     /// Started, without outcome.
     running: RangeSet<u32>,
+    /// Slots that each of them takes.
+    slots: u32,
     /// Ended, not acknowledged.
     outcomes: Vec<(Range, Outcome)>,
     reported: Time,
@@ -129,7 +131,7 @@ impl Worker {
     }
 
     fn running(&self) -> u32 {
-        self.held.values().map(|held| count_of(&held.running)).sum()
+        self.held.values().map(|held| count_of(&held.running).saturating_mul(held.slots)).sum()
     }
 
     /// When to ask for more, if never before now: outcomes come in batches, so what still runs is estimated.
@@ -249,7 +251,7 @@ impl Node {
     }
 
     fn arbiters_with_work(&self) -> Vec<NodeId> {
-        let own = (self.claimable() > 0).then_some(self.me());
+        let own = (self.claimable_for(self.me()) > 0).then_some(self.me());
         self.membership.links.with_work().chain(own).filter(|node| self.reaches(*node)).collect()
     }
 
@@ -283,7 +285,9 @@ impl Node {
     fn begin_lease(&mut self, from: NodeId, grant: Grant) {
         let Some(job) = self.jobs.get(grant.lease.shard.job) else { return };
         let spec = job.spec.clone();
-        let count = spec.stages.get(usize::from(grant.lease.shard.stage)).map_or(0, |stage| stage.count);
+        let stage = spec.stages.get(usize::from(grant.lease.shard.stage));
+        let count = stage.map_or(0, |stage| stage.count);
+        let taken = stage.and_then(|stage| stage.resources_on(&self.membership.me)).map_or(1, |it| it.slots);
         let mut running = RangeSet::new();
         running.extend(grant.tasks.iter().filter(|(range, _)| range.count > 0).map(|(range, _)| range.indexes()));
         if grant.tasks.iter().any(|(range, _)| range.end() > count) || running.is_empty() {
@@ -294,8 +298,15 @@ impl Node {
             self.worker.progressed = self.now;
             self.worker.look_again(self.now);
         }
-        let held =
-            Held { current: lease, arbiter: from, running, outcomes: Vec::new(), reported: self.now, resume: None };
+        let held = Held {
+            current: lease,
+            arbiter: from,
+            running,
+            slots: taken,
+            outcomes: Vec::new(),
+            reported: self.now,
+            resume: None,
+        };
         self.worker.held.insert(lease, held);
         self.worker.begun.insert(lease, self.now);
         self.worker.note_due = true;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Answer, Elements, Event, Hash, JobId, JobSpec, JobStatus, Limits, NodeId, OutputSpec, Query, Refusal, Retry,
-    RetryOn, ShardId, SignedJob, StageSpec, Stdin, Time, codec,
+    Answer, Elements, Event, Hash, JobId, JobOptions, JobSpec, JobStatus, Limits, NodeId, OutputSpec, Query, Refusal,
+    Retry, RetryOn, SameNeed, ShardId, SignedJob, StageOptions, StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -27,6 +27,8 @@ enum Asked {
 /// All users together.
 pub(crate) struct Clients {
     rng: Rng,
+    /// Of the users who say more of their jobs than which stage needs which; not every run has some.
+    particular: Option<Rng>,
     tasks_left: u32,
     tokens: u64,
     asked: BTreeMap<u64, (usize, Asked)>,
@@ -49,15 +51,25 @@ pub(crate) struct StagePlan {
     pub(crate) script: Script,
     pub(crate) retry: Retry,
     pub(crate) run_ms_max: u64,
+    pub(crate) options: StageOptions,
+}
+
+impl StagePlan {
+    /// So many tasks that need nothing and are tried for ever.
+    pub(crate) fn plain(count: u32, script: Script) -> Self {
+        let options = StageOptions::default();
+        Self { count, needs: Vec::new(), script, retry: patient(), run_ms_max: RUN_MS_MAX, options }
+    }
 }
 
 /// No honest task of a run takes as long.
 pub(crate) const RUN_MS_MAX: u64 = 60_000;
 
 impl Clients {
-    pub(crate) const fn new(rng: Rng, tasks: u32) -> Self {
+    pub(crate) const fn new(rng: Rng, particular: Option<Rng>, tasks: u32) -> Self {
         Self {
             rng,
+            particular,
             tasks_left: tasks,
             tokens: 0,
             asked: BTreeMap::new(),
@@ -97,6 +109,28 @@ impl Clients {
         (plans, failures_max)
     }
 
+    /// How stages are needed: whole, element by element, or only over.
+    fn plan_options(&mut self, needs: &[u16]) -> StageOptions {
+        let mut options = StageOptions::default();
+        let Some(rng) = &mut self.particular else { return options };
+        for need in needs {
+            match rng.u32(0..4) {
+                0 | 1 => options.needs_same.push(SameNeed { stage: *need, names: vec!["index".into()] }),
+                2 => options.needs_finished.push(*need),
+                _ => {}
+            }
+        }
+        options
+    }
+
+    fn plan_whole(&mut self) -> JobOptions {
+        let mut options = JobOptions::default();
+        let Some(rng) = &mut self.particular else { return options };
+        options.priority = [0, 0, 10, -10][rng.usize(0..4)];
+        options.parallel_max = (rng.u32(0..3) == 0).then(|| rng.u32(2..=20));
+        options
+    }
+
     fn plan_stage(&mut self, stage: u16, faults: &Faults) -> StagePlan {
         let rng = &mut self.rng;
         let most = self.tasks_left.clamp(1, 200);
@@ -104,12 +138,13 @@ impl Clients {
         self.tasks_left = self.tasks_left.saturating_sub(count);
         // About 20 s of work at most in one stage, so that a run ends.
         let longest = [2_000, 50_000, 500_000, 4_000_000][rng.usize(0..4)].min(20_000_000 / u64::from(count));
-        let needs = (0..stage).filter(|_| rng.u32(0..3) > 0).collect();
+        let needs: Vec<u16> = (0..stage).filter(|_| rng.u32(0..3) > 0).collect();
         let leaves = [Leaves::Same, Leaves::Own, Leaves::File][rng.usize(0..3)];
         let on = if rng.bool() { vec![RetryOn::AnyExit, RetryOn::Trap] } else { Vec::new() };
         let script = Script { run_us: (longest / 4, longest), exits: 0, traps: 0, hangs: 0, kills: 0, leaves };
         let retry = Retry { on, max: rng.u16(0..=3), ..patient() };
-        let mut plan = StagePlan { count, needs, script, retry, run_ms_max: RUN_MS_MAX };
+        let options = self.plan_options(&needs);
+        let mut plan = StagePlan { count, needs, script, retry, run_ms_max: RUN_MS_MAX, options };
         self.spoil(&mut plan, faults);
         plan
     }
@@ -170,7 +205,8 @@ impl World {
                 // Sometimes several at once.
                 for _ in 0..[1, 1, 1, 3][self.clients.rng.usize(0..4)] {
                     let (plans, failures_max) = self.clients.plan_job(&self.faults);
-                    self.submit(node, plans, failures_max);
+                    let whole = self.clients.plan_whole();
+                    self.submit_with(node, plans, failures_max, whole);
                 }
             }
             Some(job) if action < 35 => self.cancel(node, job),
@@ -204,6 +240,10 @@ impl World {
 
     /// Hands a job to a node.
     pub(crate) fn submit(&mut self, node: usize, plans: Vec<StagePlan>, failures_max: u32) -> JobId {
+        self.submit_with(node, plans, failures_max, JobOptions::default())
+    }
+
+    fn submit_with(&mut self, node: usize, plans: Vec<StagePlan>, failures_max: u32, whole: JobOptions) -> JobId {
         let nonce = self.clients.rng.u64(..);
         let module = Hash::of(&nonce.to_be_bytes());
         let listed = vec![module];
@@ -211,6 +251,7 @@ impl World {
         let machine = &mut self.machines[node];
         machine.blobs.extend([list, module]);
         let mut spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
+        spec.options = whole;
         spec.submitted_unix_ms = machine.wall_ms(self.queue.now());
         let signed = SignedJob::sign(&spec, &machine.key).expect("the users keep every limit of a job");
         let (job, spec) = (signed.id(), Arc::new(spec));
@@ -230,7 +271,7 @@ impl World {
     /// Hands a job of a few short tasks to a node.
     pub(crate) fn submit_small(&mut self, node: usize) -> JobId {
         let script = Script::running_for(Duration::from_millis(5));
-        let plan = StagePlan { count: 5, needs: Vec::new(), script, retry: patient(), run_ms_max: RUN_MS_MAX };
+        let plan = StagePlan::plain(5, script);
         self.submit(node, vec![plan], 0)
     }
 
@@ -360,6 +401,7 @@ pub(crate) fn spec_of(
         blobs,
         failures_max,
         stages: stages.collect(),
+        options: JobOptions::default(),
     }
 }
 
@@ -386,5 +428,6 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
             stdout_bytes_max: 1024,
             outputs_bytes_max: 1024,
         },
+        options: plan.options.clone(),
     }
 }

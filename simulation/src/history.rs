@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use swarm_protocol::lattice::{Counts, Run};
-use swarm_protocol::{Answer, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time};
+use swarm_protocol::{
+    Answer, Edge, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time,
+};
 
 use crate::clients::patient;
 use crate::guests::Script;
@@ -152,6 +154,35 @@ impl JobHistory {
     pub(crate) fn stage_succeeded(&self, stage: u16) -> bool {
         let position = usize::from(stage);
         self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
+    }
+
+    /// Whether somebody said of every task of the stage that it ended.
+    pub(crate) fn stage_has_ended(&self, stage: u16) -> bool {
+        let position = usize::from(stage);
+        self.spec.stages.get(position).is_some_and(|it| self.ended[position].len() == it.count as usize)
+    }
+
+    /// Whether the task succeeded somewhere.
+    pub(crate) fn has_succeeded(&self, stage: u16, task: u32) -> bool {
+        let succeeds = || self.scripted(stage, task).is_some_and(|it| it.ending.is_success());
+        let lied = |lies: &BTreeSet<Outcome>| lies.iter().any(|it| it.ending.is_success());
+        (self.has_run_honestly(stage, task) && succeeds()) || self.lies.get(&(stage, task)).is_some_and(lied)
+    }
+
+    /// Whether somebody said of the task that it ended.
+    pub(crate) fn has_task_ended(&self, stage: u16, task: u32) -> bool {
+        self.ended.get(usize::from(stage)).is_some_and(|ended| ended.contains(&task))
+    }
+
+    /// Whether a task may fail without having run, since an element that it needs may fail.
+    pub(crate) fn may_wait_in_vain(&self, stage: u16, task: u32) -> bool {
+        let Some(spec) = self.spec.stages.get(usize::from(stage)) else { return false };
+        Edge::of(&self.spec, spec).iter().filter(|edge| !edge.finished).any(|edge| {
+            edge.needed(task).iter().flat_map(Range::indexes).any(|needed| {
+                let fails = self.scripted(edge.stage, needed).is_none_or(|it| !it.ending.is_success());
+                fails || self.may_be_lost() || self.may_wait_in_vain(edge.stage, needed)
+            })
+        })
     }
 
     /// Whether somebody said of every task that it ended.

@@ -6,7 +6,7 @@ use swarm_protocol::{JobId, Query};
 
 use crate::bug::Bug;
 use crate::census::Census;
-use crate::clients::{RUN_MS_MAX, StagePlan, patient};
+use crate::clients::StagePlan;
 use crate::faults::{Fault, FaultSet, Faults};
 use crate::guests::Script;
 use crate::invariants::Violation;
@@ -66,7 +66,7 @@ impl Swarm {
     /// # Panics
     /// When nobody acknowledges it in two minutes of virtual time.
     pub fn submit(&mut self, node: usize, tasks: u32, script: Script) -> JobId {
-        let plan = StagePlan { count: tasks, needs: Vec::new(), script, retry: patient(), run_ms_max: RUN_MS_MAX };
+        let plan = StagePlan::plain(tasks, script);
         let job = self.world.submit(node, vec![plan], 0);
         self.run_until(|it| it.world.clients.acknowledged.contains(&job));
         job

@@ -134,6 +134,8 @@ pub(crate) struct World {
 
 /// More events than any honest run has: beyond this the cores keep each other busy.
 const STEPS_MAX: u64 = 5_000_000;
+/// In one run of so many, users say more of their jobs than which stage needs which.
+const PARTICULAR_ONE_IN: u32 = 3;
 /// In large swarms and long runs: more than so many for each node and second.
 const STEPS_A_NODE_SECOND: u64 = 400;
 /// Starts of the nodes are spread over this many milliseconds.
@@ -147,7 +149,10 @@ impl World {
         let disk = || if scenario.bug == Some(Bug::ForgetfulDisk) { Disk::forgetful() } else { Disk::default() };
         let machines: Vec<_> = (0..scenario.nodes).map(|it| Machine::new(it, &mut keys, disk())).collect();
         let by_id = machines.iter().enumerate().map(|(position, machine)| (machine.id, position)).collect();
-        let clients = Clients::new(dice::fork(seed, "clients"), scenario.tasks);
+        // A generator of their own: what the other users do is the same with and without them.
+        let mut particular = dice::fork(seed, "particular");
+        let particular = (particular.u32(0..PARTICULAR_ONE_IN) == 0).then_some(particular);
+        let clients = Clients::new(dice::fork(seed, "clients"), particular, scenario.tasks);
         let mut world = Self {
             queue: Queue::new(),
             machines,

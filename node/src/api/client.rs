@@ -81,6 +81,12 @@ impl Client {
         self.document(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)), Body::empty()).await
     }
 
+    /// `POST /v1/jobs/{id}/retry`: once more, from `spec` when it is given; only what did not succeed, when `rest` says so.
+    pub async fn retry(&self, id: &str, spec: Option<&JobSpec>, rest: bool) -> Result<Submitted, Failure> {
+        let body = spec.map_or_else(Body::empty, |spec| Body::from(codec::encode(spec)));
+        self.document(Method::POST, &format!("/v1/jobs/{}/retry?failed={rest}", segment(id)), body).await
+    }
+
     /// `GET /v1/jobs/{id}/spec`.
     pub async fn source(&self, id: &str) -> Result<Vec<u8>, Failure> {
         let answer = self.send(Method::GET, &format!("/v1/jobs/{}/spec", segment(id)), Body::empty()).await?;

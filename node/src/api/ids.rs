@@ -82,6 +82,8 @@ mod tests {
             name: name.into(),
             submitted_unix_ms,
             submitter: NodeId::from_bytes([submitter; 32]),
+            labels: std::collections::BTreeMap::new(),
+            priority: 0,
             status: JobStatus { stages: Vec::new(), stop: None },
         }
     }

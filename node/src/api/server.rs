@@ -31,6 +31,7 @@ use super::view::{
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
 use crate::modules::ReferenceError;
+use crate::retry::RetryError;
 use crate::supervisor;
 
 /// The longest blob that a user may hand over: what an input of a task may reasonably be, and less than a disk.
@@ -112,6 +113,7 @@ fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}/tasks", get(tasks))
         .route("/v1/jobs/{id}/spec", get(source))
         .route("/v1/jobs/{id}/cancel", post(cancel))
+        .route("/v1/jobs/{id}/retry", post(retry))
         .route("/v1/blobs", post(post_blob))
         .route("/v1/blobs/{hex}", head(has_blob).get(blob).put(put_blob).post(hold_blob))
         .route("/v1/blobs/{hex}/stat", get(stat_blob))
@@ -210,6 +212,41 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<J
     api.handle.cancel(job).await.map_err(failure)?;
     let (spec, status) = api.handle.job(job).await.map_err(failure)?;
     Ok(Json(JobDetail::of(job, &spec, &status)))
+}
+
+#[derive(Deserialize)]
+struct RetryQuery {
+    /// Only what did not succeed.
+    #[serde(default)]
+    failed: bool,
+}
+
+/// With a body it is the new spec; its blobs are on this node already.
+async fn retry(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<RetryQuery>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Json<Submitted>> {
+    let body = body.map_err(|error| unread(&error))?;
+    let unreadable = |error| Failure::caused(Code::Invalid, "the job cannot be read", &error);
+    let spec = (!body.is_empty()).then(|| codec::decode(&body, JOB_SPEC_BYTES_MAX).map_err(unreadable)).transpose()?;
+    let (job, old, _) = find(&api.handle, &id).await?;
+    let old_id = short_id(&old.name, job);
+    let (job, spec) = api.handle.retry(job, spec, query.failed).await.map_err(|error| retry_failure(error, &old_id))?;
+    Ok(Json(Submitted { id: short_id(&spec.name, job), job: job.to_hex() }))
+}
+
+fn retry_failure(error: RetryError, id: &str) -> Failure {
+    let text = format!("{id}: {error}");
+    match error {
+        RetryError::Command(error) => failure(error),
+        RetryError::StillRuns => Failure::new(Code::Usage, text).hint(format!("swarm wait {id}")),
+        RetryError::NothingFailed => Failure::new(Code::Usage, text).hint(format!("swarm retry {id}")),
+        RetryError::OtherTasks { .. } | RetryError::TooMuch => {
+            Failure::new(Code::Invalid, text).hint("swarm submit FILE")
+        }
+    }
 }
 
 async fn source(State(api): State<Api>, Path(id): Path<String>) -> Answer<Response> {

@@ -3,6 +3,8 @@
 //! Always true: a document names its schema, and a schema only ever gains fields. Times are RFC 3339; `*_ms` and
 //! `*_bytes` are integers.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
 use swarm_protocol::modules::{ModuleRecord, ModuleVersion, Registry};
@@ -191,12 +193,20 @@ pub struct JobItem {
     pub submitted: String,
     /// The node it was handed to.
     pub submitter: String,
+    /// For people and filters.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Greater ones are granted first.
+    #[serde(default)]
+    pub priority: i8,
 }
 
 impl JobItem {
     /// The item of a summary.
     pub fn of(summary: &JobSummary) -> Self {
-        Self::new(summary.job, &summary.name, summary.submitted_unix_ms, summary.submitter, &summary.status)
+        let (labels, priority) = (summary.labels.clone(), summary.priority);
+        let item = Self::new(summary.job, &summary.name, summary.submitted_unix_ms, summary.submitter, &summary.status);
+        Self { labels, priority, ..item }
     }
 
     fn new(job: JobId, name: &str, submitted_unix_ms: u64, submitter: NodeId, status: &JobStatus) -> Self {
@@ -212,6 +222,8 @@ impl JobItem {
             cancelled: counts.cancelled.into(),
             submitted: rfc3339(submitted_unix_ms),
             submitter: submitter.to_hex(),
+            labels: BTreeMap::new(),
+            priority: 0,
         }
     }
 
@@ -248,7 +260,11 @@ impl JobDetail {
         let stage = |(number, stage)| StageItem::of(stage, status.stages.get::<usize>(number).unwrap_or(&none).1);
         Self {
             schema: JOB.into(),
-            item: JobItem::new(job, &spec.name, spec.submitted_unix_ms, spec.submitter, status),
+            item: JobItem {
+                labels: spec.options.labels.clone(),
+                priority: spec.options.priority,
+                ..JobItem::new(job, &spec.name, spec.submitted_unix_ms, spec.submitter, status)
+            },
             description: spec.description.clone(),
             stages: spec.stages.iter().enumerate().map(stage).collect(),
         }

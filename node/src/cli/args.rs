@@ -7,7 +7,13 @@ use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand};
 use swarm_protocol::Hash;
 
+use super::complete::complete_jobs;
 use super::output::Format;
+
+/// The end of a command's help. A test executes every line of it.
+macro_rules! examples {
+    ($($line:literal),+ $(,)?) => { concat!("Examples:", $("\n  ", $line),+) };
+}
 
 /// A leaderless compute swarm: hand a job to any node, walk away, and get the results from any other.
 #[derive(Debug, Parser)]
@@ -39,39 +45,190 @@ pub(super) struct Global {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a node in the foreground
+    #[command(after_help = examples!("swarm start --name anna --label zone=a", "swarm start --slots 2 --memory 4GiB"))]
     Start(Start),
     /// Submit a job file and print its id
+    #[command(after_help = examples!(
+        "swarm submit job.toml",
+        "swarm submit job.toml --set size=64 --label team=art --wait",
+        "swarm submit job.toml --local",
+    ))]
     Submit(Submit),
     /// Run one module: prints its output, exits with 0 when it succeeded and 3 when not
+    #[command(after_help = examples!(
+        "swarm run hello.wasm",
+        "swarm run echo.wasm --range 0..3 -- '{{ item }}'",
+        "swarm run echo.wasm --each-line lines.txt --local -- '{{ item }}'",
+    ))]
     Run(Run),
-    /// List the jobs
-    Ls,
+    /// Say what a job file would become and where its tasks would run; exits with 9 when some never can
+    #[command(after_help = examples!("swarm plan job.toml", "swarm plan job.toml --offline -o json"))]
+    Plan(Plan),
+    /// List the jobs, newest first
+    #[command(after_help = examples!("swarm ls", "swarm ls --state running --label team=art", "swarm ls --all -o id"))]
+    Ls(Ls),
     /// Show a job
+    #[command(after_help = examples!("swarm show @last", "swarm show @last --tasks", "swarm show @last --spec"))]
     Show(Show),
     /// Wait until jobs are finished
+    #[command(after_help = examples!("swarm wait @last", "swarm wait @last --timeout 5m"))]
     Wait(Wait),
     /// Print what tasks wrote, in task order
+    #[command(after_help = examples!(
+        "swarm logs @last",
+        "swarm logs '@last/hello[2]' --prefix",
+        "swarm logs @last --failed",
+    ))]
     Logs(Logs),
     /// Fetch the declared outputs of a job, verified
+    #[command(after_help = examples!("swarm get @last got", "swarm get @last --force got --include 'make/*'"))]
     Get(Get),
     /// Publish, find and look into named modules
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples!("swarm module inspect hello.wasm"))]
     Module(Module),
     /// Content-addressed bytes: store, fetch, check and keep them
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples!("swarm blob put hello.wasm", "swarm blob ls"))]
     Blob(Blob),
     /// Cancel jobs
+    #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
+    /// Run a finished job again: all of it, or with --failed only what did not succeed
+    #[command(after_help = examples!("swarm retry @last", "swarm retry @last job.toml --set size=64"))]
+    Retry(Retry),
     /// Make the node finish or release its work, hand over what it keeps, and leave
+    #[command(after_help = examples!("swarm drain"))]
     Drain,
     /// Show the node and what it sees of the swarm
+    #[command(after_help = examples!("swarm status", "swarm status -o json"))]
     Status,
     /// List every known node
+    #[command(after_help = examples!("swarm nodes", "swarm nodes -o id"))]
     Nodes,
     /// Check job files without a node
+    #[command(after_help = examples!("swarm validate job.toml", "swarm validate job.toml --set size=64 -o json"))]
     Validate(Validate),
+    /// Print the JSON Schema of job files, for editors
+    #[command(after_help = examples!("swarm schema job > job.schema.json"))]
+    Schema(Schema),
+    /// Print what a shell needs to complete commands, flags and the ids of jobs
+    #[command(after_help = examples!("swarm completions bash > swarm.bash", "swarm completions fish > swarm.fish"))]
+    Completions(Completions),
+    /// Print the manual, or write one page for each command into a directory
+    #[command(after_help = examples!("swarm man > swarm.1", "swarm man pages"))]
+    Man(Man),
     /// Print the version
+    #[command(after_help = examples!("swarm version"))]
     Version,
+}
+
+/// `swarm plan`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Plan {
+    /// The job file, or `-` for standard input
+    pub(super) file: PathBuf,
+    /// The value of a parameter, as size=8192 (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = setting)]
+    pub(super) set: Vec<(String, String)>,
+    /// Ask no node: leaves out where tasks would run
+    #[arg(long)]
+    pub(super) offline: bool,
+}
+
+/// `swarm ls`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Ls {
+    /// Every job, however many there are
+    #[arg(long, conflicts_with = "limit")]
+    pub(super) all: bool,
+    /// Only jobs in this state (repeatable)
+    #[arg(long, value_name = "STATE", value_enum)]
+    pub(super) state: Vec<State>,
+    /// Only jobs with this label, as team=art; a name alone accepts any value (repeatable)
+    #[arg(long = "label", value_name = "K[=V]")]
+    pub(super) labels: Vec<String>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(super) limit: usize,
+    /// Show it again whenever something changed, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+}
+
+/// The states of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum State {
+    /// Tasks are waiting or running
+    Running,
+    /// Stopped; the running tasks are being ended
+    Stopping,
+    /// Every task succeeded
+    Done,
+    /// Over, and not every task succeeded
+    Failed,
+    /// Over, because it was cancelled
+    Cancelled,
+}
+
+/// `swarm retry`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Retry {
+    /// The job
+    #[arg(value_name = "JOB", add = complete_jobs())]
+    pub(super) id: String,
+    /// The job file, read anew with the files that it names; otherwise the job runs as it was submitted
+    pub(super) file: Option<PathBuf>,
+    /// Only the tasks that did not succeed, and what needs them; the others keep their results
+    #[arg(long)]
+    pub(super) failed: bool,
+    /// The value of a parameter of FILE, as size=8192 (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = setting, requires = "file")]
+    pub(super) set: Vec<(String, String)>,
+}
+
+/// `swarm schema`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Schema {
+    /// Of what
+    #[arg(value_enum, default_value_t)]
+    pub(super) of: SchemaOf,
+}
+
+/// What there are schemas of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum SchemaOf {
+    /// Job files
+    #[default]
+    Job,
+}
+
+/// `swarm completions`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(super) shell: Shell,
+}
+
+/// The shells that can complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Shell {
+    /// Bash
+    Bash,
+    /// Elvish
+    Elvish,
+    /// Fish
+    Fish,
+    /// PowerShell
+    Powershell,
+    /// Zsh
+    Zsh,
+}
+
+/// `swarm man`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Man {
+    /// Where to write the pages
+    pub(super) dir: Option<PathBuf>,
 }
 
 /// `swarm start`.
@@ -147,6 +304,15 @@ pub(super) struct Submit {
     /// Another name for the job
     #[arg(long)]
     pub(super) name: Option<String>,
+    /// The value of a parameter, as size=8192 (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = setting)]
+    pub(super) set: Vec<(String, String)>,
+    /// A label of the job, as team=art (repeatable)
+    #[arg(long = "label", value_name = "K=V", value_parser = label)]
+    pub(super) labels: Vec<(String, String)>,
+    /// Another priority, -100 to 100
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    pub(super) priority: Option<i8>,
 }
 
 /// `swarm run`.
@@ -187,7 +353,7 @@ pub(super) struct Run {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Show {
     /// The job
-    #[arg(value_name = "JOB")]
+    #[arg(value_name = "JOB", add = complete_jobs())]
     pub(super) id: String,
     /// List its tasks, too
     #[arg(long)]
@@ -201,7 +367,7 @@ pub(super) struct Show {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Wait {
     /// The jobs
-    #[arg(required = true, value_name = "JOB")]
+    #[arg(required = true, value_name = "JOB", add = complete_jobs())]
     pub(super) ids: Vec<String>,
     /// Give up after this time, as 90s or 5m; exits with 7
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -212,7 +378,7 @@ pub(super) struct Wait {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Logs {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
-    #[arg(value_name = "JOB[/TASK]")]
+    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
     pub(super) target: String,
     /// What was written to standard output [default]
     #[arg(long)]
@@ -238,7 +404,7 @@ pub(super) struct Logs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Get {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
-    #[arg(value_name = "JOB[/TASK]")]
+    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
     pub(super) target: String,
     /// Where to put the files [default: ./NAME-xxxxxx]
     pub(super) dest: Option<PathBuf>,
@@ -334,7 +500,7 @@ pub(super) struct Hashes {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Ids {
     /// The jobs
-    #[arg(required = true, value_name = "JOB")]
+    #[arg(required = true, value_name = "JOB", add = complete_jobs())]
     pub(super) ids: Vec<String>,
 }
 
@@ -344,6 +510,9 @@ pub(super) struct Validate {
     /// The job files
     #[arg(required = true, value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
+    /// The value of a parameter, as size=8192 (repeatable)
+    #[arg(long, value_name = "K=V", value_parser = setting)]
+    pub(super) set: Vec<(String, String)>,
 }
 
 /// An address of a node, checked here so that a slip is found before anything is started.
@@ -365,6 +534,14 @@ fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
         _ => Err("a label is KEY=VALUE, as zone=a".into()),
+    }
+}
+
+/// `NAME=VALUE` of a parameter; the value may be empty.
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("a parameter is set as NAME=VALUE, as size=8192".into()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `swarm ls`, `show`, `wait` and `cancel`.
 
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
 use swarm_protocol::JobState;
 use tokio::time::Instant;
 
@@ -7,12 +10,61 @@ use super::args::{self, Global};
 use super::output::{self, Format, TaskItem, print_bytes, word};
 use super::target::{Selection, Target, stage, task_name};
 use super::wait::{Meanwhile, or_detach, until_over, verdict};
-use crate::api::view::{JobDetail, TaskRun};
+use crate::api::view::{JobDetail, JobItem, List, TaskRun};
 use crate::api::{Client, Code, Failure};
 
+/// How often a watched list is looked at: a job that ends is seen at once, and asking costs little.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Moves to the upper left corner of a terminal and clears what is there.
+const CLEAR_SCREEN: &str = "\u{1b}[H\u{1b}[J";
+
 /// `swarm ls`.
-pub(super) async fn ls(client: &Client, global: &Global) -> Result<(), Failure> {
-    output::list(global.output, &client.jobs().await?)
+pub(super) async fn ls(client: &Client, global: &Global, args: &args::Ls) -> Result<(), Failure> {
+    if args.watch {
+        return watch(client, global, args).await;
+    }
+    output::list(global.output, &listed(client, args).await?)
+}
+
+/// Shows the list whenever it changed; on a terminal in place.
+async fn watch(client: &Client, global: &Global, args: &args::Ls) -> Result<(), Failure> {
+    let mut before = None;
+    loop {
+        let jobs = listed(client, args).await?;
+        if before.as_ref() != Some(&jobs) {
+            if global.output == Format::Table && io::stdout().is_terminal() {
+                output::print(CLEAR_SCREEN)?;
+            }
+            output::list(global.output, &jobs)?;
+            before = Some(jobs);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+async fn listed(client: &Client, args: &args::Ls) -> Result<List<JobItem>, Failure> {
+    let mut jobs = client.jobs().await?;
+    jobs.items.retain(|job| is_wanted(job, args));
+    jobs.items.truncate(if args.all { usize::MAX } else { args.limit });
+    Ok(jobs)
+}
+
+fn is_wanted(job: &JobItem, args: &args::Ls) -> bool {
+    let state = |state: &args::State| match state {
+        args::State::Running => JobState::Running,
+        args::State::Stopping => JobState::Stopping,
+        args::State::Done => JobState::Done,
+        args::State::Failed => JobState::Failed,
+        args::State::Cancelled => JobState::Cancelled,
+    };
+    let has = |label: &String| match label.split_once('=') {
+        Some((key, value)) => job.labels.get(key).is_some_and(|known| known == value),
+        None => job.labels.contains_key(label),
+    };
+    (args.state.is_empty() || args.state.iter().any(|wanted| state(wanted) == job.state)) && args.labels.iter().all(has)
 }
 
 /// `swarm show`.

@@ -7,6 +7,7 @@
 
 mod args;
 mod blob;
+mod complete;
 mod folder;
 mod get;
 mod jobs;
@@ -15,7 +16,9 @@ mod logs;
 mod modules;
 mod node;
 mod output;
+mod plan;
 mod progress;
+mod retry;
 mod run;
 mod start;
 mod submit;
@@ -40,6 +43,7 @@ const WORKER_THREADS_MAX: usize = 8;
 
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
+    complete::answer_shell();
     let cli = Cli::parse();
     start_log(&cli);
     std::panic::set_hook(Box::new(|panic| bug(&panic.to_string())));
@@ -89,7 +93,12 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Run(args) => run::run(&global, &args).await,
         Command::Validate(args) => submit::validate(&global, &args).await,
         Command::Version => version(&global),
-        Command::Ls => jobs::ls(&client(&global)?, &global).await,
+        Command::Plan(args) => plan::plan(&global, &args).await,
+        Command::Schema(args) => complete::schema(&args),
+        Command::Completions(args) => complete::completions(&args),
+        Command::Man(args) => complete::man(&args),
+        Command::Retry(args) => retry::retry(&client(&global)?, &global, &args).await,
+        Command::Ls(args) => jobs::ls(&client(&global)?, &global, &args).await,
         Command::Show(args) => jobs::show(&client(&global)?, &global, &args).await,
         Command::Wait(args) => jobs::wait(&client(&global)?, &global, &args).await,
         Command::Cancel(args) => jobs::cancel(&client(&global)?, &global, &args).await,

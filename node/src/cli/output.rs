@@ -344,6 +344,8 @@ mod tests {
             cancelled: 0,
             submitted: "2026-11-22T05:00:00Z".into(),
             submitter: "cd".repeat(32),
+            labels: std::collections::BTreeMap::from([("team".into(), "art".into())]),
+            priority: 0,
         };
         let stage = StageItem {
             name: "tile".into(),
@@ -403,7 +405,7 @@ mod tests {
     fn a_job_in_json_has_its_tasks_only_when_asked() {
         let with = json(&Shown { job: &detail(), outcomes: Some(&[task()]) }).unwrap();
         let with = with.replace(&"ef".repeat(32), "NODE").replace(&"cd".repeat(32), "NODE");
-        assert_snapshot!(with, @r#"{"schema":"swarm.job/1","id":"poster-abcdef","job":"abcdef","name":"poster","state":"failed","tasks":10,"done":9,"failed":1,"cancelled":0,"submitted":"2026-11-22T05:00:00Z","submitter":"NODE","description":"Tiles.","stages":[{"name":"tile","array":true,"tasks":10,"done":9,"failed":1,"cancelled":0,"outputs":["tile.ppm"]}],"outcomes":[{"task":"tile[3]","ending":"exited 7","attempts":2,"node":"NODE"}]}"#);
+        assert_snapshot!(with, @r#"{"schema":"swarm.job/1","id":"poster-abcdef","job":"abcdef","name":"poster","state":"failed","tasks":10,"done":9,"failed":1,"cancelled":0,"submitted":"2026-11-22T05:00:00Z","submitter":"NODE","labels":{"team":"art"},"priority":0,"description":"Tiles.","stages":[{"name":"tile","array":true,"tasks":10,"done":9,"failed":1,"cancelled":0,"outputs":["tile.ppm"]}],"outcomes":[{"task":"tile[3]","ending":"exited 7","attempts":2,"node":"NODE"}]}"#);
         assert!(!json(&Shown { job: &detail(), outcomes: None }).unwrap().contains("outcomes"));
     }
 

@@ -175,6 +175,8 @@ mod tests {
             cancelled: 0,
             submitted: String::new(),
             submitter: String::new(),
+            labels: std::collections::BTreeMap::new(),
+            priority: 0,
         };
         let ten_seconds = Duration::from_secs(10);
         assert_eq!(line(&item, 23, ten_seconds), "30 done, 1 failed of 100, 2.3/s, 30s left");

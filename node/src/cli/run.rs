@@ -23,7 +23,7 @@ const TASK: &str = "main";
 
 /// `swarm run`.
 pub(super) async fn run(global: &Global, args: &args::Run) -> Result<(), Failure> {
-    let plan = parse(job_file(args)?, "swarm run", None, Names::of(global, args.local)?).await?;
+    let plan = parse(job_file(args)?, "swarm run", Names::of(global, args.local)?).await?;
     let node = Node::open(global, args.local).await?;
     let done = carry_out(&node, args, &plan).await;
     node.close().await;

@@ -18,7 +18,9 @@ use super::output::{self, Format, json, print};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::{List, Submitted};
 use crate::api::{Client, Code, Failure, causes};
-use crate::jobfile::{self, BlobSource, JOB_FILE_BYTES_MAX, JobFileError, LoadOptions, MODULE_BYTES_MAX, Plan};
+use crate::jobfile::{
+    self, BlobSource, FaultCode, JOB_FILE_BYTES_MAX, JobFileError, LoadOptions, MODULE_BYTES_MAX, Plan,
+};
 
 /// Stands for standard input.
 const STDIN: &str = "-";
@@ -29,7 +31,10 @@ const VALIDITY: &str = "swarm.validate/1";
 
 /// `swarm submit`.
 pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
-    let plan = load(&args.file, args.name.clone(), Names::of(global, args.local)?).await?;
+    let mut plan = load(&args.file, args.name.clone(), args.set.clone(), Names::of(global, args.local)?).await?;
+    let options = &mut plan.spec.options;
+    options.priority = args.priority.unwrap_or(options.priority);
+    options.labels.extend(args.labels.iter().cloned());
     let node = Node::open(global, args.local).await?;
     let done = hand_over(global, args, &node, &plan).await;
     node.close().await;
@@ -63,7 +68,7 @@ async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Pla
     or_detach(&submitted.id, local, finish).await
 }
 
-fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
+pub(super) fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Document<'a> {
         schema: &'static str,
@@ -77,29 +82,49 @@ fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
 }
 
 /// Reads a job file, or standard input, and everything that it names.
-async fn load(path: &Path, name: Option<String>, names: Names) -> Result<Plan, Failure> {
+pub(super) async fn load(
+    path: &Path,
+    name: Option<String>,
+    set: Vec<(String, String)>,
+    names: Names,
+) -> Result<Plan, Failure> {
+    try_load(path, name, set, names).await?.map_err(|error| invalid(&error))
+}
+
+async fn try_load(
+    path: &Path,
+    name: Option<String>,
+    set: Vec<(String, String)>,
+    names: Names,
+) -> Result<Result<Plan, JobFileError>, Failure> {
     if path == Path::new(STDIN) {
         let text = from_stdin()?;
-        return parse(text, "standard input", name, names).await;
+        return try_parse(text, "standard input", name, set, names).await;
     }
     let path = path.to_owned();
     on_thread(move || {
         let resolve = |reference: &str| names.resolve(reference);
-        jobfile::load(&path, &LoadOptions { name, nodes: 1, validate: &validate_module, resolve: &resolve })
+        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module, resolve: &resolve };
+        jobfile::load(&path, &options)
     })
     .await
 }
 
 /// Reads the text of a job file whose paths are relative to the working directory.
-pub(super) async fn parse(
+pub(super) async fn parse(text: String, file_name: &'static str, names: Names) -> Result<Plan, Failure> {
+    try_parse(text, file_name, None, Vec::new(), names).await?.map_err(|error| invalid(&error))
+}
+
+async fn try_parse(
     text: String,
     file_name: &'static str,
     name: Option<String>,
+    set: Vec<(String, String)>,
     names: Names,
-) -> Result<Plan, Failure> {
+) -> Result<Result<Plan, JobFileError>, Failure> {
     on_thread(move || {
         let resolve = |reference: &str| names.resolve(reference);
-        let options = LoadOptions { name, nodes: 1, validate: &validate_module, resolve: &resolve };
+        let options = LoadOptions { name, set, nodes: 1, validate: &validate_module, resolve: &resolve };
         jobfile::parse(&text, Path::new("."), file_name, &options)
     })
     .await
@@ -137,10 +162,15 @@ impl Names {
 }
 
 /// Reading inputs and checking modules takes disk and processor time.
-async fn on_thread(read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static) -> Result<Plan, Failure> {
+async fn on_thread(
+    read: impl FnOnce() -> Result<Plan, JobFileError> + Send + 'static,
+) -> Result<Result<Plan, JobFileError>, Failure> {
     let read = tokio::task::spawn_blocking(read).await;
-    let read = read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))?;
-    read.map_err(|error| Failure::new(Code::Invalid, causes(&error)))
+    read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))
+}
+
+fn invalid(error: &JobFileError) -> Failure {
+    Failure::new(Code::Invalid, causes(error))
 }
 
 fn validate_module(bytes: &[u8]) -> Result<(), String> {
@@ -156,12 +186,18 @@ fn from_stdin() -> Result<String, Failure> {
 
 /// Gives the node every blob that it lacks, then the job.
 pub(super) async fn upload_and_submit(client: &Client, plan: &Plan) -> Result<Submitted, Failure> {
+    upload(client, plan).await?;
+    client.submit(&plan.spec).await
+}
+
+/// Gives the node every blob that it lacks.
+pub(super) async fn upload(client: &Client, plan: &Plan) -> Result<(), Failure> {
     for blob in &plan.blobs {
         if !client.has_blob(blob.hash()).await? {
             client.put_blob(blob.hash(), body(blob).await?).await.map_err(|failure| changed(failure, blob))?;
         }
     }
-    client.submit(&plan.spec).await
+    Ok(())
 }
 
 async fn body(blob: &BlobSource) -> Result<Body, Failure> {
@@ -196,6 +232,34 @@ struct Validity {
     name: String,
     stages: usize,
     tasks: u64,
+    /// Why it is not valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Invalidity>,
+}
+
+/// What is wrong with a file, and where.
+#[derive(Serialize)]
+struct Invalidity {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<FaultCode>,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+}
+
+impl Invalidity {
+    fn of(error: &JobFileError) -> Self {
+        match error {
+            JobFileError::Invalid(problem) => {
+                let (line, column) = problem.position();
+                let (code, message) = (Some(problem.code()), problem.message().to_owned());
+                Self { code, message, line: Some(line), column: Some(column) }
+            }
+            other => Self { code: None, message: causes(other), line: None, column: None },
+        }
+    }
 }
 
 impl output::Row for Validity {
@@ -217,7 +281,7 @@ pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(
     let (mut items, mut last_failure) = (Vec::new(), None);
     for file in &args.files {
         let names = Names::IfThere(Client::new(&data_dir(global)?));
-        let loaded = load(file, None, names).await;
+        let loaded = try_load(file, None, args.set.clone(), names).await?;
         let spec = loaded.as_ref().map(|plan| &plan.spec).ok();
         items.push(Validity {
             file: file.clone(),
@@ -225,10 +289,11 @@ pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(
             name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
             stages: spec.map_or(0, |spec| spec.stages.len()),
             tasks: spec.map_or(0, swarm_protocol::JobSpec::tasks),
+            error: loaded.as_ref().err().map(Invalidity::of),
         });
-        if let Err(failure) = loaded {
+        if let Err(error) = loaded {
             // The last one is told by whoever runs the command.
-            last_failure.replace(failure).iter().for_each(super::complain);
+            last_failure.replace(invalid(&error)).iter().for_each(super::complain);
         }
     }
     output::list(global.output, &List::new(VALIDITY, items))?;

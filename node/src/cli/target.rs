@@ -114,6 +114,8 @@ mod tests {
             cancelled: 0,
             submitted: String::new(),
             submitter: String::new(),
+            labels: std::collections::BTreeMap::new(),
+            priority: 0,
         };
         let stages = vec![stage("tile", true, 10), stage("stitch", false, 1)];
         JobDetail { schema: String::new(), item, description: String::new(), stages }

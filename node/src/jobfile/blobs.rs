@@ -12,7 +12,7 @@ use glob::{MatchOptions, Pattern};
 use serde::Serialize;
 use swarm_protocol::{Hash, TreeFile, codec};
 
-use super::error::Fault;
+use super::error::{Fault, FaultCode};
 use super::template::STRING_BYTES_MAX;
 use super::tree::Value;
 use super::{LoadOptions, Resolve, Validate};
@@ -95,7 +95,7 @@ impl<'a> Named<'a> {
     /// `` `x.txt` (task a) {problem} ``
     fn fault(&self, problem: impl AsRef<str>) -> Fault {
         let path = self.value.as_text().unwrap_or_default();
-        self.value.fault(format!("`{path}` (task {}) {}", self.task, problem.as_ref()))
+        self.value.fault(format!("`{path}` (task {}) {}", self.task, problem.as_ref())).coded(FaultCode::File)
     }
 
     fn io_fault(&self, error: &io::Error) -> Fault {
@@ -156,6 +156,72 @@ impl<'a> Blobs<'a> {
             line => Ok(line.to_owned()),
         };
         text.lines().enumerate().map(line).collect()
+    }
+
+    /// The values of a JSON array: strings as they are, other values as JSON.
+    pub(super) fn json(&mut self, at: Named<'_>) -> Result<Vec<String>, Fault> {
+        let bytes = read_bounded(&self.base.join(at.path()?), LIST_BYTES_MAX as u64, at)?;
+        let wrong = |error: serde_json::Error| at.fault(format!("is no JSON array: {error}"));
+        let values: Vec<serde_json::Value> = serde_json::from_slice(&bytes).map_err(wrong)?;
+        let item = |(number, value): (usize, serde_json::Value)| {
+            let text = match value {
+                serde_json::Value::String(text) => text,
+                value => value.to_string(),
+            };
+            match text {
+                text if text.len() > STRING_BYTES_MAX => {
+                    Err(at.fault(format!("has a value {} of over {STRING_BYTES_MAX} bytes", number + 1)))
+                }
+                text if text.contains('\0') => Err(at.fault(format!("has a NUL character in value {}", number + 1))),
+                text => Ok(text),
+            }
+        };
+        values.into_iter().enumerate().map(item).collect()
+    }
+
+    /// `blake3:HEX` of bytes that the swarm has.
+    pub(super) fn named(&mut self, at: Named<'_>) -> Result<Hash, Fault> {
+        let text = at.path()?;
+        let wrong = || at.fault("must be `blake3:` and 64 hexadecimal digits").coded(FaultCode::Value);
+        let hash = text.strip_prefix("blake3:").and_then(|_| text.parse().ok()).ok_or_else(wrong)?;
+        self.named.insert(hash);
+        Ok(hash)
+    }
+
+    /// All files of a folder, hidden ones too, by path.
+    pub(super) fn dir(&mut self, at: Named<'_>) -> Result<Vec<TreeFile>, Fault> {
+        let root = self.base.join(at.path()?);
+        let kind = fs::metadata(&root).map_err(|error| at.io_fault(&error))?;
+        if !kind.is_dir() {
+            return Err(at.fault("is no folder"));
+        }
+        let (mut folders, mut files) = (vec![root.clone()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).map_err(|error| at.io_fault(&error))? {
+                let path = entry.map_err(|error| at.io_fault(&error))?.path();
+                // A link to a folder could lead in a circle; one to a file is the file.
+                let about = fs::symlink_metadata(&path).map_err(|error| at.io_fault(&error))?;
+                match about.is_dir() {
+                    true => folders.push(path),
+                    false => files.push(path),
+                }
+                if folders.len() + files.len() > GLOB_FILES_MAX {
+                    return Err(at.fault(format!("has more than {GLOB_FILES_MAX} files")).coded(FaultCode::Limit));
+                }
+            }
+        }
+        let mut found =
+            files.into_iter().map(|path| self.file_below(&root, path, at)).collect::<Result<Vec<_>, _>>()?;
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        if found.is_empty() { Err(at.fault("is a folder without files")) } else { Ok(found) }
+    }
+
+    fn file_below(&mut self, root: &Path, path: PathBuf, at: Named<'_>) -> Result<TreeFile, Fault> {
+        let below = path.strip_prefix(root).unwrap_or(&path);
+        let below = below.to_str().ok_or_else(|| at.fault("has a file whose name is not UTF-8"))?.to_owned();
+        open(&path, at).map_err(|_| at.fault(format!("has `{below}`, which cannot be read as a file")))?;
+        let (hash, len) = self.add(path, at)?;
+        Ok(TreeFile { path: below, hash, len })
     }
 
     /// A module: `blake3:HEX`, a published name, or a file that is checked. What has a name was checked by its publisher,

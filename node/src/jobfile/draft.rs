@@ -7,7 +7,7 @@ use swarm_protocol::{Hash, OutputSpec, Stdin};
 
 use super::blobs::{Blobs, Named};
 use super::elements::{self, Elements};
-use super::error::Fault;
+use super::error::{Fault, FaultCode, suggestion};
 use super::inputs::{self, DraftInput, DraftSource, Template, Word};
 use super::keys;
 use super::settings::Settings;
@@ -32,8 +32,16 @@ pub(super) struct Draft {
     pub(super) inputs: Vec<DraftInput>,
     pub(super) outputs: Vec<OutputSpec>,
     /// `needs`, then what inputs are from; no name twice.
-    pub(super) needs: Vec<Word>,
+    pub(super) needs: Vec<DraftNeed>,
     pub(super) settings: Settings,
+}
+
+/// A task that is needed, and how.
+pub(super) struct DraftNeed {
+    pub(super) task: Word,
+    /// Names by which it is needed element by element; none when it is needed whole.
+    pub(super) same: Vec<Word>,
+    pub(super) finished: bool,
 }
 
 /// The task's own table over the defaults.
@@ -66,7 +74,9 @@ pub(super) fn read(entry: &Entry, defaults: Option<&Table>, blobs: &mut Blobs<'_
     let own = entry.value.as_table().ok_or_else(|| entry.value.mismatch("a table"))?;
     keys::TASK.check(own)?;
     let layers = Layers([defaults, Some(own)]);
-    let missing = || Fault::new(&entry.key_span, format!("task `{task}` has no `wasm`: the module to run"));
+    let missing = || {
+        Fault::new(&entry.key_span, format!("task `{task}` has no `wasm`: the module to run")).coded(FaultCode::Missing)
+    };
     let wasm = blobs.module(Named { value: layers.get("wasm").ok_or_else(missing)?, task })?;
     let elements = elements::read(own, task, blobs)?;
     let (stdin, stdin_span) = stdin(&layers, task, &elements, blobs)?;
@@ -160,24 +170,50 @@ fn inputs(
     Ok(inputs)
 }
 
-fn needs(own: &Table, inputs: &[DraftInput]) -> Result<Vec<Word>, Fault> {
+fn needs(own: &Table, inputs: &[DraftInput]) -> Result<Vec<DraftNeed>, Fault> {
     let written = own.get("needs").map_or(Ok([].as_slice()), |needs| needs.list("task names"))?;
-    let mut needs = written.iter().map(need).collect::<Result<Vec<Word>, _>>()?;
-    for input in inputs {
-        if let DraftSource::From { task, .. } = &input.source {
-            needs.push(Word { text: task.text.clone(), span: task.span.clone() });
+    let mut needs = written.iter().map(need).collect::<Result<Vec<DraftNeed>, _>>()?;
+    for (at, need) in needs.iter().enumerate() {
+        if needs[..at].iter().any(|before| before.task.text == need.task.text) {
+            return Err(Fault::new(&need.task.span, format!("task `{}` is needed twice", need.task.text)));
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
-    needs.retain(|need| seen.insert(need.text.clone()));
+    for input in inputs {
+        if let DraftSource::From { task, .. } = &input.source
+            && !needs.iter().any(|need| need.task.text == task.text)
+        {
+            let task = Word { text: task.text.clone(), span: task.span.clone() };
+            needs.push(DraftNeed { task, same: Vec::new(), finished: false });
+        }
+    }
     Ok(needs)
 }
 
-fn need(value: &Value) -> Result<Word, Fault> {
-    if value.as_table().is_some() {
-        return Err(value.fault("a table in `needs` is not supported yet; write the name of a task"));
-    }
-    Word::read(value)
+fn need(value: &Value) -> Result<DraftNeed, Fault> {
+    let Some(table) = value.as_table() else {
+        return Ok(DraftNeed { task: Word::read(value)?, same: Vec::new(), finished: false });
+    };
+    keys::NEED.check(table)?;
+    let missing = || value.fault("an entry of `needs` must name its `task`").coded(FaultCode::Missing);
+    let task = Word::read(table.get("task").ok_or_else(missing)?)?;
+    let same = match table.get("same") {
+        None => Vec::new(),
+        Some(names) => match names.list("names")? {
+            [] => return Err(names.fault("`same` names nothing").coded(FaultCode::Type)),
+            list => list.iter().map(Word::read).collect::<Result<_, _>>()?,
+        },
+    };
+    let finished = match table.get("when").map(|when| Ok((when, when.text()?))).transpose()? {
+        None | Some((_, "done")) => false,
+        Some((_, "finished")) => true,
+        Some((when, other)) => {
+            let hint = suggestion(other, ["done", "finished"]);
+            return Err(when
+                .fault(format!("`when` is `done` or `finished`, not `{other}`{hint}"))
+                .coded(FaultCode::Type));
+        }
+    };
+    Ok(DraftNeed { task, same, finished })
 }
 
 fn settings(layers: &Layers<'_>) -> Result<Settings, Fault> {

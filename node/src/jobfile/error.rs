@@ -42,9 +42,62 @@ pub enum JobFileError {
     Invalid(Box<Problem>),
 }
 
+/// The kind of a mistake, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultCode {
+    /// The text is no TOML.
+    Syntax,
+    /// A key that there is not.
+    UnknownKey,
+    /// A value of the wrong type, or keys that exclude each other.
+    Type,
+    /// Something that must be there is not.
+    Missing,
+    /// A value that is not possible.
+    Value,
+    /// A name of a task or output that there is not.
+    Reference,
+    /// Tasks that wait for each other.
+    Cycle,
+    /// A file that is not there or not as it should be.
+    File,
+    /// A template that cannot be rendered.
+    Template,
+    /// A parameter without a value, or with a wrong one.
+    Parameter,
+    /// More than is possible.
+    Limit,
+}
+
+impl FaultCode {
+    /// As it is shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::UnknownKey => "unknown-key",
+            Self::Type => "type",
+            Self::Missing => "missing",
+            Self::Value => "value",
+            Self::Reference => "reference",
+            Self::Cycle => "cycle",
+            Self::File => "file",
+            Self::Template => "template",
+            Self::Parameter => "parameter",
+            Self::Limit => "limit",
+        }
+    }
+
+    /// Whether the form of the file alone shows it, so that the JSON Schema does, too.
+    pub const fn is_of_form(self) -> bool {
+        matches!(self, Self::Syntax | Self::UnknownKey | Self::Type | Self::Missing)
+    }
+}
+
 /// What is wrong at one place of a job file.
 #[derive(Debug, thiserror::Error)]
 pub struct Problem {
+    code: FaultCode,
     message: String,
     file_name: String,
     /// From 1.
@@ -62,6 +115,11 @@ impl Problem {
         &self.message
     }
 
+    /// What kind of mistake it is.
+    pub const fn code(&self) -> FaultCode {
+        self.code
+    }
+
     /// Line and column, each from 1; columns are characters.
     pub fn position(&self) -> (usize, usize) {
         (self.line, self.column)
@@ -73,7 +131,8 @@ impl fmt::Display for Problem {
         let gutter = self.line.to_string().len();
         let (before, carets) = self.caret;
         writeln!(f, "{}", self.message)?;
-        writeln!(f, "{:gutter$}--> {}:{}:{}", "", self.file_name, self.line, self.column)?;
+        let (file, code) = (&self.file_name, self.code.name());
+        writeln!(f, "{:gutter$}--> {file}:{}:{} [{code}]", "", self.line, self.column)?;
         writeln!(f, "{:gutter$} |", "")?;
         writeln!(f, "{} | {}", self.line, self.shown)?;
         write!(f, "{:gutter$} | {:before$}{:^<carets$}", "", "", "")
@@ -83,6 +142,7 @@ impl fmt::Display for Problem {
 /// A sentence about a part of the text; becomes a [`Problem`] once the text is at hand.
 #[derive(Debug)]
 pub(super) struct Fault {
+    code: FaultCode,
     message: String,
     span: Range<usize>,
     /// Narrows the span to this text inside it, when it is there word for word.
@@ -91,12 +151,17 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(span: &Range<usize>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), span: span.clone(), needle: None }
+        Self { code: FaultCode::Value, message: message.into(), span: span.clone(), needle: None }
     }
 
     /// The fault is this part of the span.
     pub(super) fn within(self, needle: Option<&str>) -> Self {
         Self { needle: needle.map(str::to_owned), ..self }
+    }
+
+    /// The fault is of this kind.
+    pub(super) fn coded(self, code: FaultCode) -> Self {
+        Self { code, ..self }
     }
 
     pub(super) fn in_file(self, text: &str, file_name: &str) -> JobFileError {
@@ -107,6 +172,7 @@ impl Fault {
         let carets = text[span].split('\n').next().unwrap_or_default().trim_end().chars().count().max(1);
         let (shown, caret) = cut(line, before, carets);
         JobFileError::Invalid(Box::new(Problem {
+            code: self.code,
             message: printable(&self.message),
             file_name: printable(file_name),
             line: text[..line_start].matches('\n').count() + 1,
@@ -160,8 +226,10 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 /// `; did you mean …?` when one of the candidates is near, else nothing.
 pub(super) fn suggestion<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     // A third of the letters: one slip in a short word, a transposition and a slip in a long one.
-    let near = (wrong.chars().count() / 3).max(1);
+    let letters = wrong.chars().count();
+    let near = (letters / 3).max(1);
     let distance = |candidate: &&str| strsim::damerau_levenshtein(wrong, candidate);
-    let best = candidates.into_iter().min_by_key(distance).filter(|best| distance(best) <= near);
+    let best =
+        candidates.into_iter().min_by_key(distance).filter(|best| distance(best) <= near && distance(best) < letters);
     best.map_or_else(String::new, |best| format!("; did you mean `{best}`?"))
 }

@@ -8,7 +8,7 @@ use swarm_protocol::{InputSource, OUTPUTS_MAX, OutputSpec, Stdin, check_output, 
 
 use super::blobs::{Blobs, Named};
 use super::elements::Elements;
-use super::error::Fault;
+use super::error::{Fault, FaultCode};
 use super::keys;
 use super::settings::OUTPUTS_BYTES;
 use super::tree::{Entry, Table, Value};
@@ -77,7 +77,7 @@ pub(super) fn stdin(value: &Value, task: &str, elements: &Elements, blobs: &mut 
 fn item(entry: &Entry, elements: &Elements) -> Result<(), Fault> {
     entry.value.only_true()?;
     let message = format!("`{}` needs an `array` or `each`: this task has no items", entry.value.label);
-    if elements.has_items() { Ok(()) } else { Err(Fault::new(&entry.key_span, message)) }
+    if elements.has_items() { Ok(()) } else { Err(Fault::new(&entry.key_span, message).coded(FaultCode::Reference)) }
 }
 
 /// Reads one entry of `inputs`.
@@ -100,9 +100,10 @@ pub(super) fn input(
 
 fn known(table: &Table, task: &str, elements: &Elements, blobs: &mut Blobs<'_>) -> Result<InputSource, Fault> {
     if let Some(entry) = table.entry("path").or_else(|| table.entry("as")) {
-        return Err(Fault::new(&entry.key_span, format!("`{}` needs `from`, which names an earlier task", entry.key)));
+        let message = format!("`{}` needs `from`, which names an earlier task", entry.key);
+        return Err(Fault::new(&entry.key_span, message).coded(FaultCode::Missing));
     }
-    let entry = table.only("`file`, `glob`, `text`, `item` and `from`")?;
+    let entry = table.only("`file`, `glob`, `dir`, `text`, `blob`, `item` and `from`")?;
     let at = Named { value: &entry.value, task };
     match entry.key.as_str() {
         "file" => blobs.file(at).map(|(hash, len)| InputSource::File { hash, len }),
@@ -110,6 +111,11 @@ fn known(table: &Table, task: &str, elements: &Elements, blobs: &mut Blobs<'_>) 
             let files: Vec<_> = blobs.glob(at)?.into_iter().map(|found| found.file).collect();
             blobs.list(at, &files).map(InputSource::Tree)
         }
+        "dir" => {
+            let files = blobs.dir(at)?;
+            blobs.list(at, &files).map(InputSource::Tree)
+        }
+        "blob" => blobs.named(at).map(|hash| InputSource::File { hash, len: 0 }),
         "text" => {
             let bytes = entry.value.plain()?.as_bytes().to_vec();
             let len = bytes.len() as u64;
@@ -123,9 +129,10 @@ fn from_task(table: &Table, from: &Entry) -> Result<DraftSource, Fault> {
     let other = |entry: &&Entry| !matches!(entry.key.as_str(), "from" | "path" | "as");
     if let Some(entry) = table.entries.iter().find(other) {
         let message = format!("`{}` must have only one of `from` and `{}`", table.label, entry.key);
-        return Err(Fault::new(&entry.key_span, message));
+        return Err(Fault::new(&entry.key_span, message).coded(FaultCode::Type));
     }
-    let missing = || Fault::new(&from.key_span, "`from` needs `path`: one of that task's outputs");
+    let needed = "`from` needs `path`: one of that task's outputs";
+    let missing = || Fault::new(&from.key_span, needed).coded(FaultCode::Missing);
     let path = Word::read(table.get("path").ok_or_else(missing)?)?;
     let name = table.get("as").map(Template::read).transpose()?;
     Ok(DraftSource::From { task: Word::read(&from.value)?, path, name })
@@ -194,7 +201,7 @@ fn check_all(outputs: &[SpannedOutput], value: &Value) -> Result<(), Fault> {
 
 pub(super) fn check_paths_len(len: usize, value: &Value) -> Result<(), Fault> {
     let message = || format!("`{}` has {len} entries, and at most {PATHS_MAX} are possible", value.label);
-    if len > PATHS_MAX { Err(value.fault(message())) } else { Ok(()) }
+    if len > PATHS_MAX { Err(value.fault(message()).coded(FaultCode::Limit)) } else { Ok(()) }
 }
 
 /// Refuses a path that is given twice or that makes a folder of another one.

@@ -10,11 +10,14 @@
 //! Elsewhere: signing and submitting is the node's; `template` is also used wherever a task is run.
 
 mod blobs;
+mod conditions;
 mod draft;
 mod elements;
 mod error;
 mod inputs;
 mod keys;
+mod params;
+mod schema;
 mod settings;
 mod stages;
 mod template;
@@ -22,15 +25,21 @@ mod template;
 mod tests;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
-use swarm_protocol::{Hash, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobSpec, NodeId, STAGES_MAX, StageSpec, codec};
+use swarm_protocol::{
+    Hash, JOB_SPEC_BYTES_MAX, JOB_SPEC_VERSION, JobOptions, JobSpec, LABELS_MAX, NodeId, PRIORITIES, STAGES_MAX,
+    StageSpec, codec,
+};
 
 pub use blobs::{BlobSource, GLOB_FILES_MAX, LIST_BYTES_MAX, MODULE_BYTES_MAX};
-pub use error::{JobFileError, Problem};
-pub use template::{Names, RenderError, STRING_BYTES_MAX, names, render};
+pub use error::{FaultCode, JobFileError, Problem};
+pub use schema::schema;
+pub use template::{Names, Params, RenderError, STRING_BYTES_MAX, names, render};
 
 use blobs::Blobs;
 use draft::Draft;
@@ -43,6 +52,8 @@ pub const JOB_FILE_BYTES_MAX: usize = 1024 * 1024;
 const VERSION: i64 = 1;
 /// A name or description fits a screen.
 const DESCRIPTION_BYTES_MAX: usize = 4096;
+/// Below a minute nobody could fetch the results; what is to be kept for years belongs elsewhere.
+const KEEP: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
 
 /// Says whether bytes are a module that can be run, and why not.
 pub type Validate<'a> = dyn Fn(&[u8]) -> Result<(), String> + 'a;
@@ -54,6 +65,8 @@ pub type Resolve<'a> = dyn Fn(&str) -> Result<Hash, String> + 'a;
 pub struct LoadOptions<'a> {
     /// Takes the place of the job's own name.
     pub name: Option<String>,
+    /// Values of parameters.
+    pub set: Vec<(String, String)>,
     /// Nodes in the swarm: decides how finely stages are cut.
     pub nodes: usize,
     /// The check that each module must pass.
@@ -111,14 +124,19 @@ pub fn parse(text: &str, base: &Path, file_name: &str, options: &LoadOptions<'_>
 }
 
 fn plan(text: &str, base: &Path, options: &LoadOptions<'_>) -> Result<Plan, Fault> {
-    let job = tree::parse(text)?;
+    let mut job = tree::parse(text)?;
     check_version(&job)?;
     keys::JOB.check(&job)?;
+    let params = params::read(&job, &options.set)?;
+    params::fill_in(&mut job, &params)?;
     let (name, description) = (name(&job, options)?, description(&job)?);
+    let mut job_options = job_options(&job)?;
     let mut blobs = Blobs::new(base, options);
     let drafts = drafts(&job, &mut blobs)?;
     let order = stages::order(&drafts)?;
-    let stages = stages::build(drafts, &order, options.nodes)?;
+    let params = Params::new(params);
+    let stages = stages::build(drafts, &order, options.nodes, &params)?;
+    job_options.params = Params::unwrap_or_clone(params);
     let source = blobs.bytes(text.as_bytes().to_vec());
     let (list, sources) = blobs.finish();
     let spec = JobSpec {
@@ -130,11 +148,68 @@ fn plan(text: &str, base: &Path, options: &LoadOptions<'_>) -> Result<Plan, Faul
         nonce: 0,
         source: Some(source),
         blobs: list,
-        failures_max: job.get("max_failures").map_or(Ok(0), |value| max_failures(value, &stages))?,
+        failures_max: job.get("max_failures").map_or(Ok(tolerated(&stages)), |value| max_failures(value, &stages))?,
         stages,
+        options: job_options,
     };
     check_spec(&spec, &job)?;
     Ok(Plan { spec, blobs: sources })
+}
+
+/// What is said of the job as a whole.
+fn job_options(job: &Table) -> Result<JobOptions, Fault> {
+    let mut options = JobOptions::default();
+    for entry in &job.entries {
+        let value = &entry.value;
+        match entry.key.as_str() {
+            "namespace" => options.namespace = namespace(value)?,
+            "labels" => options.labels = labels(value)?,
+            "priority" => {
+                let range = i64::from(*PRIORITIES.start())..=i64::from(*PRIORITIES.end());
+                options.priority = value.integer(range).map(|priority| i8::try_from(priority).unwrap_or(0))?;
+            }
+            "max_parallel" => {
+                let most = value.integer(1..=i64::from(u32::MAX))?;
+                options.parallel_max = Some(u32::try_from(most).unwrap_or(u32::MAX));
+            }
+            "keep" => options.keep_ms = value.duration_ms(KEEP)?,
+            _ => {}
+        }
+    }
+    Ok(options)
+}
+
+fn namespace(value: &Value) -> Result<String, Fault> {
+    let text = value.plain()?;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let part = |part: &str| !part.is_empty() && part.chars().all(plain);
+    let rule = "a namespace is words of a-z, 0-9 and - with dots between them, up to 127 characters";
+    let valid = text.len() <= 127 && text.split('.').all(part);
+    if valid { Ok(text.to_owned()) } else { Err(value.fault(format!("`{text}` is not valid: {rule}"))) }
+}
+
+fn labels(value: &Value) -> Result<BTreeMap<String, String>, Fault> {
+    let table = value.table("{ team = \"art\" }")?;
+    if table.entries.len() > LABELS_MAX {
+        return Err(value.fault(format!("a job has at most {LABELS_MAX} labels")).coded(FaultCode::Limit));
+    }
+    let label = |entry: &tree::Entry| {
+        let text = entry.value.plain()?;
+        let rule = || format!("label `{}` must be 1 to 63 characters without `=`, its value up to 255", entry.key);
+        let valid = (1..=63).contains(&entry.key.len()) && !entry.key.contains('=') && text.len() <= 255;
+        if valid { Ok((entry.key.clone(), text.to_owned())) } else { Err(Fault::new(&entry.key_span, rule())) }
+    };
+    table.entries.iter().map(label).collect()
+}
+
+/// Failures that are allowed when nothing is said: none, but for stages whose failures another stage waits for.
+fn tolerated(stages: &[StageSpec]) -> u32 {
+    let handled = |at: u16| {
+        stages.iter().any(|stage| stage.options.needs_finished.contains(&at))
+            && !stages.iter().any(|stage| stage.needs.contains(&at) && !stage.options.needs_finished.contains(&at))
+    };
+    let counts = (0..).zip(stages).filter(|(at, _)| handled(*at)).map(|(_, stage)| stage.count);
+    counts.fold(0, u32::saturating_add)
 }
 
 /// The version decides what all other keys mean, so it is looked at before them.
@@ -153,7 +228,8 @@ fn is_job_name(name: &str) -> bool {
 }
 
 fn name(job: &Table, options: &LoadOptions<'_>) -> Result<String, Fault> {
-    let missing = || Fault::new(&(0..0), "the job has no name: write name = \"…\" at the top");
+    let message = "the job has no name: write name = \"…\" at the top";
+    let missing = || Fault::new(&(0..0), message).coded(FaultCode::Missing);
     let written = job.get("name").map(|value| (value, value.plain()));
     match (written, &options.name) {
         (Some((_, Err(fault))), _) => Err(fault),
@@ -180,6 +256,7 @@ fn max_failures(value: &Value, stages: &[StageSpec]) -> Result<u32, Fault> {
         return value.integer(0..=i64::from(u32::MAX)).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
     }
     let unclear = || value.fault("`max_failures` must be a number of tasks, or a share of them such as \"5%\"");
+    value.as_text().ok_or_else(|| unclear().coded(FaultCode::Type))?;
     let share = value.as_text().and_then(|text| text.trim().strip_suffix('%')).ok_or_else(unclear)?;
     let share: f64 = share.trim().parse().map_err(|_| unclear())?;
     if !(0.0..=100.0).contains(&share) {
@@ -193,7 +270,8 @@ fn max_failures(value: &Value, stages: &[StageSpec]) -> Result<u32, Fault> {
 fn drafts(job: &Table, blobs: &mut Blobs<'_>) -> Result<Vec<Draft>, Fault> {
     let defaults = job.get("defaults").map(|value| value.table("{ retry = 3 }")).transpose()?;
     defaults.map_or(Ok(()), keys::check_defaults)?;
-    let none = || Fault::new(&(0..0), "the job has no task: write a `[task.NAME]` table with its `wasm`");
+    let message = "the job has no task: write a `[task.NAME]` table with its `wasm`";
+    let none = || Fault::new(&(0..0), message).coded(FaultCode::Missing);
     let tasks = job.get("task").ok_or_else(none)?;
     let table = tasks.table("[task.NAME]")?;
     match table.entries.len() {
@@ -201,7 +279,8 @@ fn drafts(job: &Table, blobs: &mut Blobs<'_>) -> Result<Vec<Draft>, Fault> {
         1..=STAGES_MAX => table.entries.iter().map(|entry| draft::read(entry, defaults, blobs)).collect(),
         many => {
             let at = &table.entries[STAGES_MAX].key_span;
-            Err(Fault::new(at, format!("the job has {many} task tables, and at most {STAGES_MAX} are possible")))
+            let message = format!("the job has {many} task tables, and at most {STAGES_MAX} are possible");
+            Err(Fault::new(at, message).coded(FaultCode::Limit))
         }
     }
 }
@@ -218,5 +297,5 @@ fn check_spec(spec: &JobSpec, job: &Table) -> Result<(), Fault> {
     let entry = largest.and_then(|name| tasks?.entry(name));
     let hint = "move long lists into files: `each`, or an input";
     let message = format!("the job is {bytes} bytes, and at most {JOB_SPEC_BYTES_MAX} are possible; {hint}");
-    Err(Fault::new(&entry.map_or(0..0, |entry| entry.key_span.clone()), message))
+    Err(Fault::new(&entry.map_or(0..0, |entry| entry.key_span.clone()), message).coded(FaultCode::Limit))
 }

@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use swarm_protocol::{Limits, Retry, RetryOn};
+use swarm_protocol::{Limits, Resources, Retry, RetryOn, Where};
 
-use super::error::{Fault, suggestion};
+use super::conditions;
+use super::error::{Fault, FaultCode, suggestion};
 use super::keys;
 use super::tree::{Table, Value};
 
@@ -33,12 +34,23 @@ const RUN_MS_DEFAULT: u64 = 10 * 60 * 1000;
 const ATTEMPTS: std::ops::RangeInclusive<i64> = 0..=100;
 const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
 
+/// A job that has to be over in time is given at least as long as its tasks' queue.
+const TOTAL: std::ops::RangeInclusive<Duration> = QUEUE;
+/// More slots than any node has.
+const SLOTS: std::ops::RangeInclusive<i64> = 1..=4096;
+/// Each is looked at for every grant.
+const ALTERNATIVES_MAX: usize = 16;
+
 /// All settings of one task table.
 pub(super) struct Settings {
     pub(super) retry: Retry,
     pub(super) run_ms_max: u64,
     pub(super) queue_ms_max: Option<u64>,
+    pub(super) total_ms_max: Option<u64>,
     pub(super) limits: Limits,
+    pub(super) slots: u32,
+    pub(super) alternatives: Vec<Resources>,
+    pub(super) place: Where,
 }
 
 impl Default for Settings {
@@ -47,6 +59,10 @@ impl Default for Settings {
             retry: Retry { max: 3, lost_max: 5, backoff_ms: 1000, backoff_ms_max: 60_000, on: Vec::new() },
             run_ms_max: RUN_MS_DEFAULT,
             queue_ms_max: None,
+            total_ms_max: None,
+            slots: 1,
+            alternatives: Vec::new(),
+            place: Where::default(),
             limits: Limits {
                 memory_bytes_max: MEMORY_BYTES_DEFAULT,
                 fuel_max: FUEL_DEFAULT,
@@ -66,6 +82,7 @@ impl Settings {
                 "timeout" => self.apply_timeout(&entry.value)?,
                 "resources" => self.apply_resources(&entry.value)?,
                 "limits" => self.apply_limits(&entry.value)?,
+                "where" => conditions::read(&entry.value, &mut self.place)?,
                 _ => {}
             }
         }
@@ -107,24 +124,40 @@ impl Settings {
         if let Some(queue) = table.get("queue") {
             self.queue_ms_max = Some(queue.duration_ms(QUEUE)?);
         }
+        if let Some(total) = table.get("total") {
+            self.total_ms_max = Some(total.duration_ms(TOTAL)?);
+        }
         Ok(())
     }
 
     fn apply_resources(&mut self, value: &Value) -> Result<(), Fault> {
-        if value.as_list().is_some() {
-            return Err(value.fault("`resources` as a list is not supported yet"));
+        let Some(list) = value.as_list() else {
+            let one = resources(value, self.first())?;
+            self.alternatives.clear();
+            self.set_first(one);
+            return Ok(());
+        };
+        let before = self.first();
+        let read = list.iter().map(|item| resources(item, before)).collect::<Result<Vec<_>, _>>()?;
+        let Some((first, rest)) = read.split_first() else {
+            return Err(value.fault("`resources` is an empty list").coded(FaultCode::Type));
+        };
+        if rest.len() >= ALTERNATIVES_MAX {
+            let message = format!("`resources` has at most {ALTERNATIVES_MAX} alternatives");
+            return Err(value.fault(message).coded(FaultCode::Limit));
         }
-        let table = value.table("{ memory = \"256MiB\" }")?;
-        keys::RESOURCES.check(table)?;
-        if let Some(memory) = table.get("memory") {
-            self.limits.memory_bytes_max = memory.size(MEMORY_BYTES)?;
-        }
-        match table.get("slots") {
-            Some(slots) if slots.integer(1..=i64::MAX)? > 1 => {
-                Err(slots.fault("more than one slot a task is not supported yet"))
-            }
-            _ => Ok(()),
-        }
+        self.set_first(*first);
+        self.alternatives = rest.to_vec();
+        Ok(())
+    }
+
+    const fn first(&self) -> Resources {
+        Resources { memory_bytes_max: self.limits.memory_bytes_max, slots: self.slots }
+    }
+
+    const fn set_first(&mut self, first: Resources) {
+        self.limits.memory_bytes_max = first.memory_bytes_max;
+        self.slots = first.slots;
     }
 
     fn apply_limits(&mut self, value: &Value) -> Result<(), Fault> {
@@ -140,6 +173,18 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// One alternative; what it does not say is as before.
+fn resources(value: &Value, before: Resources) -> Result<Resources, Fault> {
+    let table = value.table("{ memory = \"256MiB\", slots = 1 }")?;
+    keys::RESOURCES.check(table)?;
+    let memory = table.get("memory").map(|memory| memory.size(MEMORY_BYTES)).transpose()?;
+    let slots = table.get("slots").map(|slots| slots.integer(SLOTS)).transpose()?;
+    Ok(Resources {
+        memory_bytes_max: memory.unwrap_or(before.memory_bytes_max),
+        slots: slots.and_then(|slots| u32::try_from(slots).ok()).unwrap_or(before.slots),
+    })
 }
 
 fn attempts(value: &Value) -> Result<u16, Fault> {

@@ -7,8 +7,8 @@
 //! Elsewhere: which strings of a job are templates is said in `swarm_protocol::StageSpec`.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::{Arc, LazyLock};
 
 use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior, Value, filters};
@@ -29,7 +29,11 @@ const NESTING_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     entries: Vec<Name>,
+    params: Params,
 }
+
+/// `params` of a job: shared by the names of all its tasks.
+pub type Params = Arc<BTreeMap<String, String>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name {
@@ -39,6 +43,8 @@ struct Name {
     text: String,
     /// Set when the value counts as a number in an expression.
     number: Option<i64>,
+    /// Set when the value has fields.
+    fields: Option<serde_json::Value>,
 }
 
 /// The names of one task: `index`; `item` in an array or list; the axes of a matrix. `item` is the element of the
@@ -46,64 +52,123 @@ struct Name {
 pub fn names(stage: &StageSpec, index: u32, item: Option<&Item>) -> Names {
     let mut entries = vec![Name::number("index", "SWARM_INDEX", i64::from(index))];
     match (&stage.elements, item) {
+        (Elements::Json(_), Some(item)) => entries.push(Name::json(&item.text)),
+        (Elements::Grid(grid), _) => {
+            entries.extend(grid.values(index).into_iter().map(|(name, text)| Name::axis(name, text)))
+        }
         (Elements::Numbers { start }, _) => {
             entries.push(Name::number("item", "SWARM_ITEM", start.saturating_add(i64::from(index))));
         }
         (Elements::List(_), Some(item)) => entries.push(Name::text("item", "SWARM_ITEM", &item.text)),
-        (Elements::Matrix(axes), _) => {
-            let mut rest = index as usize;
-            let mut values = Vec::with_capacity(axes.len());
-            for axis in axes.iter().rev() {
-                // A spec from a peer may have an empty axis: such a name is empty, not a panic.
-                let at = rest.checked_rem(axis.values.len()).unwrap_or(0);
-                rest = rest.checked_div(axis.values.len()).unwrap_or(0);
-                values.push(Name::axis(&axis.name, axis.values.get(at).map_or("", String::as_str)));
-            }
-            entries.extend(values.into_iter().rev());
+        (Elements::Matrix(_), _) => {
+            entries.extend(stage.elements.values(index).into_iter().map(|(name, text)| Name::axis(name, text)));
         }
-        (Elements::One | Elements::List(_), _) => {}
+        (Elements::One | Elements::List(_) | Elements::Json(_), _) => {}
     }
-    Names { entries }
+    Names { entries, params: Params::default() }
 }
 
 impl Name {
     fn text(name: &'static str, variable: &'static str, text: &str) -> Self {
-        Self { name: name.into(), variable: variable.into(), text: text.into(), number: None }
+        Self { name: name.into(), variable: variable.into(), text: text.into(), number: None, fields: None }
+    }
+
+    /// A JSON value: an object or list has parts, which templates may name.
+    fn json(text: &str) -> Self {
+        let fields = text.starts_with(['{', '[']).then(|| serde_json::from_str(text).ok()).flatten();
+        Self { fields, ..Self::text("item", "SWARM_ITEM", text) }
     }
 
     fn number(name: &'static str, variable: &'static str, number: i64) -> Self {
         let (name, variable) = (name.into(), variable.into());
-        Self { name, variable, text: number.to_string(), number: Some(number) }
+        Self { name, variable, text: number.to_string(), number: Some(number), fields: None }
     }
 
     /// A value that reads as a plain integer counts as one; `007` stays text.
     fn axis(name: &str, text: &str) -> Self {
         let variable = format!("SWARM_MATRIX_{}", name.to_ascii_uppercase());
         let number = text.parse().ok().filter(|number: &i64| number.to_string() == text);
-        Self { name: name.to_owned().into(), variable: variable.into(), text: text.into(), number }
+        Self { name: name.to_owned().into(), variable: variable.into(), text: text.into(), number, fields: None }
     }
 
     fn value(&self) -> Value {
+        if let Some(fields) = &self.fields {
+            return of_json(fields, false);
+        }
         self.number.map_or_else(|| Value::from(self.text.as_str()), Value::from)
     }
 
     /// The value as a number, where only numbers are allowed.
     fn numeric(&self) -> Option<Value> {
-        let integer = self.number.or_else(|| self.text.parse().ok()).map(Value::from);
-        let fraction = || self.text.parse::<f64>().ok().filter(|fraction| fraction.is_finite()).map(Value::from);
-        integer.or_else(fraction)
+        if let Some(fields) = &self.fields {
+            return Some(of_json(fields, true));
+        }
+        self.number.map(Value::from).or_else(|| number_of(&self.text))
+    }
+}
+
+fn number_of(text: &str) -> Option<Value> {
+    let fraction = || text.parse::<f64>().ok().filter(|fraction| fraction.is_finite()).map(Value::from);
+    text.parse::<i64>().ok().map(Value::from).or_else(fraction)
+}
+
+/// A JSON value in an expression; where only numbers are allowed, its other parts are left out.
+fn of_json(value: &serde_json::Value, numeric: bool) -> Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Number(number) => number_of(&number.to_string()).unwrap_or(Value::UNDEFINED),
+        Json::Array(items) => items.iter().map(|item| of_json(item, numeric)).collect(),
+        Json::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, value)| (name.clone(), of_json(value, numeric))))
+        }
+        _ if numeric => Value::UNDEFINED,
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Bool(boolean) => Value::from(*boolean),
+        Json::Null => Value::from(""),
     }
 }
 
 impl Names {
+    /// The parameters alone: what is known before there are tasks.
+    pub(super) fn of_params(params: &BTreeMap<String, String>) -> Self {
+        Self { entries: Vec::new(), params: Arc::new(params.clone()) }
+    }
+
+    /// The same, with the parameters of the job.
+    #[must_use]
+    pub fn with_params(self, params: &Params) -> Self {
+        Self { params: Arc::clone(params), ..self }
+    }
+
     /// The value of a name, as text.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.entry(name).map(|entry| entry.text.as_str())
+        let param = || self.params.get(name.strip_prefix("params.")?).map(String::as_str);
+        self.entry(name).map(|entry| entry.text.as_str()).or_else(param)
     }
 
     /// The names, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| &*entry.name)
+    }
+
+    /// All that a template may use.
+    fn known(&self) -> Vec<String> {
+        let params = self.params.keys().map(|name| format!("params.{name}"));
+        self.iter().map(str::to_owned).chain(params).collect()
+    }
+
+    fn params_value(&self, numeric: bool) -> Value {
+        let value = |text: &String| match text.as_str() {
+            "true" | "false" if !numeric => Some(Value::from(text == "true")),
+            text if numeric => number_of(text),
+            text => Some(
+                text.parse::<i64>()
+                    .ok()
+                    .filter(|number| number.to_string() == text)
+                    .map_or_else(|| Value::from(text), Value::from),
+            ),
+        };
+        Value::from_pairs(self.params.iter().filter_map(|(name, text)| Some((name.clone(), value(text)?))))
     }
 
     /// What the guest finds in its environment: `SWARM_INDEX`, `SWARM_ITEM`, and `SWARM_MATRIX_X` for each axis.
@@ -271,6 +336,7 @@ fn calculate(expression: &str, names: &Names) -> Result<String, Unusable> {
     let compiled = environment.compile_expression_owned(expression.to_owned())?;
     let mut used: Vec<String> = compiled.undeclared_variables(false).into_iter().collect();
     used.sort();
+    check_params(&compiled.undeclared_variables(true), names, multiplies)?;
     let value = compiled.eval(context(&used, names, multiplies)?)?;
     match value.kind() {
         ValueKind::String | ValueKind::Number | ValueKind::Bool => Ok(value.to_string()),
@@ -317,18 +383,36 @@ fn multiplies(expression: &str) -> bool {
     })
 }
 
+/// Every parameter that is used must be there, and be a number where only numbers are allowed.
+fn check_params(used: &HashSet<String>, names: &Names, numeric: bool) -> Result<(), Unusable> {
+    let mut used: Vec<&String> = used.iter().filter(|name| name.starts_with("params")).collect();
+    used.sort();
+    for name in used {
+        let param = name.strip_prefix("params.").map(|rest| rest.split('.').next().unwrap_or(rest));
+        let Some(text) = param.and_then(|param| names.params.get(param)) else {
+            return Err(Unusable::UnknownName(name.clone(), names.known()));
+        };
+        if numeric && number_of(text).is_none() {
+            return Err(Unusable::NotANumber(name.clone(), text.clone()));
+        }
+    }
+    Ok(())
+}
+
 /// All names there are, once the names used are known to be among them. In an expression that multiplies, only those
 /// whose values are numbers.
 fn context(used: &[String], names: &Names, numeric: bool) -> Result<Value, Unusable> {
-    for name in used {
-        let unknown = || Unusable::UnknownName(name.clone(), names.iter().map(str::to_owned).collect());
+    for name in used.iter().filter(|name| *name != "params") {
+        let unknown = || Unusable::UnknownName(name.clone(), names.known());
         let entry = names.entry(name).ok_or_else(unknown)?;
         if numeric && entry.numeric().is_none() {
             return Err(Unusable::NotANumber(name.clone(), entry.text.clone()));
         }
     }
     let value = |entry: &Name| if numeric { entry.numeric() } else { Some(entry.value()) };
-    Ok(Value::from_pairs(names.entries.iter().filter_map(|entry| Some((entry.name.clone(), value(entry)?)))))
+    let entries = names.entries.iter().filter_map(|entry| Some((entry.name.clone(), value(entry)?)));
+    let params = (!names.params.is_empty()).then(|| (Cow::Borrowed("params"), names.params_value(numeric)));
+    Ok(Value::from_pairs(entries.chain(params)))
 }
 
 /// For expressions with `*`: nothing here makes text, which `*` would repeat.

@@ -13,7 +13,7 @@ use jiff::{Span, SpanRelativeTo};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::error::Fault;
+use super::error::{Fault, FaultCode};
 
 /// One value.
 #[derive(Debug)]
@@ -57,7 +57,10 @@ pub(super) fn parse(text: &str) -> Result<Table, Fault> {
     let end = text.len()..text.len();
     match DeTable::parse(text) {
         Ok(table) => build_table(table.get_ref(), 0..text.len(), String::new()),
-        Err(error) => Err(Fault::new(&error.span().unwrap_or(end), format!("not valid TOML: {}", error.message()))),
+        Err(error) => {
+            let message = format!("not valid TOML: {}", error.message());
+            Err(Fault::new(&error.span().unwrap_or(end), message).coded(FaultCode::Syntax))
+        }
     }
 }
 
@@ -117,23 +120,41 @@ impl Table {
     pub(super) fn only(&self, choices: &str) -> Result<&Entry, Fault> {
         match self.entries.as_slice() {
             [only] => Ok(only),
-            [] => Err(Fault::new(&self.span, format!("`{}` must have one of {choices}", self.label))),
+            [] => {
+                let message = format!("`{}` must have one of {choices}", self.label);
+                Err(Fault::new(&self.span, message).coded(FaultCode::Missing))
+            }
             [_, second, ..] => {
                 let message = format!("`{}` must have only one of {choices}", self.label);
-                Err(Fault::new(&second.key_span, message))
+                Err(Fault::new(&second.key_span, message).coded(FaultCode::Type))
             }
         }
     }
 }
 
 impl Value {
+    /// Takes the place of a string.
+    pub(super) fn set_text(&mut self, text: String) {
+        self.kind = Kind::Text(text);
+    }
+
+    /// The values inside.
+    pub(super) fn children_mut(&mut self) -> impl Iterator<Item = &mut Self> {
+        let (list, table) = match &mut self.kind {
+            Kind::List(items) => (Some(items.iter_mut()), None),
+            Kind::Table(table) => (None, Some(table.entries.iter_mut().map(|entry| &mut entry.value))),
+            _ => (None, None),
+        };
+        list.into_iter().flatten().chain(table.into_iter().flatten())
+    }
+
     pub(super) fn fault(&self, message: impl Into<String>) -> Fault {
         Fault::new(&self.span, message)
     }
 
     /// `` `label` must be {wanted}, not {found} ``
     pub(super) fn mismatch(&self, wanted: &str) -> Fault {
-        self.fault(format!("`{}` must be {wanted}, not {}", self.label, self.type_name()))
+        self.fault(format!("`{}` must be {wanted}, not {}", self.label, self.type_name())).coded(FaultCode::Type)
     }
 
     fn type_name(&self) -> &'static str {
@@ -168,7 +189,8 @@ impl Value {
         match &self.kind {
             Kind::Text(text) => Ok(text),
             Kind::Integer(integer) => {
-                Err(self.fault(format!("`{}` must be a string; write \"{integer}\"", self.label)))
+                let message = format!("`{}` must be a string; write \"{integer}\"", self.label);
+                Err(self.fault(message).coded(FaultCode::Type))
             }
             _ => Err(self.mismatch("a string")),
         }
@@ -181,7 +203,8 @@ impl Value {
             None => Ok(text),
             Some(_) => Err(self
                 .fault(format!("`{}` cannot differ between tasks: `{{{{ }}}}` is not supported here", self.label))
-                .within(Some("{{"))),
+                .within(Some("{{"))
+                .coded(FaultCode::Template)),
         }
     }
 
@@ -205,12 +228,13 @@ impl Value {
     }
 
     pub(super) fn boolean(&self) -> Result<bool, Fault> {
-        if let Kind::Boolean(boolean) = self.kind { Ok(boolean) } else { Err(self.mismatch("`true` or `false`")) }
+        if let Kind::Boolean(boolean) = self.kind { Ok(boolean) } else { Err(self.mismatch("true or false")) }
     }
 
     /// `true`, where `false` would mean nothing.
     pub(super) fn only_true(&self) -> Result<(), Fault> {
-        let wrong = || self.fault(format!("`{}` can only be `true`; leave it out otherwise", self.label));
+        let message = || format!("`{}` can only be `true`; leave it out otherwise", self.label);
+        let wrong = || self.fault(message()).coded(FaultCode::Type);
         if matches!(self.kind, Kind::Boolean(true)) { Ok(()) } else { Err(wrong()) }
     }
 
@@ -231,7 +255,7 @@ impl Value {
         let bytes = match &self.kind {
             Kind::Text(text) => text.parse::<ByteSize>().map_err(|_| unclear())?.as_u64(),
             Kind::Integer(integer) => u64::try_from(*integer).map_err(|_| unclear())?,
-            _ => return Err(unclear()),
+            _ => return Err(unclear().coded(FaultCode::Type)),
         };
         let (least, most) = (ByteSize(*allowed.start()), ByteSize(*allowed.end()));
         let outside = || self.fault(format!("`{}` must be {least} to {most}", self.label));
@@ -241,7 +265,8 @@ impl Value {
     /// A duration such as `"1m 30s"`, in milliseconds.
     pub(super) fn duration_ms(&self, allowed: RangeInclusive<Duration>) -> Result<u64, Fault> {
         let unclear = || self.fault(format!("`{}` must be a duration such as \"1m 30s\"", self.label));
-        let duration = self.as_text().and_then(duration).ok_or_else(unclear)?;
+        let text = self.as_text().ok_or_else(|| unclear().coded(FaultCode::Type))?;
+        let duration = duration(text).ok_or_else(unclear)?;
         if !allowed.contains(&duration) {
             let (least, most) = (shown(*allowed.start()), shown(*allowed.end()));
             return Err(self.fault(format!("`{}` must be {least} to {most}", self.label)));

@@ -664,7 +664,7 @@ impl Started {
 
 /// A small job of its own for each number.
 pub(super) fn job(nonce: u64) -> (JobId, SignedJob) {
-    use swarm_protocol::{Elements, JOB_SPEC_VERSION, Limits, Retry, Stdin};
+    use swarm_protocol::{Elements, JOB_SPEC_VERSION, JobOptions, Limits, Retry, StageOptions, Stdin};
     let identity = Identity::from_secret([42; 32]);
     let stage = StageSpec {
         name: "only".into(),
@@ -683,6 +683,7 @@ pub(super) fn job(nonce: u64) -> (JobId, SignedJob) {
         run_ms_max: 1000,
         queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
+        options: StageOptions::default(),
     };
     let spec = JobSpec {
         version: JOB_SPEC_VERSION,
@@ -695,6 +696,7 @@ pub(super) fn job(nonce: u64) -> (JobId, SignedJob) {
         blobs: Hash::of(b"list"),
         failures_max: 0,
         stages: vec![stage],
+        options: JobOptions::default(),
     };
     let signed = SignedJob::sign(&spec, identity.signing_key()).unwrap();
     (signed.id(), signed)

@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use swarm_protocol::lattice::End;
 use swarm_protocol::{
-    Content, Elements, Ending, Hash, JobId, JobSpec, JobState, Limits, Retry, ShardId, StageSpec, Stdin, codec,
+    Content, Elements, Ending, Hash, JobId, JobOptions, JobSpec, JobState, Limits, Retry, ShardId, StageOptions,
+    StageSpec, Stdin, codec,
 };
 use tokio::sync::Notify;
 
@@ -220,6 +221,7 @@ fn spec(module: Hash, list: Hash, count: u32) -> JobSpec {
             stdout_bytes_max: 1 << 20,
             outputs_bytes_max: 1 << 20,
         },
+        options: StageOptions::default(),
     };
     JobSpec {
         version: 0,
@@ -232,6 +234,7 @@ fn spec(module: Hash, list: Hash, count: u32) -> JobSpec {
         blobs: list,
         failures_max: 0,
         stages: vec![stage],
+        options: JobOptions::default(),
     }
 }
 

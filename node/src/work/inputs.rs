@@ -48,7 +48,7 @@ pub(super) enum Inputs {
     None,
     /// The same for every task.
     Shared(TempDir),
-    /// Some are the task's own item: a directory for each task.
+    /// Some are the task's own (its item, or what elements of an earlier stage left for it): a directory for each task.
     Own {
         /// The same for every task.
         links: Vec<Link>,
@@ -80,21 +80,23 @@ impl Inputs {
         declared: usize,
         links: Vec<Link>,
         items: Vec<PathBuf>,
+        has_own: bool,
         blobs: &Blobs,
         scratch: &Path,
     ) -> Result<Self, InputError> {
-        match (declared, items.is_empty()) {
+        match (declared, items.is_empty() && !has_own) {
             (0, _) => Ok(Self::None),
             (_, true) => Ok(Self::Shared(directory(&links, blobs, scratch)?)),
             (_, false) => Ok(Self::Own { links, items }),
         }
     }
 
-    /// The directory of one task, whose item is `text` or has a file.
+    /// The directory of one task, whose item is `text` or has a file, with links of its own.
     pub(super) fn of_task(
         &self,
         item: Option<&Item>,
         text: &str,
+        own: &[Link],
         blobs: &Blobs,
         scratch: &Path,
     ) -> Result<InDir<'_>, InputError> {
@@ -103,6 +105,9 @@ impl Inputs {
             Self::Shared(dir) => Ok(InDir::Shared(dir.path())),
             Self::Own { links, items } => {
                 let dir = directory(links, blobs, scratch)?;
+                for Link { path, hash } in own {
+                    link(dir.path(), path, &blobs.path(*hash))?;
+                }
                 for path in items {
                     place_item(dir.path(), path, item, text, blobs)?;
                 }

@@ -84,7 +84,8 @@ impl State {
                     // A lease that is gone was stopped, and nobody waits for these outcomes.
                     let _unheard = lease.send_message(LeaseMessage::Slot(report));
                 });
-                let helpers = shared.slots.count().min(batch.tasks.iter().map(|(range, _)| range.count as usize).sum());
+                let at_once = (shared.slots.count() / stage.slots()).max(1);
+                let helpers = at_once.min(batch.tasks.iter().map(|(range, _)| range.count as usize).sum());
                 self.slots = helpers;
                 let job = Job { stage, tasks, report };
                 for _ in 0..helpers {

@@ -19,6 +19,7 @@ mod inputs;
 mod lease;
 mod outcomes;
 mod outputs;
+mod permits;
 mod slots;
 mod stage;
 mod supervisor;
@@ -43,7 +44,7 @@ use crate::commands::Commands;
 use crate::supervisor::Failure;
 
 use slots::Slots;
-use stage::Stages;
+use stage::{Offer, Stages};
 use supervisor::{Supervised, SupervisorMessage};
 
 /// The log, at level debug, of what is granted to this node and what ended on it: two lines a batch, for whoever follows
@@ -60,6 +61,8 @@ pub(crate) struct WorkOptions {
     pub(crate) scratch: PathBuf,
     /// Tasks to run at once.
     pub(crate) slots: usize,
+    /// Memory offered to each of them.
+    pub(crate) memory_bytes: u64,
     /// Brings blobs here.
     pub(crate) artifacts: Artifacts,
     /// Answers what earlier stages left, and takes the outcomes.
@@ -149,20 +152,21 @@ pub(crate) struct Work {
 impl Work {
     /// Starts the slots and the supervisor, on the tokio runtime of the caller.
     pub(crate) fn start(options: WorkOptions) -> Result<Self, WorkError> {
-        let WorkOptions { engine, blobs, scratch, slots, artifacts, commands } = options;
-        Self::start_with(engine, blobs, scratch, slots, Sources::of(artifacts, commands))
+        let WorkOptions { engine, blobs, scratch, slots, memory_bytes, artifacts, commands } = options;
+        let offer = Offer { slots, memory_bytes };
+        Self::start_with(engine, blobs, scratch, offer, Sources::of(artifacts, commands))
     }
 
     fn start_with(
         engine: Engine,
         blobs: Blobs,
         scratch: PathBuf,
-        slots: usize,
+        offer: Offer,
         sources: Sources,
     ) -> Result<Self, WorkError> {
         inputs::empty(&scratch).map_err(|source| WorkError::Scratch { path: scratch.clone(), source })?;
-        let slots = Arc::new(Slots::start(slots).map_err(WorkError::Threads)?);
-        let stages = Arc::new(Stages::new(engine, blobs, scratch, sources.clone()));
+        let slots = Arc::new(Slots::start(offer.slots).map_err(WorkError::Threads)?);
+        let stages = Arc::new(Stages::new(engine, blobs, scratch, offer, sources.clone()));
         let start = Supervised { stages, slots: Arc::clone(&slots), sources };
         let (supervisor, _) =
             ActorRuntime::spawn_instant(None, supervisor::ExecutorSupervisor, start).map_err(WorkError::Supervisor)?;

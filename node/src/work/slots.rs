@@ -15,6 +15,7 @@ use swarm_protocol::{Ending, Outcome};
 use tokio::sync::mpsc;
 
 use super::outcomes::Outcomes;
+use super::permits::Permits;
 use super::stage::Stage;
 use super::tasks::{Taken, Tasks};
 
@@ -54,10 +55,11 @@ impl Slots {
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let (jobs, busy) = (Arc::new(Mutex::new(jobs)), Arc::new(AtomicUsize::new(0)));
+        let permits = Arc::new(Permits::new(count));
         for slot in 0..count {
-            let (jobs, busy) = (Arc::clone(&jobs), Arc::clone(&busy));
+            let (jobs, busy, permits) = (Arc::clone(&jobs), Arc::clone(&busy), Arc::clone(&permits));
             let thread = thread::Builder::new().name(format!("slot-{slot}")).stack_size(STACK_BYTES);
-            thread.spawn(move || serve(slot, &jobs, &busy))?;
+            thread.spawn(move || serve(slot, &jobs, &busy, &permits))?;
         }
         Ok(Self { queue, count, busy })
     }
@@ -78,10 +80,11 @@ impl Slots {
     }
 }
 
-fn serve(slot: usize, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize) {
+fn serve(slot: usize, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize, permits: &Permits) {
     // One idle slot waits in the queue, the others for their turn to.
     let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
     while let Some(job) = next() {
+        let _permit = permits.take(job.stage.slots());
         busy.fetch_add(1, Ordering::Relaxed);
         if catch_unwind(AssertUnwindSafe(|| Shift::new(&job).work(slot))).is_err() {
             tracing::error!(slot, "a slot failed outside a task");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -17,8 +17,8 @@ use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, M
 use swarm_protocol::codec::{self, DecodeError};
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    BadOutputs, Batch, Content, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec, NodeId,
-    Outcome, Range, ShardId, StageSpec, Stdin, TreeFile,
+    BadOutputs, Batch, Content, Edge, Elements, Ending, Hash, INLINE_BYTES_MAX, InputSource, Item, JobId, JobSpec,
+    Limits, NodeId, Outcome, Range, Resources, ShardId, StageSpec, Stdin, TreeFile,
 };
 use swarm_store::{BlobError, Blobs, NoRoom, is_full};
 use tokio::sync::OnceCell;
@@ -27,8 +27,9 @@ use super::inputs::{InputError, Inputs, Link, plain_path, temp_dir};
 use super::outputs::{self, OutputError};
 use super::tasks::Taken;
 use super::{Sources, reason};
+use crate::earlier::{EARLIER_BYTES_MAX, Earlier, substitute};
 use crate::handle::blocking;
-use crate::jobfile::{Names, RenderError, names, render};
+use crate::jobfile::{Names, Params, RenderError, names, render};
 
 /// Stages kept ready: those of a few jobs side by side. One that falls out is made ready again by its next lease.
 const STAGES_MAX: usize = 16;
@@ -92,9 +93,27 @@ pub(super) struct Stages {
     engine: Engine,
     blobs: Blobs,
     scratch: PathBuf,
+    offer: Offer,
     sources: Sources,
     /// The most recently used first.
     ready: Mutex<VecDeque<(StageKey, Ready)>>,
+}
+
+/// What this node offers.
+#[derive(Clone, Copy)]
+pub(super) struct Offer {
+    pub(super) slots: usize,
+    pub(super) memory_bytes: u64,
+}
+
+impl Offer {
+    /// What an attempt takes: the first alternative that is offered here. Whoever granted it looked for one; what is not
+    /// offered after all is tried within its own limits.
+    fn resources(self, stage: &StageSpec) -> Resources {
+        let has = |it: &Resources| it.slots as usize <= self.slots && it.memory_bytes_max <= self.memory_bytes;
+        let first = Resources { memory_bytes_max: stage.limits.memory_bytes_max, slots: 1 };
+        stage.resources().find(has).unwrap_or(first)
+    }
 }
 
 type StageKey = (JobId, u16);
@@ -111,16 +130,23 @@ pub(super) struct Stage {
     spec: Arc<JobSpec>,
     module: Module,
     items: Option<Arc<Vec<Item>>>,
+    params: Params,
+    /// What an attempt takes of this node.
+    resources: Resources,
+    /// As the stage has them, with the memory that this node gives.
+    limits: Limits,
     /// Of a `Stdin::File`.
     stdin: Bytes,
     inputs: Inputs,
+    /// What elements of an earlier stage left for tasks of a batch that is about to run.
+    own: Mutex<BTreeMap<u32, Vec<Link>>>,
     blobs: Blobs,
     scratch: PathBuf,
 }
 
 impl Stages {
-    pub(super) fn new(engine: Engine, blobs: Blobs, scratch: PathBuf, sources: Sources) -> Self {
-        Self { engine, blobs, scratch, sources, ready: Mutex::default() }
+    pub(super) fn new(engine: Engine, blobs: Blobs, scratch: PathBuf, offer: Offer, sources: Sources) -> Self {
+        Self { engine, blobs, scratch, offer, sources, ready: Mutex::default() }
     }
 
     /// The stage of a batch, ready, and with the items of the batch's own tasks. The error is for people.
@@ -129,6 +155,7 @@ impl Stages {
         let ready = cell.get_or_try_init(|| self.make_ready(batch)).await;
         let stage = ready.inspect_err(|error| note_disk(&self.blobs, error)).map_err(|error| reason(&error))?;
         self.fetch_items(stage, batch).await;
+        self.fetch_own(stage, batch).await.map_err(|error| reason(&error))?;
         Ok(Arc::clone(stage))
     }
 
@@ -162,7 +189,12 @@ impl Stages {
             self.stdin(stage, &batch.sources),
             self.inputs(batch, stage),
         )?;
+        let resources = self.offer.resources(stage);
         Ok(Arc::new(Stage {
+            params: Params::new(batch.spec.options.params.clone()),
+            resources,
+            limits: Limits { memory_bytes_max: resources.memory_bytes_max, ..stage.limits.clone() },
+            own: Mutex::default(),
             job,
             job_name: job.to_hex(),
             position,
@@ -198,13 +230,13 @@ impl Stages {
 
     async fn items(&self, stage: &StageSpec, from: &[NodeId]) -> Result<Option<Arc<Vec<Item>>>, Unready> {
         match stage.elements {
-            Elements::List(hash) => Ok(Some(Arc::new(self.list(hash, from).await?))),
+            Elements::List(hash) | Elements::Json(hash) => Ok(Some(Arc::new(self.list(hash, from).await?))),
             _ => Ok(None),
         }
     }
 
     async fn inputs(&self, batch: &Batch, stage: &StageSpec) -> Result<Inputs, Unready> {
-        let (mut links, mut items) = (Vec::new(), Vec::new());
+        let (mut links, mut items, mut has_own) = (Vec::new(), Vec::new(), false);
         let mut wanted = Wanted::default();
         for input in &stage.inputs {
             let path = plain_path(&input.path)?;
@@ -212,8 +244,11 @@ impl Stages {
                 InputSource::File { hash, .. } => links.push(Link { path, hash: *hash }),
                 InputSource::Tree(hash) => links.extend(self.tree(&path, *hash, &batch.sources).await?),
                 InputSource::Item => items.push(path),
-                InputSource::From { stage, path: output, name } => {
-                    links.extend(self.outputs_of(batch, *stage, output, name, &path, &mut wanted).await?);
+                InputSource::From { stage: earlier, .. } if !stage.needs_whole(*earlier) => has_own = true,
+                InputSource::From { stage: earlier, path: output, name } => {
+                    let source = Output { stage: *earlier, path: output, name, below: &path };
+                    let whole = Range { first: 0, count: u32::MAX };
+                    links.extend(self.outputs_of(batch, source, &[whole], &mut wanted).await?);
                 }
             }
         }
@@ -225,7 +260,7 @@ impl Stages {
         if declared == 0 {
             return Ok(Inputs::None);
         }
-        Ok(blocking(move || Inputs::new(declared, links, items, &blobs, &scratch)).await?)
+        Ok(blocking(move || Inputs::new(declared, links, items, has_own, &blobs, &scratch)).await?)
     }
 
     async fn tree(&self, below: &Path, list: Hash, from: &[NodeId]) -> Result<Vec<Link>, Unready> {
@@ -234,52 +269,99 @@ impl Stages {
         files.into_iter().map(link).collect()
     }
 
-    /// One declared output of every task of an earlier stage.
+    /// One declared output of some tasks of an earlier stage.
     async fn outputs_of(
         &self,
         batch: &Batch,
-        position: u16,
-        output: &str,
-        name: &str,
-        below: &Path,
+        source: Output<'_>,
+        tasks: &[Range],
         wanted: &mut Wanted,
     ) -> Result<Vec<Link>, Unready> {
+        let Output { stage: position, path: output, name, below } = source;
         let stage = batch.spec.stages.get(usize::from(position)).ok_or(Unready::NoStage(position))?;
-        if stage.count > FROM_FILES_MAX {
-            return Err(Unready::TooManyFiles { stage: stage.name.clone(), count: stage.count });
+        let whole = Range { first: 0, count: stage.count };
+        let tasks: Vec<Range> = tasks.iter().filter_map(|range| common(*range, whole)).collect();
+        let count = tasks.iter().fold(0u32, |sum, range| sum.saturating_add(range.count));
+        if count > FROM_FILES_MAX {
+            return Err(Unready::TooManyFiles { stage: stage.name.clone(), count });
         }
         let items = self.items(stage, &batch.sources).await?;
+        let params = Params::new(batch.spec.options.params.clone());
         let (mut links, mut known) = (Vec::new(), 0);
-        for (tasks, run) in self.runs(batch.lease.shard.job, position, stage).await? {
+        for (part, run) in self.runs(batch, position, stage, &tasks).await? {
             let Some(End::Done(results)) = &run.state.end else { continue };
-            let indexes = run.range.first.max(tasks.first)..run.range.end().min(tasks.end());
-            known += indexes.len() as u32;
+            let Some(done) = common(run.range, part) else { continue };
+            known += done.count;
             // A task that need not leave it may be done without.
             let Some(file) = results.outcome().outputs.iter().find(|file| file.path == output) else { continue };
             let holders: Vec<_> = results.holders().collect();
             wanted.add(file.hash, &holders);
-            for index in indexes {
+            for index in done.indexes() {
                 let item = items.as_ref().and_then(|items| items.get(index as usize));
-                let name = render(name, &names(stage, index, item))?;
+                let name = render(name, &names(stage, index, item).with_params(&params))?;
                 links.push(Link { path: below.join(plain_path(&name)?), hash: file.hash });
             }
         }
-        let count = stage.count;
-        if known < count {
+        if known < count && !may_lack(batch, position) {
             return Err(Unready::Incomplete { stage: stage.name.clone(), path: output.into(), known, count });
         }
         Ok(links)
     }
 
-    /// What is known of every shard of a stage, with the tasks of the shard.
-    async fn runs(&self, job: JobId, position: u16, stage: &StageSpec) -> Result<Vec<(Range, Run)>, Unready> {
-        let asked = (0..stage.shards()).map(|number| {
-            let (shard, tasks) = (ShardId { job, stage: position, number }, stage.shard_range(number));
-            let runs = (self.sources.shard)((shard, tasks));
-            async move { runs.await.map(|runs| runs.into_iter().map(move |run| (tasks, run))) }
+    /// What is known of some tasks of a stage, once all of them have ended; each run with the tasks it was asked for.
+    async fn runs(
+        &self,
+        batch: &Batch,
+        position: u16,
+        stage: &StageSpec,
+        tasks: &[Range],
+    ) -> Result<Vec<(Range, Run)>, Unready> {
+        let job = batch.lease.shard.job;
+        let parts: Vec<_> = tasks.iter().flat_map(|range| parts_by_shard(stage, *range)).collect();
+        let parts = parts.into_iter().map(|(number, part)| {
+            let runs = (self.sources.shard)((ShardId { job, stage: position, number }, part));
+            async move { runs.await.map(|runs| (part, runs)) }
         });
-        let shards: Vec<_> = stream::iter(asked).buffered(AT_ONCE).try_collect().await.map_err(Unready::Unfetched)?;
-        Ok(shards.into_iter().flatten().collect())
+        let parts: Vec<_> = stream::iter(parts).buffered(AT_ONCE).try_collect().await.map_err(Unready::Unfetched)?;
+        let earlier = match batch.spec.options.earlier.filter(|_| !stage.options.skip.is_empty()) {
+            Some(hash) => self.earlier(hash, &batch.sources).await?,
+            None => Earlier::new(),
+        };
+        let mut all = Vec::new();
+        for (part, runs) in parts {
+            let runs = if earlier.is_empty() { runs } else { substitute(stage, position, part, runs, &earlier) };
+            all.extend(runs.into_iter().map(|run| (part, run)));
+        }
+        Ok(all)
+    }
+
+    async fn earlier(&self, hash: Hash, from: &[NodeId]) -> Result<Earlier, Unready> {
+        let bytes = self.read(hash, EARLIER_BYTES_MAX as u64, from).await?;
+        Ok(blocking(move || codec::decode(&bytes, EARLIER_BYTES_MAX)).await?)
+    }
+
+    /// Brings here what elements of earlier stages left for the batch's own tasks.
+    async fn fetch_own(&self, stage: &Stage, batch: &Batch) -> Result<(), Unready> {
+        let spec = stage.spec();
+        let edges = Edge::of(&batch.spec, spec);
+        let mut own: BTreeMap<u32, Vec<Link>> = BTreeMap::new();
+        let mut wanted = Wanted::default();
+        for input in &spec.inputs {
+            let InputSource::From { stage: earlier, path, name } = &input.source else { continue };
+            let Some(edge) = edges.iter().find(|edge| edge.stage == *earlier) else { continue };
+            let below = plain_path(&input.path)?;
+            for task in batch.tasks.iter().flat_map(|(range, _)| range.indexes()) {
+                let source = Output { stage: *earlier, path, name, below: &below };
+                let links = self.outputs_of(batch, source, &edge.needed(task), &mut wanted).await?;
+                own.entry(task).or_default().extend(links);
+            }
+        }
+        if own.is_empty() {
+            return Ok(());
+        }
+        self.hold(wanted, &batch.sources).await?;
+        stage.own().append(&mut own);
+        Ok(())
     }
 
     /// Brings the files of the batch's own items here. One that is on no node concerns its own task alone.
@@ -345,6 +427,34 @@ impl Stages {
     }
 }
 
+/// One output of an earlier stage, and where it goes.
+#[derive(Clone, Copy)]
+struct Output<'a> {
+    stage: u16,
+    path: &'a str,
+    /// A template, evaluated with the earlier task's names.
+    name: &'a str,
+    below: &'a Path,
+}
+
+/// Whether the batch's stage runs though tasks of the earlier one failed.
+fn may_lack(batch: &Batch, position: u16) -> bool {
+    let mine = batch.spec.stages.get(usize::from(batch.lease.shard.stage));
+    mine.is_some_and(|mine| mine.options.needs_finished.contains(&position))
+}
+
+/// The parts of a range that lie in one shard each.
+fn parts_by_shard(stage: &StageSpec, range: Range) -> Vec<(u32, Range)> {
+    let shard = stage.shard_tasks.max(1);
+    let numbers = range.first / shard..range.end().div_ceil(shard);
+    numbers.filter_map(|number| Some((number, common(range, stage.shard_range(number))?))).collect()
+}
+
+fn common(a: Range, b: Range) -> Option<Range> {
+    let (first, end) = (a.first.max(b.first), a.end().min(b.end()));
+    (first < end).then(|| Range { first, count: end - first })
+}
+
 /// Blobs that are needed, with the nodes that are known to hold each.
 #[derive(Default)]
 struct Wanted(BTreeMap<Hash, BTreeSet<NodeId>>);
@@ -392,6 +502,16 @@ impl Stage {
         &self.spec.stages[usize::from(self.position)] // was there when the stage was made ready
     }
 
+    /// Slots that an attempt takes.
+    pub(super) fn slots(&self) -> usize {
+        self.resources.slots.max(1) as usize
+    }
+
+    fn own(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<Link>>> {
+        // Nothing that can panic runs under the lock.
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs one task to its end, on the calling thread. Once this node's disk has failed nothing is said of a task that
     /// could not be run: the process is about to stop, and the task runs elsewhere or after the next start.
     pub(super) fn run(&self, task: Taken, stop: &StopFlag) -> Outcome {
@@ -408,12 +528,14 @@ impl Stage {
     fn try_run(&self, task: Taken, stop: &StopFlag) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
         let item = self.item(task.index)?;
-        let names = names(spec, task.index, item);
+        let names = names(spec, task.index, item).with_params(&self.params);
         let seed = self.seed(task.index);
         let args = spec.args.iter().map(|arg| render(arg, &names)).collect::<Result<Vec<_>, _>>()?;
         let env = self.environment(task, &names, &seed)?;
         let stdin = self.stdin(&names, item)?;
-        let in_dir = self.inputs.of_task(item, names.get("item").unwrap_or(""), &self.blobs, &self.scratch)?;
+        let own = self.own().remove(&task.index).unwrap_or_default();
+        let text = names.get("item").unwrap_or("");
+        let in_dir = self.inputs.of_task(item, text, &own, &self.blobs, &self.scratch)?;
         let out_dir = (!spec.outputs.is_empty()).then(|| temp_dir("out-", &self.scratch)).transpose()?;
         let finished = self.module.run(Task {
             args: &args,
@@ -423,7 +545,7 @@ impl Stage {
             stdin,
             in_dir: in_dir.path(),
             out_dir: out_dir.as_ref().map(tempfile::TempDir::path),
-            limits: &spec.limits,
+            limits: &self.limits,
             run_max: Duration::from_millis(spec.run_ms_max),
             seed: *seed.as_bytes(),
             stop,

@@ -8,8 +8,8 @@ use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, MODULE_BYTES_MAX};
 use swarm_protocol::lattice::{End, Results, Run, TaskState};
 use swarm_protocol::{
     Axis, Batch, Content, Elements, Ending, Epoch, Event, Hash, INLINE_BYTES_MAX, Input, InputSource, Item, JobId,
-    JobSpec, LeaseId, Limits, NodeId, Outcome, OutputFile, OutputSpec, Range, Retry, ShardId, StageSpec, Stdin,
-    TreeFile, codec,
+    JobOptions, JobSpec, LeaseId, Limits, NodeId, Outcome, OutputFile, OutputSpec, Range, Retry, ShardId, StageOptions,
+    StageSpec, Stdin, TreeFile, codec,
 };
 use swarm_store::Blobs;
 use tempfile::TempDir;
@@ -331,7 +331,8 @@ impl TestNode {
             compile_time_max: DEADLINE,
         };
         let engine = Engine::new(config).unwrap();
-        let work = Work::start_with(engine, blobs.clone(), dir.path().join("scratch"), SLOTS, sources).unwrap();
+        let offer = super::stage::Offer { slots: SLOTS, memory_bytes: 1 << 30 };
+        let work = Work::start_with(engine, blobs.clone(), dir.path().join("scratch"), offer, sources).unwrap();
         Self { work, blobs, events, left, leases: std::cell::Cell::new(0), dir }
     }
 
@@ -370,6 +371,7 @@ impl TestNode {
                 stdout_bytes_max: 1 << 20,
                 outputs_bytes_max: 1 << 20,
             },
+            options: StageOptions::default(),
         }
     }
 
@@ -402,6 +404,7 @@ impl TestNode {
             blobs: Hash::of(b""),
             failures_max: 0,
             stages,
+            options: JobOptions::default(),
         };
         let lease = LeaseId { shard: ShardId { job, stage, number: 0 }, epoch: Epoch::NONE, number };
         Batch { lease, spec: Arc::new(spec), tasks, sources: vec![HOLDER] }

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use swarm_protocol::{Elements, Hash, Item, JOB_SPEC_VERSION, JobSpec, Limits, NodeId, Retry, StageSpec, Stdin, codec};
+use swarm_protocol::{
+    Elements, Hash, Item, JOB_SPEC_VERSION, JobOptions, JobSpec, Limits, NodeId, Retry, StageOptions, StageSpec, Stdin,
+    codec,
+};
 
 use super::BenchError;
 use super::api::Api;
@@ -97,6 +100,7 @@ impl Work {
             blobs: self.blobs,
             failures_max: 0,
             stages: vec![self.stage(count)],
+            options: JobOptions::default(),
         }
     }
 
@@ -123,6 +127,7 @@ impl Work {
                 stdout_bytes_max: OUTPUT_BYTES,
                 outputs_bytes_max: OUTPUT_BYTES,
             },
+            options: StageOptions::default(),
         }
     }
 }

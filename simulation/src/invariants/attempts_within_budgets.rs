@@ -118,6 +118,10 @@ fn judge_given_up(history: &History, shard: ShardId, segment: &[Run]) -> Result<
     for Run { range, state } in segment {
         let Some(End::Exhausted(results)) = &state.end else { continue };
         let attempts = attempts_of(state).collect();
+        // What needs a failed element is given up without an attempt; whether rightly is judged elsewhere.
+        if matches!(results.outcome().ending, Ending::Rejected(_)) {
+            continue;
+        }
         if retry.allows(&results.outcome().ending) && !is_used_up(retry, &attempts) {
             return Err(format!("tasks {range:?} of {shard:?} were given up after {attempts:?}, with {retry:?}"));
         }

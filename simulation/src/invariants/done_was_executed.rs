@@ -34,6 +34,10 @@ fn judge_run(job: &JobHistory, shard: ShardId, run: &Run) -> Result<(), String> 
     for task in tasks_of(run.range) {
         match &run.state.end {
             Some(End::Done(results)) => judge_end(job, shard, task, results.outcome())?,
+            // What needs a failed element fails, and never ran.
+            Some(End::Exhausted(results)) if matches!(results.outcome().ending, Ending::Rejected(_)) => {
+                judge_wait(job, shard, task, results.outcome())?;
+            }
             // A task that was lost with its nodes never came to an end of its own.
             Some(End::Exhausted(results)) if results.outcome().ending != Ending::Lost => {
                 judge_end(job, shard, task, results.outcome())?;
@@ -45,6 +49,13 @@ fn judge_run(job: &JobHistory, shard: ShardId, run: &Run) -> Result<(), String> 
         }
     }
     Ok(())
+}
+
+fn judge_wait(job: &JobHistory, shard: ShardId, task: u32, said: &Outcome) -> Result<(), String> {
+    match job.may_wait_in_vain(shard.stage, task) {
+        true => Ok(()),
+        false => Err(format!("task {task} of {shard:?} is said to wait in vain: {said:?}")),
+    }
 }
 
 fn judge_end(job: &JobHistory, shard: ShardId, task: u32, said: &Outcome) -> Result<(), String> {

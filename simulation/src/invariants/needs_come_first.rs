@@ -1,7 +1,10 @@
-//! No task starts before every task of every stage that it needs has succeeded.
+//! No task starts before what it needs: every task of a stage that is needed whole has succeeded, or has ended where that
+//! is enough; of a stage that is needed element by element, those with its values.
+
+use swarm_protocol::Edge;
 
 use super::Invariant;
-use crate::history::{Fact, History};
+use crate::history::{Fact, History, JobHistory};
 
 pub(super) struct Judge;
 
@@ -19,15 +22,35 @@ impl Invariant for Judge {
         else {
             return Err(format!("{node:?} starts task {task} of {:?}, which does not exist", lease.shard));
         };
-        match stage.needs.iter().find(|need| !job.stage_succeeded(**need)) {
-            Some(need) => Err(format!("{node:?} starts task {task} of {:?} before stage {need} is done", lease.shard)),
+        let enough = |need: &u16| match stage.options.needs_finished.contains(need) {
+            true => job.stage_has_ended(*need) || job.stage_succeeded(*need),
+            false => job.stage_succeeded(*need),
+        };
+        if let Some(need) = stage.needs.iter().find(|need| stage.needs_whole(**need) && !enough(need)) {
+            return Err(format!("{node:?} starts task {task} of {:?} before stage {need} is done", lease.shard));
+        }
+        match Edge::of(&job.spec, stage).iter().find_map(|edge| early(job, edge, *task)) {
+            Some((stage, needed)) => {
+                Err(format!("{node:?} starts task {task} of {:?} before task {needed} of stage {stage}", lease.shard))
+            }
             None => Ok(()),
         }
     }
 }
 
+/// A task that must be over before this one starts, and is not.
+fn early(job: &JobHistory, edge: &Edge, task: u32) -> Option<(u16, u32)> {
+    let is_over = |needed: &u32| {
+        job.has_succeeded(edge.stage, *needed) || (edge.finished && job.has_task_ended(edge.stage, *needed))
+    };
+    let mut needed = edge.needed(task).into_iter().flat_map(|range| range.indexes());
+    needed.find(|needed| !is_over(needed)).map(|needed| (edge.stage, needed))
+}
+
 #[cfg(test)]
 mod tests {
+    use swarm_protocol::{SameNeed, StageOptions};
+
     use super::super::tale::{Job, Tale};
     use super::*;
 
@@ -42,6 +65,22 @@ mod tests {
         let half = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
         half().starts(3, second(&job), 0).breaks("before stage 0 is done");
         half().runs(3, job.lease(1, 1), 1, &job.left(1)).starts(3, second(&job), 0).passes();
+    }
+
+    #[test]
+    fn an_element_waits_for_its_own() {
+        let needs_same = vec![SameNeed { stage: 0, names: vec!["index".into()] }];
+        let job = Job::of_two_stages_with(2, StageOptions { needs_same, ..StageOptions::default() });
+        let half = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
+        half().starts(3, second(&job), 0).passes();
+        half().starts(3, second(&job), 1).breaks("before task 1 of stage 0");
+    }
+
+    #[test]
+    fn a_stage_that_is_needed_over_must_be_over() {
+        let job = Job::of_two_stages_with(2, StageOptions { needs_finished: vec![0], ..StageOptions::default() });
+        let half = Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
+        half.starts(3, second(&job), 0).breaks("before stage 0 is done");
     }
 
     #[test]

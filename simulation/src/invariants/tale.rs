@@ -8,11 +8,11 @@ use swarm_protocol::lattice::{AttemptId, Counts, End, Failure, Results, Run, Tas
 use swarm_protocol::message::Grant;
 use swarm_protocol::{
     Answer, Content, Ending, Epoch, Hash, JobId, JobSpec, JobStatus, LeaseId, Message, NodeId, Outcome, Query, Range,
-    Retry, RetryOn, ShardId, SignedJob, StopCause, Time,
+    Retry, RetryOn, ShardId, SignedJob, StageOptions, StopCause, Time,
 };
 
 use super::Invariant;
-use crate::clients::{RUN_MS_MAX, StagePlan, patient, spec_of};
+use crate::clients::{StagePlan, patient, spec_of};
 use crate::guests::{Leaves, Script};
 use crate::history::{Fact, History};
 
@@ -140,13 +140,19 @@ impl Job {
     /// Two stages of so many tasks, the second of which needs the first.
     pub(super) fn of_two_stages(tasks: u32) -> Self {
         let script = Script { leaves: Leaves::Same, ..Script::running_for(Duration::ZERO) };
-        let stage =
-            |needs| StagePlan { count: tasks, needs, script: script.clone(), retry: patient(), run_ms_max: RUN_MS_MAX };
+        let stage = |needs| StagePlan { needs, ..StagePlan::plain(tasks, script.clone()) };
         Self::planned(&[stage(Vec::new()), stage(vec![0])])
     }
 
+    /// The same, where the second needs the first element by element, or only over.
+    pub(super) fn of_two_stages_with(tasks: u32, options: StageOptions) -> Self {
+        let script = Script { leaves: Leaves::Same, ..Script::running_for(Duration::ZERO) };
+        let first = StagePlan::plain(tasks, script.clone());
+        Self::planned(&[first, StagePlan { needs: vec![0], options, ..StagePlan::plain(tasks, script) }])
+    }
+
     fn with_retry(tasks: u32, script: Script, retry: Retry) -> Self {
-        Self::planned(&[StagePlan { count: tasks, needs: Vec::new(), script, retry, run_ms_max: RUN_MS_MAX }])
+        Self::planned(&[StagePlan { retry, ..StagePlan::plain(tasks, script) }])
     }
 
     fn planned(plans: &[StagePlan]) -> Self {

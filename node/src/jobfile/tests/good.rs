@@ -4,10 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use swarm_protocol::{Elements, Hash, Input, InputSource, Item, Retry, RetryOn, StageSpec, Stdin, TreeFile, codec};
+use swarm_protocol::{
+    Elements, Hash, Input, InputSource, Item, OutputSpec, Resources, Retry, RetryOn, SameNeed, StageSpec, Stdin,
+    TreeFile, codec,
+};
 
-use super::super::{BlobSource, LIST_BYTES_MAX, Plan, names, render};
-use super::{files, folder, read};
+use super::super::{BlobSource, LIST_BYTES_MAX, LoadOptions, Params, Plan, names, parse, render};
+use super::{begins_as_a_module, files, folder, published, read};
 
 fn plan(name: &str) -> Plan {
     let text = fs::read_to_string(folder("good").join(format!("{name}.toml"))).unwrap();
@@ -46,7 +49,10 @@ fn every_good_file_makes_a_valid_spec_whose_blobs_are_all_at_hand() {
             assert!(listed.remove(&hash), "{name}: {hash} is listed");
             assert_eq!(Hash::of(&bytes(&plan, hash)), hash, "{name}: named by its content");
         }
-        assert!(name == "by-hash" || listed.is_empty(), "{name}: nothing is listed that is not at hand");
+        assert!(
+            ["by-hash", "blob"].contains(&&*name) || listed.is_empty(),
+            "{name}: nothing is listed that is not at hand"
+        );
     }
 }
 
@@ -184,9 +190,107 @@ fn tables_of_the_defaults_merge_and_lists_are_replaced() {
 }
 
 #[test]
+fn every_key_becomes_what_it_says() {
+    let plan = plan("everything");
+    let options = &plan.spec.options;
+    assert_eq!(
+        (options.namespace.as_str(), options.priority, options.parallel_max),
+        ("org.example.demo", -10, Some(64))
+    );
+    assert_eq!((options.labels["team"].as_str(), options.keep_ms), ("art", 7 * 24 * 3600 * 1000));
+    let (tile, check, after) = (stage(&plan, "tile"), stage(&plan, "check"), stage(&plan, "after"));
+    assert_eq!((tile.limits.memory_bytes_max, tile.options.slots), (1 << 30, 2));
+    assert_eq!(tile.options.alternatives, [Resources { memory_bytes_max: 256 << 20, slots: 1 }]);
+    assert_eq!((tile.queue_ms_max, tile.options.total_ms_max), (Some(3_600_000), Some(21_600_000)));
+    assert_eq!(tile.outputs[1], OutputSpec { path: "notes.txt".into(), required: false, bytes_max: None });
+    let conditions: Vec<String> = tile.options.place.require.iter().map(ToString::to_string).collect();
+    assert_eq!(conditions, ["label.zone in (a, b)", "label.os not in (windows)", "node != anna"]);
+    assert_eq!(check.options.place.require[1].to_string(), "memory >= 4294967296");
+    assert_eq!(check.options.needs_same, [SameNeed { stage: 0, names: vec!["x".into()] }]);
+    assert_eq!(after.options.needs_finished.len(), 1);
+    assert_eq!((after.options.slots, after.options.alternatives.len(), after.run_ms_max), (0, 0, 600_000));
+}
+
+#[test]
+fn parameters_are_filled_in_where_strings_are_and_calculated_with_where_tasks_are() {
+    let text = fs::read_to_string(folder("good/everything.toml")).unwrap();
+    let set = |pairs: &[(&str, &str)]| {
+        let set = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = LoadOptions { name: None, set, nodes: 3, validate: &begins_as_a_module, resolve: &published };
+        parse(&text, &folder("good"), "everything.toml", &options)
+    };
+    let args = |plan: &Plan, index| {
+        let tile = stage(plan, "tile");
+        let names = names(tile, index, None).with_params(&Params::new(plan.spec.options.params.clone()));
+        tile.args.iter().map(|arg| render(arg, &names).unwrap()).collect::<Vec<_>>()
+    };
+    let usual = set(&[]).unwrap();
+    assert_eq!(args(&usual, 2), ["--x", "1", "--size", "4096", "4096", "", "fast-1"]);
+    let small = set(&[("size", "256"), ("rows", "3"), ("mode", "exact")]);
+    // `check` has 16 columns, and only three are left.
+    assert!(
+        small.unwrap_err().to_string().contains("`tile` has no element with `x` = 10"),
+        "the first that is missing"
+    );
+    for (name, value, why) in [
+        ("siez", "1", "did you mean `size`?"),
+        ("size", "many", "must be an integer"),
+        ("size", "1", "must be at least 256"),
+        ("mode", "slow", "must be one of `fast` and `exact`"),
+        ("debug", "yes", "must be true or false"),
+    ] {
+        let refused = set(&[(name, value)]).unwrap_err().to_string();
+        assert!(refused.contains(why), "{name}={value}: {refused}");
+    }
+}
+
+#[test]
+fn a_matrix_with_exceptions_is_what_github_makes_of_it() {
+    let plan = plan("everything");
+    let tile = stage(&plan, "tile");
+    // 48 combinations without 0-3 and 1-2; the last element is of its own.
+    assert_eq!(tile.count, 47);
+    let of = |index| {
+        let names = names(tile, index, None);
+        ["x", "y", "quality"].map(|name| names.get(name).unwrap().to_owned()).join("/")
+    };
+    assert_eq!([of(0), of(1), of(2), of(3), of(4)], ["0/1/", "0/2/", "1/1/", "1/3/", "2/1/high"]);
+    assert_eq!([of(45), of(46)], ["15/3/", "99/1/low"]);
+}
+
+#[test]
+fn values_of_a_json_file_have_their_fields() {
+    let plan = plan("everything");
+    let each = stage(&plan, "each");
+    let Elements::Json(list) = each.elements else { panic!("JSON") };
+    let items: Vec<Item> = codec::decode(&bytes(&plan, list), LIST_BYTES_MAX).unwrap();
+    assert_eq!(args(each, 0, items.first()), ["a", "2", "t"]);
+    assert_eq!(args(each, 1, items.get(1)), ["b", "5.0", "u"]);
+    assert_eq!(names(each, 1, items.get(1)).get("item"), Some(r#"{"name":"b","tags":["u","v"],"x":2.5}"#));
+    let scalars = self::plan("each-json-scalars");
+    let Elements::Json(list) = stage(&scalars, "hello").elements else { panic!("JSON") };
+    let items: Vec<Item> = codec::decode(&bytes(&scalars, list), LIST_BYTES_MAX).unwrap();
+    assert_eq!(items.iter().map(|item| item.text.as_str()).collect::<Vec<_>>(), ["word", "7", "1.5", "true"]);
+}
+
+#[test]
+fn failures_that_a_later_task_waits_for_are_allowed() {
+    let failures_max = |max: &str| {
+        let tasks = "[task.a]\nwasm = \"hello.wasm\"\narray = \"0..7\"\n[task.b]\nwasm = \"hello.wasm\"\n\
+                     needs = [{ task = \"a\", when = \"finished\" }]\n";
+        let text = format!("name = \"a\"\n{max}{tasks}");
+        read(&text, &folder("good"), "job.toml").unwrap_or_else(|error| panic!("{error}")).spec.failures_max
+    };
+    assert_eq!((failures_max(""), failures_max("max_failures = 2\n")), (7, 2));
+}
+
+#[test]
 fn ten_million_tasks_make_a_small_spec() {
     let (sweep, grid) = (plan("ten-million"), plan("ten-million-points"));
     assert_eq!((sweep.spec.tasks(), grid.spec.tasks()), (10_000_000, 10_000_001));
     assert!(codec::encode(&sweep.spec).len() < 1024);
     assert_eq!(args(stage(&grid, "point"), 9_999_999, None), ["2499", "3999"]);
+    let cut = plan("ten-million-cut");
+    assert_eq!(cut.spec.tasks(), 3999 * 2500 - 1);
+    assert_eq!(names(stage(&cut, "hello"), 9_997_498, None).get("y"), Some("2500"));
 }

@@ -1,5 +1,6 @@
 //! Job files good and bad: `node/tests/jobfiles/`. The whole message of each bad one is kept as a snapshot.
 
+mod forms;
 mod good;
 mod template;
 
@@ -32,7 +33,7 @@ fn read(text: &str, base: &Path, file_name: &str) -> Result<Plan, JobFileError> 
         text,
         base,
         file_name,
-        &LoadOptions { name: None, nodes: 3, validate: &begins_as_a_module, resolve: &published },
+        &LoadOptions { name: None, set: Vec::new(), nodes: 3, validate: &begins_as_a_module, resolve: &published },
     )
 }
 
@@ -52,13 +53,15 @@ fn files(folder: &Path) -> Vec<(String, String)> {
 fn every_mistake_is_explained_where_it_was_made() {
     for (name, text) in files(&folder("bad")) {
         let error = read(&text, &folder("bad"), &format!("{name}.toml")).expect_err(&name);
+        assert!(matches!(error, JobFileError::Invalid(_)), "{name}: {error}");
         insta::assert_snapshot!(name, error.to_string());
     }
 }
 
 #[test]
 fn a_job_file_that_is_not_there_is_named() {
-    let options = LoadOptions { name: None, nodes: 1, validate: &begins_as_a_module, resolve: &published };
+    let options =
+        LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module, resolve: &published };
     let error = super::load(Path::new("/nowhere/job.toml"), &options).unwrap_err();
     assert_eq!(error.to_string(), "`/nowhere/job.toml` does not exist");
 }
@@ -66,8 +69,13 @@ fn a_job_file_that_is_not_there_is_named() {
 #[test]
 fn a_name_given_beside_the_file_takes_its_place_and_is_checked() {
     let named = |name: &str| {
-        let options =
-            LoadOptions { name: Some(name.to_owned()), nodes: 1, validate: &begins_as_a_module, resolve: &published };
+        let options = LoadOptions {
+            name: Some(name.to_owned()),
+            set: Vec::new(),
+            nodes: 1,
+            validate: &begins_as_a_module,
+            resolve: &published,
+        };
         super::load(&folder("good/smallest.toml"), &options)
     };
     assert_eq!(named("other").unwrap().spec.name, "other");
@@ -94,7 +102,8 @@ fn a_module_over_the_limit_is_refused_without_reading_it() {
 #[test]
 fn a_job_file_over_the_limit_or_not_text_is_refused() {
     let base = tempfile::tempdir().unwrap();
-    let options = LoadOptions { name: None, nodes: 1, validate: &begins_as_a_module, resolve: &published };
+    let options =
+        LoadOptions { name: None, set: Vec::new(), nodes: 1, validate: &begins_as_a_module, resolve: &published };
     let load = |bytes: &[u8]| {
         let path = base.path().join("job.toml");
         fs::write(&path, bytes).unwrap();

@@ -1,6 +1,6 @@
 //! What templates give, and what they cannot be made to do.
 
-use swarm_protocol::{Axis, Elements, Hash, Item, Limits, Retry, StageSpec, Stdin};
+use swarm_protocol::{Axis, Elements, Hash, Item, Limits, Retry, StageOptions, StageSpec, Stdin};
 
 use super::super::{Names, RenderError, STRING_BYTES_MAX, names, render};
 
@@ -22,6 +22,7 @@ fn stage(elements: Elements) -> StageSpec {
         run_ms_max: 1,
         queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
+        options: StageOptions::default(),
     }
 }
 
