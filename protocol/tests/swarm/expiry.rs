@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::few::{Few, id, key};
 use swarm_protocol::{
-    Answer, Content, Elements, Ending, Event, Hash, JobId, JobSpec, Limits, Notice, Outcome, Query, Retry, SignedJob,
-    StageSpec, Stdin, Table,
+    Answer, Content, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, Limits, Notice, Outcome, Query, Retry,
+    SignedJob, StageOptions, StageSpec, Stdin, Table,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -28,6 +28,7 @@ fn spec(number: u8) -> JobSpec {
         run_ms_max: 1000,
         queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
+        options: StageOptions::default(),
     };
     JobSpec {
         version: 1,
@@ -40,6 +41,7 @@ fn spec(number: u8) -> JobSpec {
         blobs: Hash::of(b"list"),
         failures_max: 0,
         stages: vec![stage],
+        options: JobOptions::default(),
     }
 }
 
