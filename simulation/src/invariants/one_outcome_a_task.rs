@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use swarm_protocol::lattice::{End, Run};
+use swarm_protocol::lattice::{End, Results, Run};
 use swarm_protocol::{Answer, Ending, JobId, JobState, NodeId, Query, ShardId};
 
 use super::Invariant;
@@ -50,7 +50,7 @@ impl Judge {
                 Err(format!("task {task} of {shard:?} has two outcomes: {results:?}"))
             }
             End::Done(_) if !scripted => Err(format!("task {task} of {shard:?} cannot succeed, but is done")),
-            End::Exhausted(results) if scripted && !(job.may_be_lost() && results.outcome().ending == Ending::Lost) => {
+            End::Exhausted(results) if scripted && !may_fail(job, shard, task, results) => {
                 Err(format!("task {task} of {shard:?} cannot fail, but failed: {end:?}"))
             }
             _ => Ok(()),
@@ -79,6 +79,15 @@ fn same(one: &End, other: &End) -> bool {
             (one.outcome(), one.is_disputed()) == (other.outcome(), other.is_disputed())
         }
         (End::Cancelled, End::Cancelled) => true,
+        _ => false,
+    }
+}
+
+/// Whether a task that succeeds by its script may fail in this way: lost with its nodes, or with an element that it needs.
+fn may_fail(job: &JobHistory, shard: ShardId, task: u32, results: &Results) -> bool {
+    match results.outcome().ending {
+        Ending::Lost => job.may_be_lost(),
+        Ending::Rejected(_) => job.may_wait_in_vain(shard.stage, task),
         _ => false,
     }
 }
