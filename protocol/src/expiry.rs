@@ -19,8 +19,6 @@ use crate::message::Message;
 use crate::node::Node;
 use crate::{JobId, JobSpec, NodeId, ShardId, Table, Time, Write};
 
-/// How long the results of a job are kept after its end, when nothing is said: a day.
-const KEEP_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 /// How often the age of finished jobs is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The age of a job is remembered this many times while it is kept: a restart costs at most so small a part.
@@ -154,8 +152,8 @@ impl Node {
 }
 
 /// How long a job is kept after its end.
-fn keep_of(_: &JobSpec) -> Duration {
-    KEEP_DEFAULT
+fn keep_of(spec: &JobSpec) -> Duration {
+    Duration::from_millis(spec.options.keep_ms)
 }
 
 fn steps(age: Duration, keep: Duration) -> u128 {

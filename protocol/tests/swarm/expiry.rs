@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use crate::few::{Few, id, key};
 use swarm_protocol::{
-    Answer, Content, Elements, Ending, Event, Hash, JobId, JobSpec, Limits, Notice, Outcome, Query, Retry, SignedJob,
-    StageSpec, Stdin, Table,
+    Answer, Content, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, Limits, Notice, Outcome, Query, Retry,
+    SignedJob, StageOptions, StageSpec, Stdin, Table,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn spec(number: u8) -> JobSpec {
     let stage = StageSpec {
+        options: StageOptions::default(),
         name: "only".into(),
         wasm: Hash::of(b"wasm"),
         entry: "_start".into(),
@@ -33,6 +34,7 @@ fn spec(number: u8) -> JobSpec {
         version: 1,
         name: "job".into(),
         description: String::new(),
+        options: JobOptions::default(),
         submitter: id(number),
         submitted_unix_ms: 0,
         nonce: 0,
