@@ -152,7 +152,7 @@ impl Node {
 }
 
 /// How long a job is kept after its end.
-fn keep_of(spec: &JobSpec) -> Duration {
+const fn keep_of(spec: &JobSpec) -> Duration {
     Duration::from_millis(spec.options.keep_ms)
 }
 
