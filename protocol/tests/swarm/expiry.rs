@@ -29,7 +29,6 @@ fn spec(number: u8) -> JobSpec {
         run_ms_max: 1000,
         queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
-        options: StageOptions::default(),
     };
     JobSpec {
         version: 1,
@@ -43,7 +42,6 @@ fn spec(number: u8) -> JobSpec {
         blobs: Hash::of(b"list"),
         failures_max: 0,
         stages: vec![stage],
-        options: JobOptions::default(),
     }
 }
 
