@@ -12,6 +12,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 fn spec(number: u8) -> JobSpec {
     let stage = StageSpec {
+        options: StageOptions::default(),
         name: "only".into(),
         wasm: Hash::of(b"wasm"),
         entry: "_start".into(),
@@ -28,12 +29,12 @@ fn spec(number: u8) -> JobSpec {
         run_ms_max: 1000,
         queue_ms_max: None,
         limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
-        options: StageOptions::default(),
     };
     JobSpec {
         version: 1,
         name: "job".into(),
         description: String::new(),
+        options: JobOptions::default(),
         submitter: id(number),
         submitted_unix_ms: 0,
         nonce: 0,
@@ -41,7 +42,6 @@ fn spec(number: u8) -> JobSpec {
         blobs: Hash::of(b"list"),
         failures_max: 0,
         stages: vec![stage],
-        options: JobOptions::default(),
     }
 }
 
