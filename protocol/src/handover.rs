@@ -49,9 +49,12 @@ impl Node {
         }
     }
 
-    /// Who leaves does not go by what others had some time ago: they say it again, also those that are silent just now.
+    /// Who leaves does not go by what others had some time ago: they say it again, also those that are silent just now, or
+    /// left a moment ago.
     pub(crate) fn doubt_all_copies(&mut self) {
-        let others: Vec<_> = self.membership.members.keys().copied().collect();
+        let mut others: BTreeSet<_> = self.membership.members.keys().copied().collect();
+        others.extend(self.custody.shards.values().flat_map(|shard| &shard.custodians));
+        others.extend(self.jobs.iter().flat_map(|(_, job)| &job.custodians));
         others.into_iter().for_each(|peer| self.doubt_copies_of(peer));
         self.hurry_digests();
     }
