@@ -409,7 +409,7 @@ impl Node {
     fn on_drain(&mut self) {
         self.membership.me.draining = true;
         self.on_me_changed();
-        self.gossip_drain();
         self.doubt_all_copies();
+        self.gossip_drain();
     }
 }
