@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::harm::files;
 use super::work::Work;
@@ -38,7 +38,8 @@ pub fn served(node: &Node, id: &str, work: &Work) -> Result<Served, ClusterError
 fn files_served(node: &Node, id: &str, expected: &BTreeMap<PathBuf, Vec<u8>>) -> Result<Served, ClusterError> {
     let dir = tempfile::tempdir().map_err(ClusterError::io("create", std::env::temp_dir()))?;
     let got = node.cli(&[OsStr::new("get"), OsStr::new(id), dir.path().as_os_str()])?;
-    let found = files(dir.path()).map_err(ClusterError::io("list", dir.path()))?;
+    let mut found = files(dir.path()).map_err(ClusterError::io("list", dir.path()))?;
+    found.retain(|file| !is_kept_for_later(file));
     for file in &found {
         let name = file.strip_prefix(dir.path()).unwrap_or(file);
         let bytes = fs::read(file).map_err(ClusterError::io("read", file))?;
@@ -51,4 +52,10 @@ fn files_served(node: &Node, id: &str, expected: &BTreeMap<PathBuf, Vec<u8>>) ->
         Some(0) => Served::Wrong(format!("{} files of {id} instead of {}", found.len(), expected.len())),
         _ => Served::Refused(got.stderr),
     })
+}
+
+/// What `swarm get` leaves of a file that did not come whole, to go on with: no result.
+fn is_kept_for_later(file: &Path) -> bool {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with(".swarm-") && name.ends_with(".part")
 }
