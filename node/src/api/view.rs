@@ -14,6 +14,7 @@ use swarm_protocol::{
 };
 
 use super::ids::short_id;
+use crate::collector::Scrubbed;
 use crate::network::NetworkCounts;
 
 /// A list of things.
@@ -134,9 +135,37 @@ pub struct NodeStatus {
     /// Bytes of its blobs, if they have a budget.
     #[serde(default)]
     pub blob_bytes: u64,
+    /// Why it can remember nothing new, when its disk has no room for that. Jobs are not counted then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_room: Option<String>,
+    /// What looking at the bytes of its blobs has brought to light since its start.
+    #[serde(default)]
+    pub scrub: Scrub,
     /// Why it takes no new blobs, when it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_no_blobs: Option<String>,
+}
+
+/// Blobs that were found damaged on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Looks at all blobs.
+    pub rounds: u64,
+    /// Blobs found damaged.
+    pub damaged: u64,
+    /// Of these, fetched anew.
+    pub repaired: u64,
+    /// Of these, those that are needed here and that no node has: 64 hexadecimal digits each.
+    pub lost: Vec<String>,
+}
+
+impl Scrub {
+    /// What was found.
+    pub fn of(scrubbed: &Scrubbed) -> Self {
+        let Scrubbed { rounds, damaged, repaired, lost } = scrubbed;
+        let lost = lost.iter().map(|hash| hash.to_hex()).collect();
+        Self { rounds: *rounds, damaged: *damaged, repaired: *repaired, lost }
+    }
 }
 
 /// Blobs between this node and others, since its start.
@@ -405,7 +434,7 @@ pub fn ending(ending: &Ending) -> String {
         Ending::TimedOut => "timed out".into(),
         Ending::OutputTooLarge(what) => format!("output too large: {what}"),
         Ending::Cancelled => "cancelled".into(),
-        Ending::Lost => "its node was lost".into(),
+        Ending::Lost => "its node was lost, or had no room for it".into(),
         Ending::Rejected(why) => format!("rejected: {why}"),
     }
 }
