@@ -278,14 +278,14 @@ impl Parts {
         let first = Node::start(config.clone(), clock.now(), records)
             .map_err(|error| StartError::Damaged { dir: db, source: error.into() })?;
         let (commands, events) = Commands::new(storage.waits());
-        let told = Told::default();
+        let (told, board) = (Told::default(), Board::new(options.slots));
 
         let (kad_writes, kad_changes) = mpsc::channel(KAD_WRITES_MAX);
         let (network, heard) = Network::start(NetworkConfig {
             known_peers: peers.iter().map(|(node, addresses)| (*node, addresses.clone())).collect(),
             kad_records: kad_records.into_iter().map(|(_, key, value)| (key, value)).collect(),
             kad_writes: Some(kad_writes),
-            ..network_config(&options, &identity, &blobs)
+            ..network_config(&options, &identity, &blobs, &board)
         })
         .await?;
         let (artifacts, manager, provider) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
@@ -295,7 +295,7 @@ impl Parts {
             scratch: options.data.join("scratch"),
             slots: options.slots,
             memory_bytes: options.memory_bytes,
-            board: Board::new(options.slots),
+            board: board.clone(),
             artifacts: artifacts.clone(),
             commands: commands.clone(),
         })?;
@@ -317,6 +317,7 @@ impl Parts {
             blobs,
             artifacts: artifacts.clone(),
             network: network.clone(),
+            board,
             work: work.clone(),
             watchers,
             collector,
@@ -436,7 +437,7 @@ async fn keep(changes: Inlet<Write>, storage: Storage) -> Result<(), Failure> {
 }
 
 /// The network of these options, as yet without what earlier runs knew.
-fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) -> NetworkConfig {
+fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs, board: &Board) -> NetworkConfig {
     NetworkConfig {
         identity: identity.clone(),
         swarm_name: options.swarm.clone(),
@@ -445,6 +446,7 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
         lan: options.lan,
         known_peers: Vec::new(),
         blobs: blobs.clone(),
+        board: board.clone(),
         upload_rates: options.upload_rates,
         download_rates: options.download_rates,
         kad_records: Vec::new(),

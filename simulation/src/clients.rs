@@ -374,6 +374,7 @@ impl World {
                 self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
             Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Leases(leases) => self.note_at(node, format_args!("answers {query:?}: {leases:?}")),
             Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
             Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }

@@ -121,6 +121,7 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
         .merge(super::modules::routes())
+        .merge(super::news::routes())
         .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
         .layer(DefaultBodyLimit::max(JOB_SPEC_BYTES_MAX))
@@ -268,7 +269,7 @@ async fn source(State(api): State<Api>, Path(id): Path<String>) -> Answer<Respon
 }
 
 /// The job that `id` names in any form.
-async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
+pub(super) async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
     let job = match full_id(id) {
         Some(job) => job,
         None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node())?,

@@ -362,6 +362,33 @@ pub struct TaskRun {
     pub disputed: bool,
 }
 
+/// Schema of a list of [`RunningTask`].
+pub const RUNNING: &str = "swarm.running/1";
+/// Schema of [`TaskNews`].
+pub const NEWS: &str = "swarm.news/1";
+
+/// A task that is granted to a node now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// Its index in the stage.
+    pub task: u32,
+    /// The node: 64 hexadecimal digits.
+    pub node: String,
+}
+
+/// What a running task printed behind what was seen of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskNews {
+    /// [`NEWS`].
+    pub schema: String,
+    /// Whether it runs.
+    pub runs: bool,
+    /// More of standard output.
+    pub stdout: Bytes,
+    /// More of standard error.
+    pub stderr: Bytes,
+}
+
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -463,7 +490,7 @@ impl Default for Bytes {
 }
 
 impl Bytes {
-    fn of(content: &Content) -> Self {
+    pub(super) fn of(content: &Content) -> Self {
         match content {
             Content::Blob { hash, len } => Self::Blob { hash: hash.to_hex(), len_bytes: *len },
             Content::Inline(bytes) => match std::str::from_utf8(bytes) {

@@ -299,7 +299,7 @@ pub(super) struct Submit {
     /// Wait until it is finished; exits with 3 when it failed
     #[arg(long)]
     pub(super) wait: bool,
-    /// Wait, and print what tasks write as they finish
+    /// Wait, and print what tasks write while they run
     #[arg(long)]
     pub(super) follow: bool,
     /// Use an embedded swarm of one node instead of a running one; waits, and prints the output
@@ -399,7 +399,7 @@ pub(super) struct Logs {
     /// Begin each line with the task's name
     #[arg(long)]
     pub(super) prefix: bool,
-    /// Go on until the job is finished, in the order in which tasks finish
+    /// Go on until the job is finished, and show what tasks write while they run: of one task byte by byte, of several line by line
     #[arg(long)]
     pub(super) follow: bool,
     /// Only the last N lines of each task
