@@ -10,7 +10,7 @@ use swarm_protocol::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn spec(number: u8) -> JobSpec {
+pub(crate) fn spec(number: u8) -> JobSpec {
     let stage = StageSpec {
         options: StageOptions::default(),
         name: "only".into(),

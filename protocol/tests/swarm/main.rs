@@ -3,4 +3,5 @@
 
 mod expiry;
 mod few;
+mod leases;
 mod modules;
