@@ -16,6 +16,8 @@ use std::time::SystemTime;
 
 use swarm_protocol::Hash;
 
+use crate::room::Room;
+
 /// First bytes of a file: what it is, and the version of its layout.
 const MAGIC: &[u8; 8] = b"swarmcw2";
 /// Magic and BLAKE3.
@@ -27,14 +29,15 @@ pub const CACHE_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 pub(crate) struct Cache {
     dir: PathBuf,
     bytes_max: u64,
+    room: Room,
 }
 
 impl Cache {
     /// Opens the directory, creating it for this user alone. What is in it beyond its size, which may have been larger
     /// before, is removed.
-    pub(crate) fn open(dir: PathBuf, bytes_max: u64) -> io::Result<Self> {
+    pub(crate) fn open(dir: PathBuf, bytes_max: u64, room: Room) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let cache = Self { dir, bytes_max };
+        let cache = Self { dir, bytes_max, room };
         cache.make_room(0)?;
         Ok(cache)
     }
@@ -63,6 +66,10 @@ impl Cache {
                 return Ok(());
             }
             self.make_room(code.len() as u64)?;
+            if !self.room.has(code.len() as u64) {
+                tracing::warn!(bytes = code.len(), "the disk has no room for compiled code");
+                return Ok(());
+            }
             self.write(&key(engine, module), &code)
         });
         if let Err(error) = saved {

@@ -16,6 +16,7 @@ use swarm_protocol::Hash;
 use crate::cache::Cache;
 use crate::guest::Guest;
 use crate::memory::{self, Memories};
+use crate::room::Room;
 use crate::run::{Module, WASM_STACK_BYTES_MAX};
 use crate::validate::{self, InvalidModule};
 use crate::{deterministic, files};
@@ -47,6 +48,8 @@ pub struct EngineConfig {
     /// How large that may become, in bytes; [`CACHE_BYTES_MAX`](crate::CACHE_BYTES_MAX) is the usual. What was not used
     /// for longest goes first.
     pub cache_bytes_max: u64,
+    /// Whether the disk has room for more of it; what has none is compiled again after a restart.
+    pub cache_room: Room,
     /// The largest linear memory of one task, in bytes; memory is used only as guests touch it. A task that asks for
     /// more is rejected here and may run on a larger node.
     pub memory_bytes_max: u64,
@@ -132,7 +135,8 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(&settings()).map_err(setup)?;
         let linker = linker(&wasmtime).map_err(setup)?;
         let cache = config.cache_dir.clone().map(|path| {
-            Cache::open(path.clone(), config.cache_bytes_max).map_err(|source| EngineError::CacheDir { path, source })
+            let opened = Cache::open(path.clone(), config.cache_bytes_max, config.cache_room.clone());
+            opened.map_err(|source| EngineError::CacheDir { path, source })
         });
         let cache = cache.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;

@@ -22,6 +22,9 @@ const LISTING_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// Standard input, output and error come first; what they write has limits of its own.
 const STDIO_MAX: i32 = 2;
 
+/// How much a guest may write before the disk is looked at again: little beside any reserve, and a look is a system call.
+const ROOM_BYTES: u64 = 64 * 1024;
+
 /// The bit in how a file is opened that makes it when it is missing.
 const OPEN_CREATES: i32 = 1;
 const SUCCESS: i32 = 0;
@@ -78,8 +81,19 @@ fn count_written(memory: &mut [u8], guest: &mut Guest, fd: i32, errno: i32, out:
         let written = u64::from(u32::from_le_bytes(written.unwrap_or_default()));
         let left = guest.file_bytes_left.checked_sub(written);
         guest.file_bytes_left = left.ok_or(Halt::OutputTooLarge("what was written to /out"))?;
+        check_room(guest, written)?;
     }
     Ok(errno)
+}
+
+/// Ends a guest that would leave the disk without its reserve.
+fn check_room(guest: &mut Guest, written: u64) -> Result<(), Halt> {
+    match guest.room_left.checked_sub(written) {
+        Some(left) => guest.room_left = left,
+        None if guest.room.has(ROOM_BYTES) => guest.room_left = ROOM_BYTES,
+        None => return Err(Halt::NoRoom),
+    }
+    Ok(())
 }
 
 #[expect(clippy::too_many_arguments, reason = "WASI's own signature")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use swarm_protocol::Ending;
@@ -15,6 +15,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, async_trait};
 
 use crate::deterministic::VirtualClock;
 use crate::engine::{TABLE_ELEMENTS_MAX, TABLES_MAX};
+use crate::room::Room;
 use crate::run::Task;
 
 /// Bytes that a guest may hand over in one call of a stream; wasmtime cuts writes into 4 KiB anyway.
@@ -48,6 +49,8 @@ pub(crate) enum Halt {
     OutOfMemory,
     #[error("{0} is too large")]
     OutputTooLarge(&'static str),
+    #[error("the disk has no room for what it writes")]
+    NoRoom,
     #[error("time is up")]
     TimedOut,
     #[error("stopped")]
@@ -59,6 +62,8 @@ impl Halt {
         match self {
             Self::OutOfMemory => Ending::OutOfMemory,
             Self::OutputTooLarge(what) => Ending::OutputTooLarge(what.into()),
+            // No fault of the guest's, and another node may have room.
+            Self::NoRoom => Ending::Lost,
             Self::TimedOut => Ending::TimedOut,
             Self::Stopped => Ending::Cancelled,
         }
@@ -74,6 +79,10 @@ pub(crate) struct Guest {
     pub(crate) file_bytes_left: u64,
     /// Files, folders and links that may still be made: keeps the disk's own tables safe.
     pub(crate) files_left: u32,
+    /// Whether the disk has room for them.
+    pub(crate) room: Room,
+    /// Bytes that may be written before it is looked at again.
+    pub(crate) room_left: u64,
     /// The files met so far, by the host's number for them.
     inodes: BTreeMap<u64, u64>,
     memory_bytes_max: u64,
@@ -109,6 +118,8 @@ impl Guest {
             random: blake3::Hasher::new().update(&task.seed).finalize_xof(),
             file_bytes_left: task.limits.outputs_bytes_max.saturating_mul(FILE_BYTES_FACTOR),
             files_left: FILES_MADE_MAX,
+            room: task.room.clone(),
+            room_left: 0,
             inodes: BTreeMap::new(),
             memory_bytes_max: task.limits.memory_bytes_max,
         })
@@ -150,29 +161,46 @@ impl wasmtime::ResourceLimiter for Guest {
     }
 }
 
+/// What a guest has printed to one of its outputs, to be looked at while it runs. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl Printed {
+    /// At most `max` bytes from this place on.
+    pub fn after(&self, place: u64, max: usize) -> Vec<u8> {
+        let bytes = self.bytes();
+        let rest = usize::try_from(place).ok().and_then(|place| bytes.get(place..)).unwrap_or_default();
+        rest[..rest.len().min(max)].to_vec()
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Standard output or standard error: kept in memory up to its limit; one byte more ends the guest.
 #[derive(Clone)]
 pub(crate) struct Sink {
     what: &'static str,
     max: u64,
-    bytes: Arc<Mutex<Vec<u8>>>,
+    printed: Printed,
 }
 
 impl Sink {
-    pub(crate) fn new(what: &'static str, max: u64) -> Self {
-        Self { what, max, bytes: Arc::default() }
+    pub(crate) fn new(what: &'static str, max: u64, printed: Printed) -> Self {
+        Self { what, max, printed }
     }
 
     /// What was written, and nothing afterwards.
     pub(crate) fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.printed.bytes())
     }
 }
 
 #[async_trait]
 impl OutputStream for Sink {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        let mut kept = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.printed.bytes();
         let room = usize::try_from(self.max.saturating_sub(kept.len() as u64)).unwrap_or(usize::MAX);
         kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if bytes.len() > room {

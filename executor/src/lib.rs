@@ -16,6 +16,7 @@ mod files;
 mod guest;
 mod inspect;
 mod memory;
+mod room;
 mod run;
 mod validate;
 
@@ -23,7 +24,8 @@ pub use bare::{Bare, BareError};
 pub use bytes::Bytes;
 pub use cache::CACHE_BYTES_MAX;
 pub use engine::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
-pub use guest::StopFlag;
+pub use guest::{Printed, StopFlag};
 pub use inspect::{Import, Inspection};
+pub use room::Room;
 pub use run::{Finished, Module, Task, WASM_STACK_BYTES_MAX};
 pub use validate::InvalidModule;

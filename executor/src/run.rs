@@ -11,7 +11,8 @@ use wasmtime::{ExternType, InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
 use crate::engine::{WasiRuntime, text};
-use crate::guest::{Guest, Halt, Sink, StopFlag};
+use crate::guest::{Guest, Halt, Printed, Sink, StopFlag};
+use crate::room::Room;
 use crate::validate::{InvalidModule, shown};
 
 /// Stack of a guest's WebAssembly frames, in bytes. [`Module::run`] uses its caller's stack, so threads that call it
@@ -37,6 +38,8 @@ pub struct Task<'a> {
     /// What the guest sees as `/out`. How much lies there at the end is for the caller to check; while the guest runs,
     /// it may write four times `limits.outputs_bytes_max`.
     pub out_dir: Option<&'a Path>,
+    /// Whether the disk has room for what is written there.
+    pub room: &'a Room,
     /// What the run may use.
     pub limits: &'a Limits,
     /// How long it may take.
@@ -45,6 +48,8 @@ pub struct Task<'a> {
     pub seed: [u8; 32],
     /// Ends it early.
     pub stop: &'a StopFlag,
+    /// Where standard output and standard error can be looked at meanwhile; empty when the run is over.
+    pub printed: [Printed; 2],
 }
 
 /// A run that is over.
@@ -101,8 +106,9 @@ impl Module {
     pub fn run(&self, mut task: Task<'_>) -> Finished {
         let started = Instant::now();
         let (limits, stop) = (task.limits, task.stop.clone());
-        let stdout = Sink::new("standard output", limits.stdout_bytes_max);
-        let stderr = Sink::new("standard error", limits.stdout_bytes_max);
+        let [stdout, stderr] = task.printed.clone();
+        let stdout = Sink::new("standard output", limits.stdout_bytes_max, stdout);
+        let stderr = Sink::new("standard error", limits.stdout_bytes_max, stderr);
         let (ending, fuel_used) = match self.store(&mut task, &stdout, &stderr) {
             Ok(mut store) => {
                 interrupt(&mut store, started + task.run_max, stop);

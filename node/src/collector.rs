@@ -8,7 +8,7 @@
 //! `swarm_store::Blobs`.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use swarm_protocol::codec::{self, DecodeError};
@@ -29,8 +29,10 @@ pub const GRACE: Duration = Duration::from_secs(3600);
 pub const GRACE_MIN: Duration = Duration::from_secs(1);
 /// Between two collections. One is a walk over the names of all blobs.
 const COLLECT_EVERY: Duration = Duration::from_secs(600);
-/// Between two looks at the bytes of all blobs, and before the first.
-const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Between two looks at the bytes of all blobs, and before the first, unless a user says otherwise.
+pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// The shortest time that a user may ask for.
+pub const SCRUB_EVERY_MIN: Duration = Duration::from_secs(1);
 /// Bytes looked at a second: a terabyte in six days, for half a percent of a core.
 const SCRUB_BYTES_A_SECOND: u64 = 2 << 20;
 /// The shortest rest between two blobs.
@@ -98,6 +100,19 @@ pub struct KeptBlob {
     pub used: bool,
 }
 
+/// What looking at the bytes of all blobs has brought to light since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    /// Looks at all blobs.
+    pub rounds: u64,
+    /// Blobs found damaged.
+    pub damaged: u64,
+    /// Of these, fetched anew.
+    pub repaired: u64,
+    /// Of these, those that are in use or pinned here and on no node that answers. They are looked for again with each round.
+    pub lost: BTreeSet<Hash>,
+}
+
 /// Looks after the blobs of this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Collector {
@@ -106,8 +121,19 @@ pub(crate) struct Collector {
     commands: Commands,
     artifacts: Artifacts,
     grace: Duration,
+    scrub_every: Duration,
+    scrubbed: Arc<SyncMutex<Scrubbed>>,
     // Held while blobs are collected: two at once would only do the same work.
     one: Arc<Mutex<()>>,
+}
+
+/// When blobs are looked after.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// How long a blob stays that nothing names.
+    pub(crate) grace: Duration,
+    /// Between two looks at the bytes of all blobs.
+    pub(crate) scrub_every: Duration,
 }
 
 impl Collector {
@@ -116,9 +142,20 @@ impl Collector {
         storage: Storage,
         commands: Commands,
         artifacts: Artifacts,
-        grace: Duration,
+        Times { grace, scrub_every }: Times,
     ) -> Self {
-        Self { blobs, storage, commands, artifacts, grace, one: Arc::default() }
+        let (scrubbed, one) = Default::default();
+        Self { blobs, storage, commands, artifacts, grace, scrub_every, scrubbed, one }
+    }
+
+    /// What looking at all blobs has brought to light.
+    pub(crate) fn scrubbed(&self) -> Scrubbed {
+        self.scrub_state().clone()
+    }
+
+    fn scrub_state(&self) -> MutexGuard<'_, Scrubbed> {
+        // Every step on it leaves it whole.
+        self.scrubbed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Collects now and then, for ever.
@@ -136,7 +173,7 @@ impl Collector {
     /// Looks at every blob now and then, for ever.
     pub(crate) async fn scrub(self) -> Result<(), Failure> {
         loop {
-            tokio::time::sleep(SCRUB_EVERY).await;
+            tokio::time::sleep(self.scrub_every).await;
             if let Err(error) = self.scrub_once(SCRUB_BYTES_A_SECOND).await {
                 tracing::warn!(error = crate::api::causes(&error), "blobs were not looked after");
             }
@@ -221,27 +258,43 @@ impl Collector {
         codec::decode(&bytes, BLOB_LIST_BYTES_MAX).map_err(|source| CollectError::Decode { hash, source })
     }
 
-    /// Reads every blob; one that is damaged is moved aside by that, and fetched anew when it is in use. Says how many
-    /// were damaged.
-    pub(crate) async fn scrub_once(&self, bytes_a_second: u64) -> Result<u64, CollectError> {
+    /// Reads every blob; one that is damaged is moved aside by that, and fetched anew when it is in use.
+    async fn scrub_once(&self, bytes_a_second: u64) -> Result<(), CollectError> {
+        let lost = self.scrub_state().lost.clone();
+        for hash in lost {
+            self.repair(hash).await?;
+        }
         let blobs = self.blobs.clone();
-        let mut damaged = 0;
         for StoredBlob { hash, len, .. } in blocking(move || blobs.stored()).await? {
             let blobs = self.blobs.clone();
             if let Err(BlobError::Damaged { .. }) = blocking(move || blobs.verify(hash)).await {
-                damaged += 1;
+                self.scrub_state().damaged += 1;
                 self.repair(hash).await?;
             }
             let rest = Duration::from_secs_f64(len as f64 / bytes_a_second as f64);
             tokio::time::sleep(rest.max(SCRUB_REST)).await;
         }
-        Ok(damaged)
+        self.scrub_state().rounds += 1;
+        Ok(())
     }
 
     async fn repair(&self, hash: Hash) -> Result<(), CollectError> {
-        if self.used().await?.contains(&hash) || self.pins().await?.contains(&hash) {
-            let repaired = self.artifacts.ensure(vec![hash], &[]).await;
-            tracing::warn!(%hash, repaired = repaired.is_ok(), "a damaged blob was found by looking");
+        if !self.used().await?.contains(&hash) && !self.pins().await?.contains(&hash) {
+            self.scrub_state().lost.remove(&hash);
+            return Ok(());
+        }
+        let repaired = self.artifacts.ensure(vec![hash], &[]).await;
+        let mut state = self.scrub_state();
+        match repaired {
+            Ok(()) => {
+                tracing::warn!(%hash, "a blob was damaged on the disk and is fetched anew");
+                state.repaired += 1;
+                state.lost.remove(&hash);
+            }
+            Err(error) => {
+                tracing::error!(%hash, %error, "a blob was damaged on the disk and is lost, unless a node returns with it");
+                state.lost.insert(hash);
+            }
         }
         Ok(())
     }

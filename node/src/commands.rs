@@ -1,7 +1,8 @@
 //! Commands: how the rest of the process tells the core something, and hears its answer.
 //!
 //! Always true: a command is answered, refused or given up after [`ANSWER_WAIT`]; when the core fails and is rebuilt, all
-//! that were waiting hear of it at once. The queue to the core is bounded, and whoever fills it waits.
+//! that were waiting hear of it at once. While the disk has no room for records nothing new is asked of the core, which waits
+//! for it. The queue to the core is bounded, and whoever fills it waits.
 //!
 //! Elsewhere: taking events out of the queue is `driver`; commands that need more than the core are `handle`.
 
@@ -14,7 +15,7 @@ use swarm_protocol::codec::DecodeError;
 use swarm_protocol::modules::{ModuleError, SignedModule};
 use swarm_protocol::{Answer, Event, Hash, InUse, JobId, Notice, Query, Refusal, SignedJob, VerifyError};
 use swarm_store::BlobError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::artifacts::Unfetched;
 use crate::modules::ReferenceError;
@@ -23,6 +24,8 @@ use crate::modules::ReferenceError;
 const EVENTS_QUEUED_MAX: usize = 1024;
 /// The core bounds every command itself; this is the safety net above its longest, a submit that moves large blobs.
 const ANSWER_WAIT: Duration = Duration::from_secs(120);
+/// How long the disk may have no room for records before whoever waits for an answer hears of it.
+const ROOM_WAIT: Duration = Duration::from_secs(2);
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,12 @@ pub enum CommandError {
     /// The core failed meanwhile. Whether the command was done is unknown: ask before repeating it.
     #[error("this node's core failed and was started again; ask again")]
     Restarted,
+    /// The disk is full. Nothing was done.
+    #[error("this node can remember nothing now: {0}")]
+    NoRoom(String),
+    /// The disk became full. Whether the command was done, or will be when there is room, is unknown.
+    #[error("this node's disk became full meanwhile; what was asked for may still be done when there is room")]
+    NoRoomMeanwhile,
     /// The safety net.
     #[error("this node gave no answer within {} s", ANSWER_WAIT.as_secs())]
     Unanswered,
@@ -67,6 +76,8 @@ pub enum CommandError {
 pub struct Commands {
     events: mpsc::Sender<Event>,
     waiting: Arc<Waiting>,
+    /// Why records wait for room on the disk.
+    records_wait: watch::Receiver<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,9 +89,14 @@ struct Waiting {
 
 impl Commands {
     /// The way in, and the queue's other end.
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Event>) {
+    pub(crate) fn new(records_wait: watch::Receiver<Option<String>>) -> (Self, mpsc::Receiver<Event>) {
         let (events, queue) = mpsc::channel(EVENTS_QUEUED_MAX);
-        (Self { events, waiting: Arc::default() }, queue)
+        (Self { events, waiting: Arc::default(), records_wait }, queue)
+    }
+
+    /// Why records wait for room on the disk, when they do.
+    pub(crate) fn no_room(&self) -> Option<String> {
+        self.records_wait.borrow().clone()
     }
 
     /// Tells the core that something happened; waits while the queue is full.
@@ -142,6 +158,9 @@ impl Commands {
     }
 
     async fn command(&self, event: impl FnOnce(u64) -> Event) -> Result<Notice, CommandError> {
+        if let Some(why) = self.no_room() {
+            return Err(CommandError::NoRoom(why));
+        }
         let token = self.waiting.next.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         self.answers().insert(token, answer);
@@ -149,11 +168,25 @@ impl Commands {
             self.answers().remove(&token);
             return Err(stopping);
         }
-        match tokio::time::timeout(ANSWER_WAIT, answered).await {
-            Ok(notice) => notice.map_err(|_| CommandError::Restarted),
-            Err(_) => {
-                self.answers().remove(&token);
-                Err(CommandError::Unanswered)
+        let given_up = tokio::select! {
+            notice = answered => return notice.map_err(|_| CommandError::Restarted),
+            () = tokio::time::sleep(ANSWER_WAIT) => CommandError::Unanswered,
+            () = self.out_of_room() => CommandError::NoRoomMeanwhile,
+        };
+        self.answers().remove(&token);
+        Err(given_up)
+    }
+
+    /// Returns when the disk has had no room for records for a while.
+    async fn out_of_room(&self) {
+        let mut waits = self.records_wait.clone();
+        loop {
+            if waits.wait_for(Option::is_some).await.is_err() {
+                // The node is stopping, which is told otherwise.
+                std::future::pending::<()>().await;
+            }
+            if tokio::time::timeout(ROOM_WAIT, waits.wait_for(Option::is_none)).await.is_err() {
+                return;
             }
         }
     }

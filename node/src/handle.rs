@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleFact, ModuleRecord, ModuleVersion, Registry, SignedModule};
 use swarm_protocol::{
-    Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, SignedJob,
-    StageSpec, Time, Wanted, codec,
+    Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, Range, ShardId,
+    SignedJob, StageSpec, Time, Wanted, codec,
 };
 use swarm_store::{BlobError, Blobs, Source};
 use tokio::sync::watch;
 
 use crate::artifacts::{Artifacts, BLOB_LIST_BYTES_MAX};
+use crate::board::{Board, News, NewsQuestion};
 use crate::clock::{Clock, unix_ms};
 use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     pub(crate) blobs: Blobs,
     pub(crate) artifacts: Artifacts,
     pub(crate) network: Network,
+    pub(crate) board: Board,
     pub(crate) work: Work,
     pub(crate) watchers: Watchers,
     pub(crate) collector: Collector,
@@ -163,6 +165,29 @@ impl Handle {
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.
     pub async fn ask(&self, query: Query) -> Result<Answer, CommandError> {
         self.0.commands.ask(query).await
+    }
+
+    /// Tasks of a shard that run now, and where, as far as those know who grant them.
+    pub async fn leases(&self, shard: ShardId) -> Result<Vec<(Range, NodeId)>, CommandError> {
+        match self.ask(Query::Leases(shard)).await? {
+            Answer::Leases(leases) => Ok(leases),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// What a task of this shard has printed behind what was seen, from whichever node runs it; `None` when none does.
+    pub async fn news(&self, shard: ShardId, question: &NewsQuestion) -> Result<Option<News>, CommandError> {
+        if let Some(news) = self.0.board.news(question).await {
+            return Ok(Some(news));
+        }
+        let runs = |(tasks, _): &(Range, NodeId)| tasks.indexes().contains(&question.task.2);
+        for (_, node) in self.leases(shard).await?.iter().filter(|lease| runs(lease)) {
+            // One that cannot be asked now is asked with the next question.
+            if let Ok(Some(news)) = self.0.network.news(*node, question).await {
+                return Ok(Some(news));
+            }
+        }
+        Ok(None)
     }
 
     /// Publishes a module that is here, with this node's key; returns once it and its record are on enough nodes.

@@ -2,6 +2,7 @@
 
 pub mod api;
 mod artifacts;
+mod board;
 pub mod cli;
 mod clock;
 mod collector;
@@ -22,7 +23,8 @@ mod watchers;
 mod work;
 
 pub use artifacts::{Artifacts, BLOB_LIST_BYTES_MAX, FETCH_DEADLINE, Unfetched};
-pub use collector::{CollectError, Collected, GRACE, GRACE_MIN, KeptBlob};
+pub use board::{Board, NEWS_BYTES_MAX, News, NewsQuestion, TaskKey};
+pub use collector::{CollectError, Collected, GRACE, GRACE_MIN, KeptBlob, SCRUB_EVERY, SCRUB_EVERY_MIN, Scrubbed};
 pub use commands::{CommandError, Commands};
 pub use earlier::{EARLIER_BYTES_MAX, Earlier};
 pub use handle::Handle;

@@ -32,15 +32,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
+use swarm_executor::{CACHE_BYTES_MAX, Engine, EngineConfig, EngineError, MODULE_BYTES_MAX, Room};
 use swarm_protocol::{Config, Node, NodeId, NodeRecord, Table, Write};
 use swarm_store::{BlobError, Blobs};
 use tokio::sync::{Mutex, mpsc};
 
 use crate::api::{Server, SocketError};
 use crate::artifacts::{self, Artifacts};
+use crate::board::Board;
 use crate::clock::Clock;
-use crate::collector::{Collector, GRACE};
+use crate::collector::{Collector, GRACE, SCRUB_EVERY, Times};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
@@ -48,7 +49,7 @@ use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkErr
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
 use crate::watchers::{self, Watchers};
-use crate::work::{Work, WorkError, WorkOptions};
+use crate::work::{Work, WorkError, WorkOptions, disk_room};
 
 /// The swarm that nodes belong to unless they are told otherwise.
 pub const DEFAULT_SWARM: &str = "default";
@@ -86,12 +87,16 @@ pub struct RuntimeOptions {
     pub memory_bytes: u64,
     /// How long a blob stays that nothing names.
     pub gc_grace: Duration,
+    /// How often the bytes of all blobs are looked at.
+    pub scrub_every: Duration,
     /// How much compiled code to keep on the disk, in bytes.
     pub code_cache_bytes: u64,
     /// Labels to offer, for placement.
     pub labels: BTreeMap<String, String>,
     /// Bytes that blobs may have; no limit when `None`.
     pub disk_bytes: Option<u64>,
+    /// Bytes of the disk that blobs, outputs and compiled code leave free; the usual when `None`.
+    pub disk_reserve_bytes: Option<u64>,
     /// How fast blobs are sent to other nodes.
     pub upload_rates: Rates,
     /// How fast blobs are taken from other nodes.
@@ -111,9 +116,11 @@ impl RuntimeOptions {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
             gc_grace: GRACE,
+            scrub_every: SCRUB_EVERY,
             code_cache_bytes: CACHE_BYTES_MAX,
             labels: BTreeMap::new(),
             disk_bytes: None,
+            disk_reserve_bytes: None,
             upload_rates: Rates::default(),
             download_rates: Rates::default(),
         }
@@ -270,15 +277,15 @@ impl Parts {
         let config = Config { record: node_record(&options, identity.node()), seed: fastrand::u64(..), joins };
         let first = Node::start(config.clone(), clock.now(), records)
             .map_err(|error| StartError::Damaged { dir: db, source: error.into() })?;
-        let (commands, events) = Commands::new();
-        let told = Told::default();
+        let (commands, events) = Commands::new(storage.waits());
+        let (told, board) = (Told::default(), Board::new(options.slots));
 
         let (kad_writes, kad_changes) = mpsc::channel(KAD_WRITES_MAX);
         let (network, heard) = Network::start(NetworkConfig {
             known_peers: peers.iter().map(|(node, addresses)| (*node, addresses.clone())).collect(),
             kad_records: kad_records.into_iter().map(|(_, key, value)| (key, value)).collect(),
             kad_writes: Some(kad_writes),
-            ..network_config(&options, &identity, &blobs)
+            ..network_config(&options, &identity, &blobs, &board)
         })
         .await?;
         let (artifacts, manager, provider) = Artifacts::new(blobs.clone(), network.clone(), told.linked.subscribe());
@@ -288,12 +295,13 @@ impl Parts {
             scratch: options.data.join("scratch"),
             slots: options.slots,
             memory_bytes: options.memory_bytes,
+            board: board.clone(),
             artifacts: artifacts.clone(),
             commands: commands.clone(),
         })?;
         let (watchers, watching) = Watchers::new(commands.clone());
-        let (kept, grace) = (blobs.clone(), options.gc_grace);
-        let collector = Collector::new(kept, storage.clone(), commands.clone(), artifacts.clone(), grace);
+        let times = Times { grace: options.gc_grace, scrub_every: options.scrub_every };
+        let collector = Collector::new(blobs.clone(), storage.clone(), commands.clone(), artifacts.clone(), times);
         let handle = Handle::new(handle::Parts {
             identity,
             name: config.record.name.clone(),
@@ -309,6 +317,7 @@ impl Parts {
             blobs,
             artifacts: artifacts.clone(),
             network: network.clone(),
+            board,
             work: work.clone(),
             watchers,
             collector,
@@ -367,13 +376,11 @@ impl Disk {
         let storage = Storage::open(&records).map_err(|error| StartError::opened(records, error))?;
         let blobs = Blobs::open(&dir.join("blobs"))?;
         options.disk_bytes.map(|bytes| blobs.set_budget(bytes)).transpose()?;
-        Ok(Self {
-            lock,
-            identity: Identity::load_or_create(dir)?,
-            storage,
-            blobs,
-            engine: Engine::new(engine_config(options))?,
-        })
+        if let Some(bytes) = options.disk_reserve_bytes {
+            blobs.set_reserve(bytes);
+        }
+        let engine = Engine::new(engine_config(options, disk_room(&blobs)))?;
+        Ok(Self { lock, identity: Identity::load_or_create(dir)?, storage, blobs, engine })
     }
 }
 
@@ -430,7 +437,7 @@ async fn keep(changes: Inlet<Write>, storage: Storage) -> Result<(), Failure> {
 }
 
 /// The network of these options, as yet without what earlier runs knew.
-fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) -> NetworkConfig {
+fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs, board: &Board) -> NetworkConfig {
     NetworkConfig {
         identity: identity.clone(),
         swarm_name: options.swarm.clone(),
@@ -439,6 +446,7 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
         lan: options.lan,
         known_peers: Vec::new(),
         blobs: blobs.clone(),
+        board: board.clone(),
         upload_rates: options.upload_rates,
         download_rates: options.download_rates,
         kad_records: Vec::new(),
@@ -446,10 +454,11 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs) 
     }
 }
 
-fn engine_config(options: &RuntimeOptions) -> EngineConfig {
+fn engine_config(options: &RuntimeOptions, cache_room: Room) -> EngineConfig {
     EngineConfig {
         cache_dir: Some(options.data.join("cache")),
         cache_bytes_max: options.code_cache_bytes,
+        cache_room,
         memory_bytes_max: options.memory_bytes.min(TASK_MEMORY_BYTES_MAX),
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: COMPILE_TIME_MAX,

@@ -1,7 +1,7 @@
 //! Storage: the records on this node's disk, and what stops the process when that disk fails.
 //!
 //! Always true: a commit that returned is durable. After the first failure nothing is written any more and the process
-//! stops rather than lies, because what is on the disk is then unknown.
+//! stops rather than lies, because what is on the disk is then unknown. A full disk is no failure: commits wait for room.
 //!
 //! Elsewhere: group commit and its thread are `swarm_store::Writer`; what is written is decided by the core.
 
@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use swarm_protocol::{Table, Write};
-use swarm_store::{Blobs, Done, OpenError, Rocks, Store, StoreError, Writer, WriterError};
+use swarm_store::{Blobs, Done, OnRoom, OpenError, Rocks, Store, StoreError, Writer, WriterError};
 use tokio::sync::{oneshot, watch};
 
+use crate::api::causes;
 use crate::handle::blocking;
 use crate::supervisor::Failure;
 
@@ -53,6 +54,7 @@ pub(crate) struct Storage {
     // Locked to hand in a batch, which never waits. `None` once closed.
     open: Arc<Mutex<Option<Opened>>>,
     failed: watch::Sender<Option<StoreError>>,
+    waits: watch::Sender<Option<String>>,
 }
 
 struct Opened {
@@ -83,9 +85,15 @@ impl Storage {
 
     fn start(store: impl Store + 'static) -> Result<Self, StorageError> {
         let store: Arc<Mutex<dyn Store>> = Arc::new(Mutex::new(store));
-        let writer = Writer::start(Shared(Arc::clone(&store))).map_err(StorageError::Thread)?;
+        let waits = watch::Sender::new(None);
+        let writer = Writer::start(Shared(Arc::clone(&store)), on_room(waits.clone())).map_err(StorageError::Thread)?;
         let open = Arc::new(Mutex::new(Some(Opened { writer, store })));
-        Ok(Self { open, failed: watch::Sender::new(None) })
+        Ok(Self { open, failed: watch::Sender::new(None), waits })
+    }
+
+    /// Why nothing can be made durable now, for want of room; `None` as long as there is some.
+    pub(crate) fn waits(&self) -> watch::Receiver<Option<String>> {
+        self.waits.subscribe()
     }
 
     /// Makes a batch durable.
@@ -146,6 +154,17 @@ impl Storage {
         let store = lock(&self.open).as_ref().map(|open| Arc::clone(&open.store)).ok_or(ReadError::Closed)?;
         Ok(blocking(move || scan(&*lock(&store), &tables)).await?)
     }
+}
+
+/// Tells of a full disk, and that it is none any more.
+fn on_room(waits: watch::Sender<Option<String>>) -> OnRoom {
+    Box::new(move |why| {
+        match why {
+            Some(error) => tracing::error!(error = causes(error), "records wait for room on the disk"),
+            None => tracing::info!("the disk has room for records again"),
+        }
+        waits.send_replace(why.map(ToString::to_string));
+    })
 }
 
 /// Hears of the first failure of the disk under the blobs.

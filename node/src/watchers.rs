@@ -263,7 +263,7 @@ mod tests {
 
     impl Core {
         async fn start() -> Self {
-            let (commands, events) = Commands::new();
+            let (commands, events) = Commands::new(watch::Sender::new(None).subscribe());
             let (watchers, manager) = Watchers::new(commands.clone());
             let run = move |parent| manager.clone().run(parent);
             let service = Service::supervising("watchers", OnFailure::Stop, run);

@@ -482,6 +482,8 @@ pub enum Query {
         /// The first task of interest.
         first: u32,
     },
+    /// Who runs which tasks of a shard now.
+    Leases(ShardId),
     /// Facts about the modules of a name; with an empty one, all that the asked node itself knows.
     Modules(String),
 }
@@ -507,6 +509,8 @@ pub enum Answer {
         /// Tasks leased now, with their executors, as far as the answerer arbitrates.
         leased: Vec<(Range, NodeId)>,
     },
+    /// To [`Query::Leases`]: tasks and their executors, as far as the answerer arbitrates.
+    Leases(Vec<(Range, NodeId)>),
     /// To [`Query::Modules`].
     Modules(Vec<SignedModule>),
     /// Nothing of the kind is kept here.

@@ -68,6 +68,8 @@ planted_bugs! {
     TakesFencedReports = "takes-fenced-reports",
     /// What was counted on both sides of a partition is added up.
     CountsTwice = "counts-twice",
+    /// What a task left here is not in use unless this node keeps its shard, too.
+    ForgetsUses = "forgets-uses",
     /// A shard is repaired from facts of failures only.
     MergesFailuresOnly = "merges-failures-only",
 }

@@ -49,6 +49,8 @@ impl Node {
         let (first, then) = match &query {
             Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
             Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
+            // One of them arbitrates, and of two that think so each knows a part.
+            Query::Leases(shard) => (reachable(self.membership.view.custodians(Key::of_shard(*shard))), Vec::new()),
             Query::Job(job) => {
                 let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
@@ -76,7 +78,7 @@ impl Node {
     /// done, when no other node was out of reach since the job came.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
-            Query::Jobs | Query::Modules(_) => None,
+            Query::Jobs | Query::Modules(_) | Query::Leases(_) => None,
             Query::Job(id) => {
                 let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
@@ -165,6 +167,7 @@ impl Node {
             Query::Jobs => Answer::Jobs(self.newest_jobs()),
             Query::Job(job) => self.answer_job(job),
             Query::Shard { shard, first } => self.answer_shard(shard, first),
+            Query::Leases(shard) => Answer::Leases(self.leases(shard)),
             // All of them are too many for a frame; each node tells them to its own users alone.
             Query::Modules(name) if name.is_empty() && from != self.me() => Answer::Unknown,
             Query::Modules(name) => self.answer_modules(&name),
@@ -186,9 +189,14 @@ impl Node {
         }
     }
 
+    fn leases(&self, id: ShardId) -> Vec<(Range, NodeId)> {
+        let arbiter = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
+        arbiter.map(|arbiter| arbiter.leased()).unwrap_or_default()
+    }
+
     fn answer_shard(&self, id: ShardId, first: u32) -> Answer {
         let Some(shard) = self.custody.shards.get(&id) else { return Answer::Unknown };
-        let leased: Vec<(Range, NodeId)> = shard.arbiter.as_ref().map(|it| it.leased()).unwrap_or_default();
+        let leased = self.leases(id);
         let (mut segment, mut weight) = (Vec::new(), 0);
         for run in shard.state.runs_from(first) {
             if weight >= CHUNK_BYTES {
@@ -206,6 +214,7 @@ fn answers(query: &Query, answer: &Answer) -> bool {
     match (query, answer) {
         (Query::Jobs, Answer::Jobs(_))
         | (Query::Shard { .. }, Answer::Shard { .. })
+        | (Query::Leases(_), Answer::Leases(_))
         | (Query::Modules(_), Answer::Modules(_)) => true,
         (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
         _ => false,
@@ -228,6 +237,7 @@ fn merge(answers: Vec<Answer>) -> Answer {
                 let new = facts.into_iter().filter(|fact| !known.contains(fact)).collect::<Vec<_>>();
                 known.extend(new);
             }
+            (Answer::Leases(leases), Answer::Leases(known)) => known.extend(leases),
             (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::codec::DecodeError;
 use crate::handover::blobs_of;
 use crate::node::Node;
+use crate::planted::PlantedBug;
 use crate::{Hash, JobId, Outcome, Table, Write};
 
 /// What is in use, as far as the core knows.
@@ -56,6 +57,9 @@ impl Node {
 
     /// A task of the job ended here and left these.
     pub(crate) fn use_blobs_of(&mut self, job: JobId, outcome: &Outcome) {
+        if self.plants(PlantedBug::ForgetsUses) {
+            return;
+        }
         for hash in outcome.blobs() {
             if self.uses.0.entry(job).or_default().insert(hash) {
                 self.out.persist.push(Write::put(Table::Uses, use_key(job, hash), Vec::new()));

@@ -248,8 +248,9 @@ impl World {
         let module = Hash::of(&nonce.to_be_bytes());
         let listed = vec![module];
         let list = Hash::of(&codec::encode(&listed));
+        let now = self.now();
         let machine = &mut self.machines[node];
-        machine.blobs.extend([list, module]);
+        machine.claim([list, module], now);
         let mut spec = spec_of(machine.id, nonce, list, module, failures_max, &plans, self.scenario.nodes);
         spec.options = whole;
         spec.submitted_unix_ms = machine.wall_ms(self.queue.now());
@@ -374,6 +375,7 @@ impl World {
                 self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
             Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Leases(leases) => self.note_at(node, format_args!("answers {query:?}: {leases:?}")),
             Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
             Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }

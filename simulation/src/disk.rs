@@ -7,7 +7,16 @@ use swarm_protocol::{Table, Write};
 use swarm_store::{Memory, Store, StoreError};
 
 /// Tables that a core wants to remember at its start.
-const OF_THE_CORE: [Table; 5] = [Table::Meta, Table::Peers, Table::Jobs, Table::Promises, Table::Segments];
+const OF_THE_CORE: [Table; 8] = [
+    Table::Meta,
+    Table::Peers,
+    Table::Jobs,
+    Table::Promises,
+    Table::Segments,
+    Table::Modules,
+    Table::Expired,
+    Table::Uses,
+];
 
 /// A record: its table, key and value.
 pub(crate) type Record = (Table, Vec<u8>, Vec<u8>);

@@ -311,11 +311,13 @@ impl World {
                 && self.network.meets(node, machine)
                 && self.machines[machine].blobs.contains(blob)
         };
+        // What is here is relied on from now on, as what comes is.
         let everybody = 0..self.machines.len();
         let held = |blob: &&Hash| everybody.clone().any(|machine| held_by(machine, blob));
         let found: Vec<_> = wanted.iter().filter(held).copied().collect();
         let complete = found.len() == wanted.len();
-        self.machines[node].blobs.extend(found);
+        let now = self.now();
+        self.machines[node].claim(found, now);
         complete
     }
 
@@ -342,8 +344,11 @@ impl World {
             return;
         }
         let blobs = self.with_listed(wanted);
-        let here = blobs.iter().all(|blob| self.machines[node].blobs.contains(blob));
-        if !here {
+        let (here, missing): (Vec<_>, Vec<_>) =
+            blobs.iter().copied().partition(|blob| self.machines[node].blobs.contains(blob));
+        let now = self.now();
+        self.machines[node].claim(here, now);
+        if !missing.is_empty() {
             self.bring(node, &blobs);
             let wait = self.network.delay() * 2;
             self.after(wait.max(Duration::from_millis(20)), Happening::Prepare { node, boot, lease, wanted });
@@ -379,8 +384,9 @@ impl World {
         let took = self.now().since(begun);
         let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
+        let now = self.now();
         let machine = &mut self.machines[node];
-        machine.blobs.extend(outcome.blobs());
+        machine.claim(outcome.blobs(), now);
         let id = machine.id;
         self.census.count("task run");
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
@@ -414,7 +420,7 @@ impl World {
                 self.note_deaths(node, &changed);
             }
             Notice::Over(_) => self.census.count("end of a job noticed"),
-            // Users of the simulation publish no modules and collect no blobs; the tests of the core do.
+            // Users of the simulation publish no modules; the tests of the core do. Its collectors ask the cores themselves.
             Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }

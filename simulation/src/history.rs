@@ -58,6 +58,8 @@ pub(crate) enum Fact<'a> {
     Queued { node: NodeId, queues: Queues },
     /// What a shard's custodians have of it, as the nodes themselves tell.
     Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
+    /// A node removed a blob that nothing on it needs.
+    Collected { node: NodeId, blob: Hash },
     /// Which nodes hold a blob, after everything settled.
     Held { blob: Hash, holders: usize },
     /// Every question after the settling was asked, and had its time to be answered.

@@ -10,6 +10,7 @@ mod bug;
 mod census;
 mod clients;
 pub mod cluster;
+mod collections;
 pub mod crash_points;
 pub mod damage;
 mod dice;

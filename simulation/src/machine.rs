@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     /// Blobs that are here and synced.
     pub(crate) blobs: BTreeSet<Hash>,
+    /// When blobs were last written or relied on.
+    pub(crate) claimed: BTreeMap<Hash, Time>,
     /// What somebody copied of the disk and the blobs some time ago.
     pub(crate) copy: Option<Copy>,
     /// Counts the starts; what was meant for an earlier one is void.
@@ -51,6 +53,7 @@ impl Machine {
             address,
             disk,
             blobs: BTreeSet::new(),
+            claimed: BTreeMap::new(),
             copy: None,
             boot: 0,
             wall_off_ms: 0,
@@ -63,8 +66,16 @@ impl Machine {
     pub(crate) fn twin(&self, position: usize, Copy { disk, blobs }: Copy) -> Self {
         let (id, key, slots) = (self.id, self.key.clone(), self.slots);
         let address = address_of(position);
-        let (copy, boot, wall_off_ms, gone, running) = (None, 0, 0, false, None);
-        Self { id, key, slots, address, disk, blobs, copy, boot, wall_off_ms, gone, running }
+        let (claimed, copy, boot, wall_off_ms, gone, running) = (BTreeMap::new(), None, 0, 0, false, None);
+        Self { id, key, slots, address, disk, blobs, claimed, copy, boot, wall_off_ms, gone, running }
+    }
+
+    /// Keeps blobs that were written, or that somebody is about to rely on.
+    pub(crate) fn claim(&mut self, blobs: impl IntoIterator<Item = Hash>, now: Time) {
+        for blob in blobs {
+            self.blobs.insert(blob);
+            self.claimed.insert(blob, now);
+        }
     }
 
     /// What a user reads on its wall clock, in milliseconds since 1970.

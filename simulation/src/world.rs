@@ -20,6 +20,7 @@ use crate::after_ack::Ambush;
 use crate::bug::Bug;
 use crate::census::Census;
 use crate::clients::Clients;
+use crate::collections::COLLECT_EVERY;
 use crate::dice;
 use crate::disk::Disk;
 use crate::driver::known_peers;
@@ -89,6 +90,8 @@ pub(crate) enum Happening {
     LoseDisk { node: usize },
     /// A drained process ends.
     Leave { node: usize, boot: u64 },
+    /// A node collects blobs, and again some time later.
+    Collect { node: usize, boot: u64 },
 }
 
 /// The swarm.
@@ -253,6 +256,7 @@ impl World {
             Happening::LoseDisk { node } => self.on_lose_disk(node),
             Happening::Room { node } => self.make_room(node),
             Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
+            Happening::Collect { node, boot } => self.on_collect(node, boot),
             Happening::Leave { .. } => {}
         }
     }
@@ -306,6 +310,7 @@ impl World {
                 self.census.count("start");
                 self.carry_out(node, effects);
                 self.keep_dialling(node);
+                self.after(COLLECT_EVERY, Happening::Collect { node, boot });
             }
             Err(error) => {
                 self.break_with("own_records_are_readable", format!("n{node} cannot start: {error}: {}", error.source))

@@ -1,21 +1,17 @@
 //! What nodes remember when everything happens to their disks: they die round every write, their files are damaged, the disk
-//! is full, the disk is gone.
+//! is gone. Full disks are in `room.rs`.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use swarm_simulation::cluster::{Cluster, ClusterError, DEADLINE, Node, find_swarm, wait_until};
+use swarm_simulation::cluster::{Cluster, DEADLINE, Node, find_swarm, wait_until};
 use swarm_simulation::crash_points::{self, CrashOptions};
 use swarm_simulation::damage::{self, DamageOptions, Served, Shape, Work, served};
 use tempfile::TempDir;
 
 const SMALL: Shape = Shape { name: "small", tasks: 6, rounds: 10_000, sign: '\n', blobs: true };
-/// Room for a node and a few small jobs.
-const SMALL_DISK: &str = "size=8m";
 
 #[test]
 fn nothing_acknowledged_is_lost_at_any_crash_point() {
@@ -60,38 +56,6 @@ fn a_node_that_lost_its_disk_joins_again_with_its_old_identity_or_a_new_one() {
     }
 }
 
-#[test]
-fn a_node_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
-    let _turn = my_turn();
-    let files = tempfile::tempdir().unwrap();
-    let mut cluster = Cluster::empty(&find_swarm(None).unwrap(), 1).unwrap();
-    let dir = cluster.add().dir();
-    let Some(disk) = SmallDisk::mount(&dir) else {
-        // Not by println!, which the test harness keeps to itself when a test passes.
-        writeln!(io::stderr(), "skipped: only root may mount a small disk").unwrap();
-        return;
-    };
-    cluster.node_mut(0).start().unwrap();
-    let mut jobs = vec![submit(cluster.node(0), &files, 0)];
-    wait_right(cluster.node(0), &jobs[0].0, &jobs[0].1);
-
-    disk.fill();
-    for seed in 1..5 {
-        let refused = cluster.node(0).submit(&work(&files, seed).job());
-        let Err(ClusterError::Command { code: Some(1), stderr, .. }) = refused else { panic!("{refused:?}") };
-        assert!(stderr.contains("there is no room for more blobs"), "{stderr}");
-        cluster.node_mut(0).check_alive().unwrap();
-    }
-
-    disk.make_room();
-    jobs.push(submit(cluster.node(0), &files, 5));
-    for (job, work) in &jobs {
-        wait_right(cluster.node(0), job, work);
-    }
-    assert_eq!(cluster.panics(), 0);
-    cluster.node_mut(0).kill();
-}
-
 /// Tests take turns: several swarms at once would only wait for each other's processors.
 fn my_turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -131,36 +95,5 @@ fn wipe(dir: &Path, keeps_the_key: bool) {
     if keeps_the_key {
         fs::create_dir(dir).unwrap();
         fs::write(dir.join("identity.key"), key).unwrap();
-    }
-}
-
-/// A file system of a few megabytes in memory. Unmounted when dropped, also after a failure.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    /// `None` when this user may not.
-    fn mount(dir: &'a Path) -> Option<Self> {
-        fs::create_dir_all(dir).unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SMALL_DISK, "tmpfs"]).arg(dir).output();
-        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
-    }
-
-    fn fill(&self) {
-        let mut filler = fs::File::create(self.0.join("filler")).unwrap();
-        // In steps down to a byte, as a large write that does not fit writes nothing or a part.
-        for piece in [1 << 16, 1 << 10, 1] {
-            while filler.write(&vec![7; piece]).is_ok_and(|written| written > 0) {}
-        }
-    }
-
-    fn make_room(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        // Lazily: after a failure the node may still have files in it.
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }

@@ -166,6 +166,16 @@ impl Blobs {
         Ok(())
     }
 
+    /// Leaves so many bytes of the disk free, for whatever else has to be written there.
+    pub fn set_reserve(&self, bytes: u64) {
+        self.0.space.set_reserve(bytes);
+    }
+
+    /// Whether the disk has room for so many bytes besides what is left free. For whoever writes beside the blobs.
+    pub fn disk_has_room(&self, bytes: u64) -> bool {
+        self.0.space.look_at_disk(&self.0.root, bytes).is_ok()
+    }
+
     /// Bytes that the blobs have, if there is a budget.
     pub fn used(&self) -> u64 {
         self.0.space.used()

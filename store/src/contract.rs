@@ -11,13 +11,14 @@ use swarm_protocol::{Table, Write};
 /// - **Ordered**: batches take effect in the order of their commits, writes in the order of their batch; a crash may only
 ///   forget the latest batches, and of those only ones whose commit had not returned.
 /// - **Honest**: a commit that returns `Err` may be there after a restart or not. Nothing may be assumed, so the caller
-///   must stop the process, and the next one reads what is true.
+///   must stop the process, and the next one reads what is true. Only after [`StoreError::NoRoom`] it may instead commit
+///   the same batch again, before any other: a batch that is there already is not changed by that.
 pub trait Store: Send {
-    /// Makes a batch durable. On `Err` the caller must stop the process.
+    /// Makes a batch durable. On `Err` the caller must stop the process, or try again when there was no room.
     fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError>;
 
-    /// Writes a batch that a crash may lose; the next [`commit`](Self::commit) makes it durable, too. On `Err` the caller
-    /// must stop the process.
+    /// Writes a batch that a crash may lose; the next [`commit`](Self::commit) makes it durable, too. On `Err` the same
+    /// as there.
     fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError>;
 
     /// The value of a key.
@@ -33,6 +34,12 @@ pub enum StoreError {
     /// Whether the batch is there is unknown.
     #[error("the batch could not be made durable")]
     Commit {
+        /// What the engine says.
+        source: EngineError,
+    },
+    /// The disk is full. Whether the batch is there is unknown.
+    #[error("the disk has no room for records")]
+    NoRoom {
         /// What the engine says.
         source: EngineError,
     },

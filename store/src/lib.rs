@@ -29,4 +29,4 @@ pub use source::Source;
 pub use space::NoRoom;
 pub use sweep::StoredBlob;
 pub use tree::{GROUP_BYTES, Groups, encoded_bytes, groups_in};
-pub use writer::{Done, WRITER_QUEUE, Writer, WriterError};
+pub use writer::{Done, OnRoom, WRITER_QUEUE, Writer, WriterError};

@@ -3,6 +3,10 @@
 //! Always true: one process at a time has the directory; a commit is one write-ahead log record, synced before it
 //! returns; a store that lacks what was acknowledged is not opened, and is left as it was; no type of RocksDB leaves this
 //! crate. Elsewhere: tables and tuning are `layout`, how much was acknowledged is `mark`.
+//!
+//! RocksDB takes no more writes once the disk was full under one. It would come back by itself, but what is in its log by then
+//! is a guess; so the store is closed, and opened anew when there is room: what it has is then read and checked as after a
+//! crash.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -13,20 +17,32 @@ use swarm_protocol::{Table, Write};
 
 use crate::layout::{self, FORMAT, FORMAT_KEY};
 use crate::mark::Mark;
-use crate::{CrashPoint, EngineError, Store, StoreError};
+use crate::{CrashPoint, EngineError, Store, StoreError, is_full, space};
 
 /// Its lock keeps a second process out. RocksDB's own `LOCK` would too, but says so only in prose.
 const LOCK_FILE: &str = "swarm.lock";
+
+/// What must be free before a store is opened again that found the disk full: what is in its log is then written anew as
+/// tables. On a small disk, a part of it.
+const REOPEN_BYTES: u64 = 16 << 20;
+const REOPEN_SHARE_MAX: u64 = 16;
 
 /// A store in a directory of its own. Dropping it closes RocksDB, which blocks for as long as the disk does: drop it on a
 /// thread that may wait.
 #[derive(Debug)]
 pub struct Rocks {
-    db: DB,
-    /// What of it was acknowledged.
-    mark: Mark,
-    /// Released when the process ends, however it ends. Declared after `db`, so that it outlives it.
+    dir: PathBuf,
+    /// `None` since there was no room.
+    open: Option<Open>,
+    /// Released when the process ends, however it ends. Declared after `open`, so that it outlives it.
     _lock: File,
+}
+
+/// The engine, and what of it was acknowledged.
+#[derive(Debug)]
+struct Open {
+    db: DB,
+    mark: Mark,
 }
 
 /// Why a directory cannot be opened as a store.
@@ -70,6 +86,14 @@ pub enum OpenError {
         /// How many; a batch is one for each record in it.
         missing: u64,
     },
+    /// The disk is full. The store is left as it was.
+    #[error("the disk of `{dir}` is full")]
+    NoRoom {
+        /// The directory.
+        dir: PathBuf,
+        /// What RocksDB or the operating system says.
+        source: EngineError,
+    },
     /// RocksDB cannot open it for another reason.
     #[error("the store in `{dir}` cannot be opened")]
     Engine {
@@ -94,7 +118,11 @@ impl OpenError {
         match self {
             Self::Damaged { .. } | Self::Missing { .. } => true,
             Self::Format { source, .. } => source.is_damage(),
-            Self::Locked { .. } | Self::Unwritable { .. } | Self::TooNew { .. } | Self::Engine { .. } => false,
+            Self::Locked { .. }
+            | Self::Unwritable { .. }
+            | Self::TooNew { .. }
+            | Self::NoRoom { .. }
+            | Self::Engine { .. } => false,
         }
     }
 }
@@ -104,11 +132,7 @@ impl Rocks {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let lock = lock(dir)?;
         CrashPoint::StoreUnopened.pass();
-        check_acknowledged(dir)?;
-        let db = open(dir).map_err(|error| refused(dir, error))?;
-        CrashPoint::StoreOpened.pass();
-        let mark = Mark::open(dir, db.latest_sequence_number()).map_err(|source| unwritable(dir, source))?;
-        let mut rocks = Self { db, mark, _lock: lock };
+        let mut rocks = Self { dir: dir.into(), open: Some(Open::at(dir)?), _lock: lock };
         rocks.check_format(dir)?;
         CrashPoint::FormatStored.pass();
         Ok(rocks)
@@ -126,6 +150,47 @@ impl Rocks {
         if stored > FORMAT { Err(OpenError::TooNew { found: stored, known: FORMAT }) } else { Ok(()) }
     }
 
+    /// Writes with the open engine, and closes it when there is no room.
+    fn write(&mut self, write: impl FnOnce(&Open) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => self.reopen()?,
+        };
+        let written = write(&open);
+        if !matches!(written, Err(StoreError::NoRoom { .. })) {
+            self.open = Some(open);
+        }
+        written
+    }
+
+    fn reopen(&self) -> Result<Open, StoreError> {
+        let room = space::left(&self.dir).is_none_or(|(free, all)| free >= REOPEN_BYTES.min(all / REOPEN_SHARE_MAX));
+        if !room {
+            return Err(StoreError::NoRoom { source: EngineError("too few bytes are free".into()) });
+        }
+        Open::at(&self.dir).map_err(|error| match error {
+            OpenError::NoRoom { source, .. } => StoreError::NoRoom { source },
+            other => StoreError::Commit { source: EngineError(format!("open it anew: {other}")) },
+        })
+    }
+
+    /// The engine, to be read.
+    fn engine(&self) -> Result<&Open, StoreError> {
+        let source = || EngineError("it is closed until there is room".into());
+        self.open.as_ref().ok_or_else(|| StoreError::NoRoom { source: source() })
+    }
+}
+
+impl Open {
+    /// Opens what is there, once it was looked at.
+    fn at(dir: &Path) -> Result<Self, OpenError> {
+        check_acknowledged(dir)?;
+        let db = open(dir).map_err(|error| refused(dir, error))?;
+        CrashPoint::StoreOpened.pass();
+        let mark = Mark::open(dir, db.latest_sequence_number()).map_err(|source| unwritable(dir, source))?;
+        Ok(Self { db, mark })
+    }
+
     fn write(&self, batch: &[Write], synced: bool) -> Result<(), StoreError> {
         let mut record = WriteBatch::default();
         for Write { table, key, value } in batch {
@@ -136,7 +201,18 @@ impl Rocks {
         }
         let mut options = WriteOptions::default();
         options.set_sync(synced);
-        self.db.write_opt(record, &options).map_err(|error| StoreError::Commit { source: engine(error) })
+        self.db.write_opt(record, &options).map_err(unwritten)
+    }
+
+    fn commit(&self, batch: &[Write]) -> Result<(), StoreError> {
+        self.write(batch, true)?;
+        CrashPoint::BatchSynced.pass();
+        self.mark.set(self.db.latest_sequence_number()).map_err(|error| {
+            let source = EngineError(format!("mark it as acknowledged: {error}"));
+            if is_full(&error) { StoreError::NoRoom { source } } else { StoreError::Commit { source } }
+        })?;
+        CrashPoint::BatchMarked.pass();
+        Ok(())
     }
 
     fn table(&self, table: Table) -> &ColumnFamily {
@@ -147,28 +223,24 @@ impl Rocks {
 impl Store for Rocks {
     fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError> {
         CrashPoint::BatchUnwritten.pass();
-        self.write(batch, true)?;
-        CrashPoint::BatchSynced.pass();
-        let marked = self.mark.set(self.db.latest_sequence_number());
-        marked
-            .map_err(|error| StoreError::Commit { source: EngineError(format!("mark it as acknowledged: {error}")) })?;
-        CrashPoint::BatchMarked.pass();
-        Ok(())
+        self.write(|open| open.commit(batch))
     }
 
     fn commit_unsynced(&mut self, batch: &[Write]) -> Result<(), StoreError> {
-        self.write(batch, false)
+        self.write(|open| open.write(batch, false))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get_cf(self.table(table), key).map_err(|error| unread(table, error))
+        let open = self.engine()?;
+        open.db.get_cf(open.table(table), key).map_err(|error| unread(table, error))
     }
 
     fn scan(&self, table: Table, prefix: &[u8], show: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let open = self.engine()?;
         let mut options = ReadOptions::default();
         options.set_iterate_range(PrefixRange(prefix));
         options.fill_cache(false); // scans are for the start, and pass once
-        let mut records = self.db.raw_iterator_cf_opt(self.table(table), options);
+        let mut records = open.db.raw_iterator_cf_opt(open.table(table), options);
         records.seek_to_first();
         while let Some((key, value)) = records.item() {
             show(key, value);
@@ -230,19 +302,36 @@ fn is_made(dir: &Path) -> bool {
 }
 
 fn unwritable(dir: &Path, source: io::Error) -> OpenError {
-    OpenError::Unwritable { dir: dir.into(), source }
+    let dir = dir.into();
+    if is_full(&source) {
+        return OpenError::NoRoom { dir, source: EngineError(source.to_string()) };
+    }
+    OpenError::Unwritable { dir, source }
 }
 
 fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
     let dir = dir.into();
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { dir, source: engine(error) },
+        ErrorKind::IOError if says_full(&error) => OpenError::NoRoom { dir, source: engine(error) },
         // RocksDB looks only for files that it wrote, and tells this kind of I/O error in prose alone.
         ErrorKind::IOError if error.as_ref().contains("No such file") => {
             OpenError::Damaged { dir, source: engine(error) }
         }
         _ => OpenError::Engine { dir, source: engine(error) },
     }
+}
+
+fn unwritten(error: rocksdb::Error) -> StoreError {
+    if says_full(&error) {
+        return StoreError::NoRoom { source: engine(error) };
+    }
+    StoreError::Commit { source: engine(error) }
+}
+
+/// Whether the disk is full, which RocksDB tells in the words of the operating system (`ENOSPC`, `EDQUOT`).
+fn says_full(error: &rocksdb::Error) -> bool {
+    ["No space left on device", "Disk quota exceeded"].iter().any(|words| error.as_ref().contains(words))
 }
 
 fn unread(table: Table, error: rocksdb::Error) -> StoreError {

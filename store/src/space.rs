@@ -1,7 +1,7 @@
 //! Space: how much of the disk blobs may take.
 //!
 //! Always true: above the high-water mark of its budget a store takes no new blob, and neither does it when the disk has less
-//! left than [`RESERVE_BYTES`], which are for the records; nothing that is here is ever removed for it. Both end by
+//! left than the reserve, which is for the records; nothing that is here is ever removed for it. Both end by
 //! themselves when there is room again.
 
 use std::fmt;
@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The part of the budget that new blobs may fill: what is begun below it may be finished above it.
 const HIGH_WATER_PERCENT: u64 = 90;
-/// What is left of the disk for records, logs and others. On a small disk, a part of it.
+/// What is left of the disk for records, logs and others, unless a user says otherwise: the log of the records with all that
+/// may be flushed from it. On a small disk, a part of it.
 const RESERVE_BYTES: u64 = 64 << 20;
 const RESERVE_SHARE_MAX: u64 = 16;
+/// Stands for what nobody has set.
+const UNSET: u64 = u64::MAX;
 
 /// Why no new blob is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +50,19 @@ impl std::error::Error for NoRoom {}
 /// What blobs have, and may have.
 #[derive(Debug)]
 pub(crate) struct Space {
-    /// `u64::MAX` when there is none.
     budget: AtomicU64,
     used: AtomicU64,
+    reserve: AtomicU64,
 }
 
 impl Space {
     pub(crate) const fn new() -> Self {
-        Self { budget: AtomicU64::new(u64::MAX), used: AtomicU64::new(0) }
+        Self { budget: AtomicU64::new(UNSET), used: AtomicU64::new(0), reserve: AtomicU64::new(UNSET) }
+    }
+
+    /// Sets how much of the disk is to be left free.
+    pub(crate) fn set_reserve(&self, bytes: u64) {
+        self.reserve.store(bytes, Ordering::Relaxed);
     }
 
     /// Sets the budget, and what is used of it.
@@ -83,14 +91,24 @@ impl Space {
     /// Whether so many bytes may be taken.
     pub(crate) fn look(&self, dir: &Path, bytes: u64) -> Result<(), NoRoom> {
         let (used, budget) = (self.used(), self.budget.load(Ordering::Relaxed));
-        if budget != u64::MAX && used.saturating_add(bytes) > budget / 100 * HIGH_WATER_PERCENT {
+        if budget != UNSET && used.saturating_add(bytes) > budget / 100 * HIGH_WATER_PERCENT {
             return Err(NoRoom::Budget { used, budget });
         }
+        self.look_at_disk(dir, bytes)
+    }
+
+    /// Whether the disk has room for so many bytes besides its reserve, whatever the budget.
+    pub(crate) fn look_at_disk(&self, dir: &Path, bytes: u64) -> Result<(), NoRoom> {
         match left(dir) {
-            Some((free, all)) if free < bytes.saturating_add(RESERVE_BYTES.min(all / RESERVE_SHARE_MAX)) => {
-                Err(NoRoom::Disk { free })
-            }
+            Some((free, all)) if free < bytes.saturating_add(self.reserve(all)) => Err(NoRoom::Disk { free }),
             _ => Ok(()),
+        }
+    }
+
+    fn reserve(&self, all: u64) -> u64 {
+        match self.reserve.load(Ordering::Relaxed) {
+            UNSET => RESERVE_BYTES.min(all / RESERVE_SHARE_MAX),
+            set => set,
         }
     }
 }
@@ -117,5 +135,14 @@ mod tests {
         assert!(matches!(Space::new().take(&dir, u64::MAX / 2), Err(NoRoom::Disk { .. })));
         space.give_back(u64::MAX);
         assert_eq!(space.used(), 0);
+    }
+
+    #[test]
+    fn a_reserve_is_kept_whatever_the_budget() {
+        let (space, dir) = (Space::new(), std::env::temp_dir());
+        space.look_at_disk(&dir, 1).unwrap();
+        space.set_reserve(u64::MAX - 1);
+        assert!(matches!(space.look_at_disk(&dir, 1), Err(NoRoom::Disk { .. })));
+        assert!(matches!(space.take(&dir, 0), Err(NoRoom::Disk { .. })));
     }
 }

@@ -2,12 +2,16 @@
 //! them has to be.
 //!
 //! Always true: batches are committed in the order in which they were handed in; each is answered once, after it is
-//! durable, or written if it need not be; after the first error none is written any more. Elsewhere: what a failed commit means for the process is up
-//! to who answers for it ([`Store`]).
+//! durable, or written if it need not be; after the first error none is written any more. A full disk is none: the batch is
+//! tried again until there is room, and those behind it wait. Elsewhere: what a failed commit means for the process is up to
+//! who answers for it ([`Store`]).
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use swarm_protocol::Write;
 
@@ -18,6 +22,12 @@ pub const WRITER_QUEUE: usize = 256;
 /// One group stops growing here, so that the log record and its copy in memory stay small.
 const GROUP_BYTES_MAX: usize = 4 << 20;
 
+/// How often a full disk is tried again.
+const ROOM_EVERY: Duration = Duration::from_millis(200);
+
+/// Told when a full disk makes the writer wait, and why, and with `None` when it goes on. As [`Done`], it must not block.
+pub type OnRoom = Box<dyn Fn(Option<&StoreError>) + Send>;
+
 /// Told the result of one batch. It runs on the writer's thread: it must not block and must not panic.
 pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -26,6 +36,8 @@ pub type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 #[derive(Debug)]
 pub struct Writer {
     queue: Option<SyncSender<Waiting>>,
+    /// Set when nothing is worth waiting for any more.
+    closing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -48,10 +60,12 @@ struct Waiting {
 
 impl Writer {
     /// Gives the store to a thread of its own.
-    pub fn start(store: impl Store + 'static) -> io::Result<Self> {
+    pub fn start(store: impl Store + 'static, on_room: OnRoom) -> io::Result<Self> {
         let (queue, waiting) = mpsc::sync_channel(WRITER_QUEUE);
-        let thread = thread::Builder::new().name("store".into()).spawn(move || run(store, &waiting))?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        let closing = Arc::new(AtomicBool::new(false));
+        let mut run = Run { store, on_room, closing: Arc::clone(&closing), stopped: false };
+        let thread = thread::Builder::new().name("store".into()).spawn(move || run.serve(&waiting))?;
+        Ok(Self { queue: Some(queue), closing, thread: Some(thread) })
     }
 
     /// Hands in a batch to be made durable; never blocks, so it may be called from a tokio task.
@@ -72,12 +86,13 @@ impl Writer {
         })
     }
 
-    /// Waits until all that was handed in is answered and the store is closed. Blocks: not for a tokio task.
+    /// Waits until all that was handed in is answered and the store is closed; on a full disk it is not waited for room. Blocks: not for a tokio task.
     pub fn close(self) {}
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         self.queue = None; // the thread ends when it has answered what waits
         let Some(thread) = self.thread.take() else { return };
         if thread.join().is_err() {
@@ -86,18 +101,54 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut store: impl Store, waiting: &Receiver<Waiting>) {
-    let mut stopped = false;
-    while let Ok(first) = waiting.recv() {
-        let group = gather(first, waiting);
-        let result = match (stopped, group.synced) {
-            (true, _) => Err(StoreError::Stopped),
-            (false, true) => store.commit(&group.batch),
-            (false, false) => store.commit_unsynced(&group.batch),
-        };
-        stopped |= result.is_err();
-        for done in group.done {
-            done(result.clone());
+/// What the thread has.
+struct Run<S> {
+    store: S,
+    on_room: OnRoom,
+    closing: Arc<AtomicBool>,
+    /// An earlier batch failed.
+    stopped: bool,
+}
+
+impl<S: Store> Run<S> {
+    fn serve(&mut self, waiting: &Receiver<Waiting>) {
+        while let Ok(first) = waiting.recv() {
+            let group = gather(first, waiting);
+            let result = if self.stopped { Err(StoreError::Stopped) } else { self.commit(&group) };
+            self.stopped |= result.is_err();
+            for done in group.done {
+                done(result.clone());
+            }
+        }
+    }
+
+    /// Commits, as soon as there is room.
+    fn commit(&mut self, group: &Group) -> Result<(), StoreError> {
+        let mut waits = false;
+        loop {
+            let result = self.try_commit(group);
+            match &result {
+                Err(error @ StoreError::NoRoom { .. }) if !self.closing.load(Ordering::Relaxed) => {
+                    if !waits {
+                        (self.on_room)(Some(error));
+                    }
+                    waits = true;
+                    thread::sleep(ROOM_EVERY);
+                }
+                _ => {
+                    if waits {
+                        (self.on_room)(None);
+                    }
+                    return result;
+                }
+            }
+        }
+    }
+
+    fn try_commit(&mut self, group: &Group) -> Result<(), StoreError> {
+        match group.synced {
+            true => self.store.commit(&group.batch),
+            false => self.store.commit_unsynced(&group.batch),
         }
     }
 }

@@ -224,7 +224,7 @@ fn a_damaged_or_lost_mark_costs_nothing_but_its_own_word() {
 #[test]
 fn a_writer_answers_everything_in_order_before_it_closes() {
     let dir = tempfile::tempdir().unwrap();
-    let writer = Writer::start(Rocks::open(dir.path()).unwrap()).unwrap();
+    let writer = Writer::start(Rocks::open(dir.path()).unwrap(), Box::new(|_| {})).unwrap();
     let (answers, answered) = mpsc::channel();
     for n in 0..100_u8 {
         let answers = answers.clone();
@@ -241,7 +241,7 @@ fn a_writer_answers_everything_in_order_before_it_closes() {
 
 #[test]
 fn after_the_first_error_a_writer_refuses_everything() {
-    let writer = Writer::start(Memory::failing_after(1)).unwrap();
+    let writer = Writer::start(Memory::failing_after(1), Box::new(|_| {})).unwrap();
     let write = |key: &str| {
         let (answer, answered) = mpsc::channel();
         writer.write(vec![put(key, "1")], Box::new(move |result| answer.send(result).unwrap())).unwrap();

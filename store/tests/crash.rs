@@ -63,7 +63,7 @@ fn victim() {
     let mut random = fastrand::Rng::with_seed(std::env::var(SEED).unwrap().parse().unwrap());
     let rocks = Rocks::open(Path::new(&dir)).unwrap();
     let next = whole_batches(&rocks).last_key_value().map_or(0, |(number, _)| number + 1);
-    let writer = Writer::start(rocks).unwrap();
+    let writer = Writer::start(rocks, Box::new(|_| {})).unwrap();
     let (answer, answered) = mpsc::sync_channel(IN_FLIGHT);
     for number in next.. {
         if number >= next + IN_FLIGHT as u64 {

@@ -1,9 +1,10 @@
 //! Every way in which a run can end.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use swarm_executor::Engine;
+use swarm_executor::{Engine, Room};
 use swarm_protocol::Ending;
 
 use crate::{MIB, Run, config};
@@ -98,10 +99,37 @@ fn filling_the_disk_ends_the_guest() {
 }
 
 #[test]
+fn a_guest_for_which_the_disk_has_no_room_is_lost_to_this_node() {
+    let out = tempfile::tempdir().unwrap();
+    let looks = AtomicU32::new(0);
+    let room = Room::new(move |_| looks.fetch_add(1, Ordering::Relaxed) < 2);
+    let finished = Run { out_dir: Some(out.path()), room, ..Run::of("fills_out") }.finish();
+    assert_eq!(finished.ending, Ending::Lost);
+    assert!(out.path().join("data.txt").metadata().unwrap().len() < MIB);
+}
+
+#[test]
 fn a_guest_that_makes_files_without_end_is_ended() {
     let out = tempfile::tempdir().unwrap();
     let finished = Run { out_dir: Some(out.path()), ..Run::of("makes_folders") }.finish();
     assert_eq!(finished.ending, Ending::OutputTooLarge("the number of files in /out".into()));
+}
+
+#[test]
+fn what_a_guest_prints_can_be_seen_while_it_runs() {
+    let run = Run::of("prints_and_loops");
+    let (stop, [stdout, stderr]) = (run.stop.clone(), run.printed.clone());
+    thread::scope(|scope| {
+        let running = scope.spawn(|| run.finish());
+        while stdout.after(0, 100).is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!([stdout.after(0, 3), stdout.after(4, 100), stdout.after(100, 1)], [&b"ali"[..], b"e\n", b""]);
+        assert!(stderr.after(0, 100).is_empty());
+        stop.stop();
+        assert_eq!(running.join().unwrap().stdout, b"alive\n");
+    });
+    assert!(stdout.after(0, 100).is_empty());
 }
 
 #[test]

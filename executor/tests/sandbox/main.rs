@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use swarm_executor::{
-    Bytes, CACHE_BYTES_MAX, Engine, EngineConfig, Finished, MODULE_BYTES_MAX, Module, StopFlag, Task,
+    Bytes, CACHE_BYTES_MAX, Engine, EngineConfig, Finished, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag, Task,
 };
 use swarm_protocol::{Hash, Limits};
 
@@ -24,6 +24,7 @@ fn config() -> EngineConfig {
     EngineConfig {
         cache_dir: None,
         cache_bytes_max: CACHE_BYTES_MAX,
+        cache_room: Room::default(),
         memory_bytes_max: 256 * MIB,
         module_bytes_max: MODULE_BYTES_MAX,
         compile_time_max: Duration::from_secs(60),
@@ -54,10 +55,12 @@ struct Run<'a> {
     stdin: &'static [u8],
     in_dir: Option<&'a Path>,
     out_dir: Option<&'a Path>,
+    room: Room,
     limits: Limits,
     run_max: Duration,
     seed: [u8; 32],
     stop: StopFlag,
+    printed: [Printed; 2],
 }
 
 impl<'a> Run<'a> {
@@ -70,6 +73,7 @@ impl<'a> Run<'a> {
             stdin: b"",
             in_dir: None,
             out_dir: None,
+            room: Room::default(),
             limits: Limits {
                 memory_bytes_max: 16 * MIB,
                 fuel_max: u64::MAX / 2,
@@ -79,6 +83,7 @@ impl<'a> Run<'a> {
             run_max: Duration::from_secs(600),
             seed: [0; 32],
             stop: StopFlag::default(),
+            printed: Default::default(),
         }
     }
 
@@ -101,10 +106,12 @@ impl<'a> Run<'a> {
             stdin: Bytes::from_static(self.stdin),
             in_dir: self.in_dir,
             out_dir: self.out_dir,
+            room: &self.room,
             limits: &self.limits,
             run_max: self.run_max,
             seed: self.seed,
             stop: &self.stop,
+            printed: self.printed.clone(),
         })
     }
 }

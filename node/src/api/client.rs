@@ -21,7 +21,7 @@ use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
     BlobItem, BlobStat, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule,
-    Stored, Submitted, TaskRun, YankModule,
+    RunningTask, Stored, Submitted, TaskNews, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -99,6 +99,19 @@ impl Client {
         let path = format!("/v1/jobs/{}/tasks?from={from}{stage}", segment(id));
         let answer = self.send(Method::GET, &path, Body::empty()).await?;
         Ok(TaskReader { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false })
+    }
+
+    /// `GET /v1/jobs/{id}/running`: the first tasks of a stage, from task `from` on, that are granted to a node now.
+    pub async fn running(&self, id: &str, stage: u16, from: u32) -> Result<List<RunningTask>, Failure> {
+        let path = format!("/v1/jobs/{}/running?stage={stage}&from={from}", segment(id));
+        self.document(Method::GET, &path, Body::empty()).await
+    }
+
+    /// `GET /v1/jobs/{id}/news`: what a running task printed behind `seen` bytes of its outputs.
+    pub async fn news(&self, id: &str, stage: u16, task: u32, seen: [u64; 2]) -> Result<TaskNews, Failure> {
+        let [stdout, stderr] = seen;
+        let path = format!("/v1/jobs/{}/news?stage={stage}&task={task}&stdout={stdout}&stderr={stderr}", segment(id));
+        self.document(Method::GET, &path, Body::empty()).await
     }
 
     /// `GET /v1/modules`: every version of a name, or of all names with an empty one.

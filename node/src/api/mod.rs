@@ -8,6 +8,8 @@
 //! | `POST /v1/jobs` | takes the encoding of a `JobSpec` whose blobs are on the node; [`view::Submitted`] |
 //! | `GET /v1/jobs/{id}` | [`view::JobDetail`]; the id in any form of [`ids`], here and below |
 //! | `GET /v1/jobs/{id}/tasks` | lines of [`view::TaskRun`], in task order; `?stage=N` and `?from=INDEX` narrow it |
+//! | `GET /v1/jobs/{id}/running` | [`view::List`] of [`view::RunningTask`]: the first tasks of `?stage=N` that run now, `?from=INDEX` on |
+//! | `GET /v1/jobs/{id}/news` | [`view::TaskNews`] of `?stage=N&task=INDEX`, behind `&stdout=N&stderr=N` bytes: at once, or within half a second when there is none |
 //! | `GET /v1/jobs/{id}/spec` | the job file as it was written |
 //! | `POST /v1/jobs/{id}/cancel` | [`view::JobDetail`] after it |
 //! | `HEAD /v1/blobs/{hex}` | 200 when the blob is on the node |
@@ -30,6 +32,7 @@ mod error;
 pub mod ids;
 mod keeping;
 mod modules;
+mod news;
 mod server;
 mod socket;
 pub mod view;

@@ -26,8 +26,9 @@ use super::error::{Code, Failure, causes};
 use super::ids::{full_id, resolve, short_id};
 use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{
-    self, BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun, Transfers,
+    self, BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Scrub, Stored, Submitted, TaskRun, Transfers,
 };
+use crate::artifacts::Unfetched;
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
 use crate::modules::ReferenceError;
@@ -120,6 +121,7 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
         .merge(super::modules::routes())
+        .merge(super::news::routes())
         .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
         .layer(DefaultBodyLimit::max(JOB_SPEC_BYTES_MAX))
@@ -133,7 +135,12 @@ async fn status(State(api): State<Api>) -> Answer<Json<NodeStatus>> {
     let node = &api.handle;
     let members = node.members();
     let alive = members.iter().filter(|member| member.state == MemberState::Alive).count();
-    let jobs = node.jobs().await.map_err(failure)?;
+    let waits_for_room = node.commands().no_room();
+    let jobs = match node.jobs().await {
+        // The core waits; everything else can be told.
+        Err(CommandError::NoRoom(_) | CommandError::NoRoomMeanwhile) => Vec::new(),
+        jobs => jobs.map_err(failure)?,
+    };
     let running = |state: JobState| !state.is_over();
     Ok(Json(NodeStatus {
         schema: view::STATUS.into(),
@@ -149,6 +156,8 @@ async fn status(State(api): State<Api>) -> Answer<Json<NodeStatus>> {
         jobs: jobs.len(),
         transfers: Transfers::of(&node.counts()),
         blob_bytes: node.blobs().used(),
+        waits_for_room,
+        scrub: Scrub::of(&node.collector().scrubbed()),
         takes_no_blobs: node.blobs().no_room().map(|why| why.to_string()),
         jobs_running: jobs.iter().filter(|job| running(job.status.state())).count(),
     }))
@@ -260,7 +269,7 @@ async fn source(State(api): State<Api>, Path(id): Path<String>) -> Answer<Respon
 }
 
 /// The job that `id` names in any form.
-async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
+pub(super) async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
     let job = match full_id(id) {
         Some(job) => job,
         None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node())?,
@@ -531,6 +540,9 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|error| Failure::caused(Code::Bug, "reading a blob failed", &error))
 }
 
+/// The way on from a full disk.
+const ROOM_HINT: &str = "df -h; swarm status; then free some of the disk, or start the node with more --disk";
+
 /// What a user is told of a command that was not done.
 pub(super) fn failure(error: CommandError) -> Failure {
     let text = causes(&error);
@@ -543,6 +555,10 @@ pub(super) fn failure(error: CommandError) -> Failure {
         CommandError::Reference(ReferenceError::Malformed(_)) => (Code::Usage, "swarm module ls"),
         CommandError::Reference(ReferenceError::Disputed { .. }) => (Code::Usage, ""),
         CommandError::Reference(_) => (Code::NotFound, "swarm module ls"),
+        CommandError::Fetch(Unfetched::Disk { .. })
+        | CommandError::Blob(BlobError::NoRoom { .. })
+        | CommandError::NoRoom(_) => (Code::Failed, ROOM_HINT),
+        CommandError::NoRoomMeanwhile => (Code::Failed, "df -h; swarm ls, before you ask again"),
         CommandError::Fetch(_) => (Code::NotFound, "swarm nodes"),
         CommandError::Refused(Refusal::TooFewCopies { .. }) => {
             (Code::Failed, "swarm nodes; the job may still run, so look at `swarm ls` before you submit it again")
@@ -563,9 +579,7 @@ fn blob_failure(error: &BlobError) -> Failure {
         BlobError::Io { .. } | BlobError::NoRoom { .. } => Code::Failed,
     };
     let hint = match error {
-        BlobError::NoRoom { .. } => {
-            "df -h; swarm status; then free some of the disk, or start the node with more --disk"
-        }
+        BlobError::NoRoom { .. } => ROOM_HINT,
         _ => "",
     };
     Failure::new(code, causes(error)).hint(hint)

@@ -14,6 +14,7 @@ use swarm_protocol::{
 };
 
 use super::ids::short_id;
+use crate::collector::Scrubbed;
 use crate::network::NetworkCounts;
 
 /// A list of things.
@@ -134,9 +135,37 @@ pub struct NodeStatus {
     /// Bytes of its blobs, if they have a budget.
     #[serde(default)]
     pub blob_bytes: u64,
+    /// Why it can remember nothing new, when its disk has no room for that. Jobs are not counted then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_room: Option<String>,
+    /// What looking at the bytes of its blobs has brought to light since its start.
+    #[serde(default)]
+    pub scrub: Scrub,
     /// Why it takes no new blobs, when it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_no_blobs: Option<String>,
+}
+
+/// Blobs that were found damaged on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Looks at all blobs.
+    pub rounds: u64,
+    /// Blobs found damaged.
+    pub damaged: u64,
+    /// Of these, fetched anew.
+    pub repaired: u64,
+    /// Of these, those that are needed here and that no node has: 64 hexadecimal digits each.
+    pub lost: Vec<String>,
+}
+
+impl Scrub {
+    /// What was found.
+    pub fn of(scrubbed: &Scrubbed) -> Self {
+        let Scrubbed { rounds, damaged, repaired, lost } = scrubbed;
+        let lost = lost.iter().map(|hash| hash.to_hex()).collect();
+        Self { rounds: *rounds, damaged: *damaged, repaired: *repaired, lost }
+    }
 }
 
 /// Blobs between this node and others, since its start.
@@ -333,6 +362,33 @@ pub struct TaskRun {
     pub disputed: bool,
 }
 
+/// Schema of a list of [`RunningTask`].
+pub const RUNNING: &str = "swarm.running/1";
+/// Schema of [`TaskNews`].
+pub const NEWS: &str = "swarm.news/1";
+
+/// A task that is granted to a node now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// Its index in the stage.
+    pub task: u32,
+    /// The node: 64 hexadecimal digits.
+    pub node: String,
+}
+
+/// What a running task printed behind what was seen of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskNews {
+    /// [`NEWS`].
+    pub schema: String,
+    /// Whether it runs.
+    pub runs: bool,
+    /// More of standard output.
+    pub stdout: Bytes,
+    /// More of standard error.
+    pub stderr: Bytes,
+}
+
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -405,7 +461,7 @@ pub fn ending(ending: &Ending) -> String {
         Ending::TimedOut => "timed out".into(),
         Ending::OutputTooLarge(what) => format!("output too large: {what}"),
         Ending::Cancelled => "cancelled".into(),
-        Ending::Lost => "its node was lost".into(),
+        Ending::Lost => "its node was lost, or had no room for it".into(),
         Ending::Rejected(why) => format!("rejected: {why}"),
     }
 }
@@ -434,7 +490,7 @@ impl Default for Bytes {
 }
 
 impl Bytes {
-    fn of(content: &Content) -> Self {
+    pub(super) fn of(content: &Content) -> Self {
         match content {
             Content::Blob { hash, len } => Self::Blob { hash: hash.to_hex(), len_bytes: *len },
             Content::Inline(bytes) => match std::str::from_utf8(bytes) {

@@ -75,6 +75,54 @@ async fn a_fetch_goes_on_with_others_whatever_a_source_does() {
     }
 }
 
+/// A measurement, not a promise: run it alone, with `--ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it measures, and wants a machine for itself"]
+async fn what_one_faulty_source_of_four_costs() {
+    use Fault::{ClaimsAll, FlipsBits, FlipsBitsLater, SendsTooMuch, StallsAtOnce, StallsLater};
+    const LEN: usize = 32 << 20;
+    const ROUNDS: usize = 3;
+    let mut table = Vec::new();
+    for fault in [FlipsBits, FlipsBitsLater, SendsTooMuch, StallsAtOnce, StallsLater, ClaimsAll] {
+        let (mut with, mut without) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            without.push(fetch_from_four(LEN, None).await);
+            with.push(fetch_from_four(LEN, Some(fault)).await);
+        }
+        let median = |mut times: Vec<Duration>| {
+            times.sort();
+            times[ROUNDS / 2].as_secs_f64()
+        };
+        let (with, without) = (median(with), median(without));
+        table.push(format!("{fault:?}: {with:.2} s, four honest ones {without:.2} s, ratio {:.2}", with / without));
+    }
+    println!("32 MiB from four sources at 12 MB/s each, one of them faulty, median of {ROUNDS}:\n{}", table.join("\n"));
+}
+
+/// How long a blob takes from four sources, of which one may be faulty.
+async fn fetch_from_four(len: usize, fault: Option<Fault>) -> Duration {
+    const MEGABYTES: u64 = 12;
+    let bytes = random_bytes(len);
+    let faulty = match fault {
+        Some(fault) => Some(Faulty::start(9, fault, &bytes).await),
+        None => None,
+    };
+    let bootstrap = faulty.iter().map(|faulty| faulty.address.clone()).collect();
+    let taker = Taker::new(Node::on(TCP).with_bootstrap(bootstrap), 1).await;
+    let mut honest = Vec::new();
+    for seed in 2..6 - u8::from(fault.is_some()) {
+        honest.push(slow(TCP, MEGABYTES).knowing(&taker.node).start(seed).await);
+    }
+    let hash = put(&honest, &bytes);
+    let from: Vec<NodeId> = faulty.iter().map(|faulty| faulty.id).chain(honest.iter().map(Started::id)).collect();
+    for node in &from {
+        until(async || taker.node.network.find_blob(*node, hash, false).await.is_ok()).await;
+    }
+    let began = std::time::Instant::now();
+    taker.artifacts.ensure(vec![hash], &from).await.unwrap();
+    began.elapsed()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_never_answers_is_given_up_and_others_are_found() {
     let bytes = random_bytes(100_000);

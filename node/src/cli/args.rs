@@ -252,6 +252,9 @@ pub(super) struct Start {
     /// How long a blob stays that no pin, job or published module names, as 30m [default: 1h]
     #[arg(long, value_name = "TIME", env = "SWARM_GC_GRACE", value_parser = duration)]
     pub(super) gc_grace: Option<Duration>,
+    /// How often the bytes of all stored blobs are looked at and what is damaged is fetched anew [default: 24h]
+    #[arg(long, value_name = "TIME", env = "SWARM_SCRUB_EVERY", value_parser = duration)]
+    pub(super) scrub_every: Option<Duration>,
     /// How much compiled code to keep on the disk [default: 1GiB]; what was not used for longest goes first
     #[arg(long, value_name = "SIZE", env = "SWARM_CODE_CACHE", value_parser = size)]
     pub(super) code_cache: Option<u64>,
@@ -267,6 +270,10 @@ pub(super) struct Start {
     /// Disk that blobs may have, as 100GiB; at 90 % of it new ones are refused [default: the disk, but for a reserve]
     #[arg(long, value_name = "SIZE", env = "SWARM_DISK", value_parser = size)]
     pub(super) disk: Option<u64>,
+    /// Disk that blobs, outputs and compiled code leave free for records and logs, as 1GiB [default: 64MiB, or a sixteenth of
+    /// a small disk]
+    #[arg(long, value_name = "SIZE", env = "SWARM_DISK_RESERVE", value_parser = size)]
+    pub(super) disk_reserve: Option<u64>,
     /// Bytes of blobs sent a second, to all nodes together, as 50MB [default: no limit]
     #[arg(long, value_name = "SIZE", env = "SWARM_UPLOAD_RATE", value_parser = size)]
     pub(super) upload_rate: Option<u64>,
@@ -292,7 +299,7 @@ pub(super) struct Submit {
     /// Wait until it is finished; exits with 3 when it failed
     #[arg(long)]
     pub(super) wait: bool,
-    /// Wait, and print what tasks write as they finish
+    /// Wait, and print what tasks write while they run
     #[arg(long)]
     pub(super) follow: bool,
     /// Use an embedded swarm of one node instead of a running one; waits, and prints the output
@@ -392,7 +399,7 @@ pub(super) struct Logs {
     /// Begin each line with the task's name
     #[arg(long)]
     pub(super) prefix: bool,
-    /// Go on until the job is finished, in the order in which tasks finish
+    /// Go on until the job is finished, and show what tasks write while they run: of one task byte by byte, of several line by line
     #[arg(long)]
     pub(super) follow: bool,
     /// Only the last N lines of each task

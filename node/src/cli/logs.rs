@@ -1,20 +1,30 @@
-//! `swarm logs`: what tasks wrote, in task order, byte for byte unless decoration was asked for.
+//! `swarm logs`: what tasks wrote, in task order, byte for byte unless decoration was asked for; with `--follow` as they write
+//! it, wherever they run: of one task byte by byte, of several line by line.
+//!
+//! Always true: every byte is printed once. Two runs of a task print the same, so what was seen of one that was lost is gone on
+//! with in the next.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::ops::Range;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use swarm_protocol::Content;
 
 use super::args;
 use super::output::shown;
 use super::target::{Selection, Target, stage, task_name};
-use crate::api::view::{Bytes, Ended, JobDetail, TaskRun};
+use crate::api::view::{Bytes, Ended, JobDetail, TaskNews, TaskRun};
 use crate::api::{Client, Code, Failure};
+use crate::board::NEWS_BYTES_MAX;
 
+/// How the ending of a task begins that printed more than it may.
+const CUT: &str = "output too large: standard";
 /// How often a job is looked at while its output is followed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+/// Tasks of a stage that are followed at once: together they print more than anybody reads.
+const FOLLOWED_MAX: usize = 16;
 /// A longer line is passed on in parts, so that a guest's endless line does not fill our memory.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -45,7 +55,9 @@ async fn follow(
         if now.item.state.is_over() {
             return Ok(());
         }
-        tokio::time::sleep(FOLLOW_EVERY).await;
+        if !printer.print_live(client, &now, selections).await? {
+            tokio::time::sleep(FOLLOW_EVERY).await;
+        }
     }
 }
 
@@ -86,6 +98,11 @@ impl Choice {
         Self { stdout: true, stderr: true, apart: true, ..Self::default() }
     }
 
+    /// Whether what runs is shown: neither the last lines nor what fails are known before the end.
+    const fn is_live(&self) -> bool {
+        self.tail.is_none() && !self.failed_only
+    }
+
     const fn is_decorated(&self) -> bool {
         self.prefix || self.tail.is_some()
     }
@@ -96,12 +113,14 @@ pub(super) struct Printer {
     choice: Choice,
     out: io::BufWriter<io::Stdout>,
     printed: BTreeMap<u16, Ranges>,
+    /// Of tasks that run: bytes printed of standard output and of standard error.
+    seen: BTreeMap<(u16, u32), [u64; 2]>,
 }
 
 impl Printer {
     /// A printer that has printed nothing.
     pub(super) fn new(choice: Choice) -> Self {
-        Self { choice, out: io::BufWriter::new(io::stdout()), printed: BTreeMap::new() }
+        Self { choice, out: io::BufWriter::new(io::stdout()), printed: BTreeMap::new(), seen: BTreeMap::new() }
     }
 
     /// Prints the ended tasks of a selection, in task order.
@@ -159,33 +178,110 @@ impl Printer {
         }
         let stage = stage(job, run.stage)?;
         for task in tasks {
-            let name = task_name(stage, task);
+            let (name, seen) = (task_name(stage, task), self.seen.remove(&(run.stage, task)).unwrap_or_default());
             if self.choice.stdout {
-                self.print_bytes(client, &name, &run.stdout, &run.holders, false).await?;
+                let rest = Rest { bytes: &run.stdout, holders: &run.holders, seen: seen[0] };
+                self.print_bytes(client, &name, rest, false).await?;
             }
             if self.choice.stderr {
-                self.print_bytes(client, &name, &run.stderr, &run.holders, self.choice.apart).await?;
+                let rest = Rest { bytes: &run.stderr, holders: &run.holders, seen: seen[1] };
+                self.print_bytes(client, &name, rest, self.choice.apart).await?;
+            }
+            if run.ending.starts_with(CUT) {
+                self.talk(&format!("{}: cut here, {}", shown(&name), shown(&run.ending)))?;
             }
         }
         Ok(())
+    }
+
+    /// Prints what tasks that run have printed since; whether that was anything.
+    pub(super) async fn print_live(
+        &mut self,
+        client: &Client,
+        job: &JobDetail,
+        selections: &[Selection],
+    ) -> Result<bool, Failure> {
+        let mut any = false;
+        if self.choice.is_live() {
+            let alone = matches!(selections, [only] if only.tasks.len() == 1);
+            for selection in selections {
+                any |= self.print_news(client, job, selection, alone).await?;
+            }
+            self.flush()?;
+        }
+        Ok(any)
+    }
+
+    async fn print_news(
+        &mut self,
+        client: &Client,
+        job: &JobDetail,
+        of: &Selection,
+        alone: bool,
+    ) -> Result<bool, Failure> {
+        let (id, stage) = (&job.item.job, stage(job, of.stage)?);
+        let tasks = if alone { vec![of.tasks.start] } else { self.running(client, id, of).await? };
+        let questions = tasks.into_iter().filter(|task| !self.is_printed(of.stage, *task)).map(|task| {
+            let seen = self.seen.get(&(of.stage, task)).copied().unwrap_or_default();
+            async move { Ok((task, client.news(id, of.stage, task, seen).await?)) }
+        });
+        let mut any = false;
+        for (task, TaskNews { stdout, stderr, .. }) in try_join_all(questions.collect::<Vec<_>>()).await? {
+            let name = task_name(stage, task);
+            let chosen = [(self.choice.stdout, &stdout, false), (self.choice.stderr, &stderr, self.choice.apart)];
+            for (output, (_, bytes, to_stderr)) in chosen.into_iter().enumerate().filter(|(_, (chosen, ..))| *chosen) {
+                let Content::Inline(bytes) = content(bytes)? else { continue };
+                let ready = if alone { &bytes[..] } else { whole_lines(&bytes) };
+                let mut lines = self.choice.is_decorated().then(|| Lines::new(&self.choice, &name));
+                self.piece(lines.as_mut(), ready, to_stderr)?;
+                self.seen.entry((of.stage, task)).or_default()[output] += ready.len() as u64;
+                any |= !ready.is_empty();
+            }
+        }
+        Ok(any)
+    }
+
+    async fn running(&self, client: &Client, id: &str, of: &Selection) -> Result<Vec<u32>, Failure> {
+        let from = self.printed.get(&of.stage).map_or(of.tasks.start, |printed| printed.first_gap(of.tasks.start));
+        if from >= of.tasks.end {
+            return Ok(Vec::new());
+        }
+        let running = client.running(id, of.stage, from).await?;
+        let mut tasks: Vec<u32> = running.items.iter().map(|item| item.task).collect();
+        tasks.retain(|task| of.tasks.contains(task) && !self.is_printed(of.stage, *task));
+        tasks.dedup();
+        tasks.truncate(FOLLOWED_MAX);
+        Ok(tasks)
+    }
+
+    fn is_printed(&self, stage: u16, task: u32) -> bool {
+        self.printed.get(&stage).is_some_and(|printed| printed.first_gap(task) != task)
+    }
+
+    /// Says something beside what is printed.
+    fn talk(&mut self, text: &str) -> Result<(), Failure> {
+        self.flush()?;
+        written(writeln!(io::stderr(), "{text}"))
     }
 
     async fn print_bytes(
         &mut self,
         client: &Client,
         task: &str,
-        bytes: &Bytes,
-        holders: &[String],
+        Rest { bytes, holders, seen }: Rest<'_>,
         to_stderr: bool,
     ) -> Result<(), Failure> {
         let mut lines = self.choice.is_decorated().then(|| Lines::new(&self.choice, task));
-        let content = bytes.content().map_err(|error| Failure::new(Code::Bug, error.to_string()))?;
+        let (content, mut skip) = (content(bytes)?, seen);
+        if content.len() < seen {
+            self.talk(&format!("{}: run again, and this time it printed less than is shown above", shown(task)))?;
+        }
         match content {
-            Content::Inline(bytes) => self.piece(lines.as_mut(), &bytes, to_stderr)?,
+            Content::Inline(bytes) => self.piece(lines.as_mut(), after(&bytes, &mut skip), to_stderr)?,
             Content::Blob { hash, .. } => {
                 let mut blob = client.blob(hash, holders).await?;
                 while let Some(piece) = blob.next().await? {
-                    self.piece(lines.as_mut(), &piece, to_stderr)?;
+                    self.piece(lines.as_mut(), after(&piece, &mut skip), to_stderr)?;
                 }
             }
         }
@@ -210,6 +306,31 @@ impl Printer {
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         written(self.out.flush())
     }
+}
+
+/// What is left to print of an output.
+struct Rest<'a> {
+    bytes: &'a Bytes,
+    holders: &'a [String],
+    /// Bytes printed while the task ran.
+    seen: u64,
+}
+
+/// The part of a piece behind the next `skip` bytes, which are counted down.
+fn after<'a>(piece: &'a [u8], skip: &mut u64) -> &'a [u8] {
+    let now = usize::try_from(*skip).unwrap_or(usize::MAX).min(piece.len());
+    *skip -= now as u64;
+    &piece[now..]
+}
+
+/// Whole lines; all of an answer that is full, for its line may never end.
+fn whole_lines(bytes: &[u8]) -> &[u8] {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+    if end == 0 && bytes.len() >= NEWS_BYTES_MAX { bytes } else { &bytes[..end] }
+}
+
+fn content(bytes: &Bytes) -> Result<Content, Failure> {
+    bytes.content().map_err(|error| Failure::new(Code::Bug, error.to_string()))
 }
 
 /// A reader that went away wants no more, and that is no error of ours.
@@ -344,6 +465,18 @@ mod tests {
         let choice = Choice { tail: Some(2), ..Choice::default() };
         assert_eq!(decorated(&choice, &["a\nb\n", "c\nd"]), "c\nd\n");
         assert_eq!(decorated(&Choice { tail: Some(0), ..choice }, &["a\n"]), "");
+    }
+
+    #[test]
+    fn what_was_seen_is_not_printed_again() {
+        let mut skip = 5;
+        assert_eq!(
+            [after(b"abc", &mut skip), after(b"defg", &mut skip), after(b"h", &mut skip)],
+            [&b""[..], b"fg", b"h"]
+        );
+        assert_eq!([whole_lines(b"a\nb\nc"), whole_lines(b"abc")], [&b"a\nb\n"[..], b""]);
+        let endless = vec![b'x'; NEWS_BYTES_MAX];
+        assert_eq!(whole_lines(&endless).len(), NEWS_BYTES_MAX);
     }
 
     #[test]

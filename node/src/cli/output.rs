@@ -155,6 +155,11 @@ fn status_text(status: &NodeStatus) -> String {
     ];
     let Transfers { sent_bytes, received_bytes, .. } = status.transfers;
     lines.push(("blobs", format!("{} sent, {} received", bytes(sent_bytes), bytes(received_bytes))));
+    if status.scrub.damaged > 0 {
+        lines.push(("damaged", format!("{} blobs, {} fetched anew", status.scrub.damaged, status.scrub.repaired)));
+    }
+    lines.extend(status.scrub.lost.iter().map(|hash| ("lost", format!("blake3:{hash}, damaged here and on no node"))));
+    lines.extend(status.waits_for_room.iter().map(|why| ("waits", format!("for room: {why}"))));
     lines.extend(status.takes_no_blobs.iter().map(|why| ("refuses", format!("new blobs: {why}"))));
     lines.extend(status.addresses.iter().map(|address| ("listen", shown(address))));
     pairs(&lines)

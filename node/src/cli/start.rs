@@ -10,6 +10,7 @@ use super::args::{self, Global};
 use super::node::data_dir;
 use super::output::print;
 use crate::api::{Code, Failure, causes};
+use crate::collector::SCRUB_EVERY_MIN;
 use crate::handle::Handle;
 use crate::network::{IdentityError, Rates};
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
@@ -54,6 +55,7 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
     options.lan = args.lan;
     options.labels = args.labels.into_iter().collect();
     options.disk_bytes = args.disk;
+    options.disk_reserve_bytes = args.disk_reserve;
     let rate = |bytes: Option<u64>| bytes.and_then(NonZeroU64::new);
     options.upload_rates = Rates { total: rate(args.upload_rate), per_peer: rate(args.upload_rate_per_peer) };
     options.download_rates = Rates { total: rate(args.download_rate), per_peer: rate(args.download_rate_per_peer) };
@@ -65,6 +67,9 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
     }
     if let Some(grace) = args.gc_grace {
         options.gc_grace = grace;
+    }
+    if let Some(every) = args.scrub_every {
+        options.scrub_every = every.max(SCRUB_EVERY_MIN);
     }
     if let Some(bytes) = args.code_cache {
         options.code_cache_bytes = bytes;
@@ -84,6 +89,9 @@ fn not_started(error: &StartError) -> Failure {
             Failure { code: Code::Integrity, ..failure }.hint(moved_away(path))
         }
         StartError::DataDir { .. } => failure.hint("swarm start --data DIR"),
+        StartError::Storage { dir, .. } => {
+            failure.hint(format!("df -h '{}', then start the node again", dir.display()))
+        }
         _ => failure,
     }
 }

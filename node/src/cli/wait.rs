@@ -44,6 +44,9 @@ pub(super) async fn until_over(
             Meanwhile::Follow(printer) => {
                 let all = Target::parse(&job.item.job)?.select(&job)?;
                 printer.print_new(client, &job, &all).await?;
+                if !job.item.state.is_over() {
+                    printer.print_live(client, &job, &all).await?;
+                }
             }
         }
         if job.item.state.is_over() {

@@ -67,7 +67,7 @@ impl Names {
         Ok(Self {
             swarm: name(""),
             kad: protocol("/kad")?,
-            streams: Protocols { control: protocol("/control")?, blob: protocol("/blob")? },
+            streams: Protocols { control: protocol("/control")?, blob: protocol("/blob")?, news: protocol("/news")? },
             members: IdentTopic::new(name("/members")),
             jobs: IdentTopic::new(name("/jobs")),
         })

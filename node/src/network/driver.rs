@@ -25,10 +25,12 @@ use super::blobs::{self, Uploads};
 use super::dialer::{self, Dialer};
 use super::lanes::Lanes;
 use super::links::{Ended, Links, Transfer};
+use super::news;
 use super::queries::Queries;
 use super::records;
 use super::streams::{Incoming, Purpose};
 use super::{Counters, NetworkError, NetworkEvent};
+use crate::board::Board;
 
 /// How often the timers of dials and links are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -48,8 +50,10 @@ const WAITING_MAX: usize = 256;
 /// What the `libp2p::Swarm` says.
 pub(super) type Event = SwarmEvent<BehaviourEvent>;
 
-/// A stream for a blob, and the mark that it is in use.
-pub(super) type BlobStream = (Stream, Transfer);
+/// A stream, and the mark that it is in use.
+pub(super) type BulkStream = (Stream, Transfer);
+/// What a stream that has to wait is for, and who waits for it.
+type Waiting = (Purpose, oneshot::Sender<BulkStream>);
 
 /// What [`super::Network`] asks for.
 pub(super) enum Command {
@@ -58,7 +62,7 @@ pub(super) enum Command {
     HangUp(NodeId),
     Rest(bool),
     Bootstrap(Vec<Multiaddr>),
-    OpenBlob { from: NodeId, answer: oneshot::Sender<BlobStream> },
+    Open { from: NodeId, purpose: Purpose, answer: oneshot::Sender<BulkStream> },
     PublishJob { id: JobId, value: Vec<u8> },
     FindJob { id: JobId, answer: oneshot::Sender<Option<SignedJob>> },
     Provide { hash: Hash, done: oneshot::Sender<()> },
@@ -84,6 +88,7 @@ pub(super) struct Driver {
     pub(super) ended: mpsc::UnboundedReceiver<Ended>,
     pub(super) dialer: Dialer,
     pub(super) uploads: Arc<Uploads>,
+    pub(super) board: Board,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -93,10 +98,11 @@ struct Running {
     queries: Queries,
     lanes: Lanes,
     requests: Arc<Semaphore>,
+    news_asked: Arc<Semaphore>,
     opened_sender: mpsc::UnboundedSender<Opened>,
     opened: mpsc::UnboundedReceiver<Opened>,
-    /// Streams for blobs that wait for a connection to the peer.
-    waiting: HashMap<PeerId, Vec<oneshot::Sender<BlobStream>>>,
+    /// Streams that wait for a connection to the peer.
+    waiting: HashMap<PeerId, Vec<Waiting>>,
     /// Peers of other swarms that were warned of.
     strangers: HashSet<PeerId>,
     /// The own addresses last told, and whether they still have to be.
@@ -114,6 +120,7 @@ impl Driver {
             queries: Queries::default(),
             lanes: Lanes::default(),
             requests: Arc::new(Semaphore::new(blobs::REQUESTS_MAX)),
+            news_asked: Arc::new(Semaphore::new(news::QUESTIONS_MAX)),
             opened_sender,
             opened,
             waiting: HashMap::new(),
@@ -191,7 +198,7 @@ impl Running {
             Command::Bootstrap(addresses) => {
                 addresses.into_iter().for_each(|address| self.driver.dialer.add_bootstrap(address))
             }
-            Command::OpenBlob { from, answer } => self.open_blob(from, answer),
+            Command::Open { from, purpose, answer } => self.open_bulk(from, purpose, answer),
             Command::PublishJob { id, value } => self.queries.publish_job(kad, id, value),
             Command::FindJob { id, answer } => self.queries.find_job(kad, id, answer),
             Command::Provide { hash, done } => self.queries.provide(kad, hash, done),
@@ -259,7 +266,7 @@ impl Running {
             }
         }
         self.waiting.retain(|_, streams| {
-            streams.retain(|stream| !stream.is_closed());
+            streams.retain(|(_, answer)| !answer.is_closed());
             !streams.is_empty()
         });
         self.tell_addresses();
@@ -281,8 +288,8 @@ impl Running {
     }
 
     fn open_waiting(&mut self, peer: PeerId, node: NodeId) {
-        for answer in self.waiting.remove(&peer).unwrap_or_default() {
-            self.open_blob(node, answer);
+        for (purpose, answer) in self.waiting.remove(&peer).unwrap_or_default() {
+            self.open_bulk(node, purpose, answer);
         }
     }
 
@@ -381,6 +388,7 @@ impl Running {
         match purpose {
             Purpose::Control => self.driver.links.on_accepted(peer, connection, stream),
             Purpose::Blob => self.serve_blob(peer, stream),
+            Purpose::News => self.serve_news(stream),
         }
     }
 
@@ -420,17 +428,27 @@ impl Running {
         }
     }
 
-    /// Opens a stream for a blob on the best connection, which may have to be made. Drops `answer` when that fails.
-    fn open_blob(&mut self, from: NodeId, answer: oneshot::Sender<BlobStream>) {
+    fn serve_news(&self, stream: Stream) {
+        if let Ok(permit) = self.news_asked.clone().try_acquire_owned() {
+            let board = self.driver.board.clone();
+            tokio::spawn(async move {
+                news::serve(stream, board).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// Opens a stream on the best connection, which may have to be made. Drops `answer` when that fails.
+    fn open_bulk(&mut self, from: NodeId, purpose: Purpose, answer: oneshot::Sender<BulkStream>) {
         let peer = peer_of(from);
         let connection = match self.lanes.fast(peer) {
             Some(fast) => Some(fast),
-            None if self.dial_lane(peer) => None,
+            None if purpose == Purpose::Blob && self.dial_lane(peer) => None,
             None => self.driver.links.best_connection(peer),
         };
         match connection {
             Some(connection) => {
-                let stream = self.driver.swarm.behaviour_mut().streams.open(peer, connection, Purpose::Blob);
+                let stream = self.driver.swarm.behaviour_mut().streams.open(peer, connection, purpose);
                 let transfer = self.driver.links.transfer(peer);
                 tokio::spawn(async move {
                     if let Ok(stream) = stream.await {
@@ -440,7 +458,7 @@ impl Running {
                 });
             }
             None if self.waiting.len() < WAITING_MAX => {
-                self.waiting.entry(peer).or_default().push(answer);
+                self.waiting.entry(peer).or_default().push((purpose, answer));
                 if !self.lanes.is_dialled(peer) {
                     self.dial(from, &[]);
                 }

@@ -15,6 +15,7 @@
 //! | `links`, `link` | which stream is the link to a peer; the life of one link |
 //! | `dialer`, `resolver` | whom this node keeps dialling; host names in bootstrap addresses |
 //! | `blobs` | moving blobs: conversations, uploads, rates |
+//! | `news` | what running tasks print, told to who follows them |
 //! | `lanes` | over which connection blobs go |
 //! | `records`, `queries` | what is kept for the Kademlia map; questions to it |
 //! | `addresses` | between our ids and addresses and libp2p's |
@@ -31,6 +32,7 @@ mod identity;
 mod lanes;
 mod link;
 mod links;
+mod news;
 mod queries;
 mod records;
 mod resolver;
@@ -48,6 +50,7 @@ use swarm_store::Blobs;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::board::{Board, News, NewsQuestion};
 pub use blobs::{FetchError, Holder, Rate, Rates};
 pub(crate) use blobs::{Here, RUN_GROUPS_MAX};
 pub use identity::{Identity, IdentityError};
@@ -55,9 +58,10 @@ pub use identity::{Identity, IdentityError};
 use behaviour::Names;
 use blobs::{Limits, Uploads};
 use dialer::Dialer;
-use driver::{Command, Driver};
+use driver::{BulkStream, Command, Driver};
 use links::{Links, Outboxes};
 use records::{RECORD_BYTES_MAX, Records};
+use streams::Purpose;
 
 /// Where a node listens unless told otherwise: every interface, free ports, both transports.
 pub const LISTEN_DEFAULT: [&str; 2] = ["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"];
@@ -84,6 +88,8 @@ pub struct NetworkConfig {
     pub known_peers: Vec<(NodeId, Vec<String>)>,
     /// What is served to peers.
     pub blobs: Blobs,
+    /// What tasks print here, which peers may follow.
+    pub board: Board,
     /// How fast blobs are sent.
     pub upload_rates: Rates,
     /// How fast blobs are taken.
@@ -223,7 +229,8 @@ impl Network {
         let downloads = Arc::new(Limits::new(config.download_rates));
         let network = Self { me, commands, outboxes, downloads, counters: counters.clone() };
         let uploads = Arc::new(Uploads::new(config.blobs, config.upload_rates, counters.clone()));
-        let driver = Driver { swarm, early, names, events, links, ended, dialer, uploads, counters };
+        let board = config.board;
+        let driver = Driver { swarm, early, names, events, links, ended, dialer, uploads, board, counters };
         tokio::spawn(driver.run(commands_receiver));
         for address in named {
             tokio::spawn(resolver::keep_resolving(address, network.commands.downgrade()));
@@ -273,16 +280,26 @@ impl Network {
     /// dialled if the Kademlia map knows an address; this node itself is never connected. May be called for several blobs
     /// and peers at once.
     pub async fn find_blob(&self, from: NodeId, hash: Hash, proof: bool) -> Result<Holder, FetchError> {
+        let stream = self.open(from, Purpose::Blob).await?;
+        Holder::open(stream, hash, proof, self.downloads.of(from), Arc::clone(&self.counters)).await
+    }
+
+    /// Asks a peer what a task has printed that it runs; `None` when it does not run it.
+    pub async fn news(&self, from: NodeId, question: &NewsQuestion) -> Result<Option<News>, FetchError> {
+        let (stream, _in_use) = self.open(from, Purpose::News).await?;
+        news::ask(stream, question).await
+    }
+
+    async fn open(&self, from: NodeId, purpose: Purpose) -> Result<BulkStream, FetchError> {
         if from == self.me {
             // No dial ever leads there, so the stream would wait for a connection in vain.
             return Err(FetchError::NotConnected);
         }
         let (answer, stream) = oneshot::channel();
-        let asked = self.commands.send(Command::OpenBlob { from, answer }).await;
+        let asked = self.commands.send(Command::Open { from, purpose, answer }).await;
         asked.map_err(|_| FetchError::NotConnected)?;
         let stream = timeout(driver::OPEN_MAX, stream).await.map_err(|_| FetchError::NotOpened)?;
-        let stream = stream.map_err(|_| FetchError::NotConnected)?;
-        Holder::open(stream, hash, proof, self.downloads.of(from), Arc::clone(&self.counters)).await
+        stream.map_err(|_| FetchError::NotConnected)
     }
 
     /// Counts a source that is dropped for what it did.

@@ -6,7 +6,7 @@
 //! `libp2p-stream` does the same but picks any connection of a peer at random, also a dead one, dials when there is
 //! none, and keeps a single inbound stream in waiting for all peers together.
 //!
-//! Elsewhere: what flows in a stream is `link` (control) and `blobs` (bulk).
+//! Elsewhere: what flows in a stream is `link` (control), `blobs` (bulk) and `news` (what tasks print).
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};
@@ -36,6 +36,8 @@ pub(super) enum Purpose {
     Control,
     /// The transfer of one blob.
     Blob,
+    /// A question about what a running task prints.
+    News,
 }
 
 /// A stream that a peer opened.
@@ -47,11 +49,12 @@ pub(super) struct Incoming {
     pub(super) stream: Stream,
 }
 
-/// The names of our two stream protocols.
+/// The names of our stream protocols.
 #[derive(Clone, Debug)]
 pub(super) struct Protocols {
     pub(super) control: StreamProtocol,
     pub(super) blob: StreamProtocol,
+    pub(super) news: StreamProtocol,
 }
 
 impl Protocols {
@@ -59,6 +62,7 @@ impl Protocols {
         match purpose {
             Purpose::Control => self.control.clone(),
             Purpose::Blob => self.blob.clone(),
+            Purpose::News => self.news.clone(),
         }
     }
 }
@@ -141,6 +145,9 @@ pub(super) struct Open {
     opened: oneshot::Sender<Stream>,
 }
 
+/// One stream protocol, by its name alone.
+type Named = ReadyUpgrade<StreamProtocol>;
+
 /// The part of [`Behaviour`] in one connection.
 pub(super) struct Handler {
     protocols: Protocols,
@@ -151,14 +158,15 @@ pub(super) struct Handler {
 impl ConnectionHandler for Handler {
     type FromBehaviour = Open;
     type ToBehaviour = (Purpose, Stream);
-    type InboundProtocol = SelectUpgrade<ReadyUpgrade<StreamProtocol>, ReadyUpgrade<StreamProtocol>>;
-    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundProtocol = SelectUpgrade<SelectUpgrade<Named, Named>, Named>;
+    type OutboundProtocol = Named;
     type InboundOpenInfo = ();
     type OutboundOpenInfo = Open;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
         let ready = |purpose| ReadyUpgrade::new(self.protocols.of(purpose));
-        SubstreamProtocol::new(SelectUpgrade::new(ready(Purpose::Control), ready(Purpose::Blob)), ())
+        let frequent = SelectUpgrade::new(ready(Purpose::Control), ready(Purpose::Blob));
+        SubstreamProtocol::new(SelectUpgrade::new(frequent, ready(Purpose::News)), ())
     }
 
     fn poll(
@@ -204,10 +212,11 @@ impl ConnectionHandler for Handler {
 }
 
 impl Handler {
-    fn on_inbound(&mut self, stream: Either<Stream, Stream>) {
+    fn on_inbound(&mut self, stream: Either<Either<Stream, Stream>, Stream>) {
         let incoming = match stream {
-            Either::Left(stream) => (Purpose::Control, stream),
-            Either::Right(stream) => (Purpose::Blob, stream),
+            Either::Left(Either::Left(stream)) => (Purpose::Control, stream),
+            Either::Left(Either::Right(stream)) => (Purpose::Blob, stream),
+            Either::Right(stream) => (Purpose::News, stream),
         };
         if self.incoming.len() < INCOMING_MAX {
             self.incoming.push_back(incoming);

@@ -593,6 +593,7 @@ impl Node {
             lan: false,
             known_peers: self.known_peers,
             blobs: blobs.clone(),
+            board: crate::board::Board::new(0),
             upload_rates: self.upload_rates,
             download_rates: Rates::default(),
             kad_records: self.kad_records,

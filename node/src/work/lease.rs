@@ -77,7 +77,11 @@ impl Actor for Lease {
 
 impl State {
     async fn begin(&mut self, myself: &ActorRef<LeaseMessage>, LeaseStart { batch, tasks, shared }: LeaseStart) {
-        match shared.stages.prepare(&batch).await {
+        let mut prepared = shared.stages.prepare(&batch).await;
+        if prepared.is_err() && shared.stages.has_no_room() && shared.stages.wait_for_room().await {
+            prepared = shared.stages.prepare(&batch).await;
+        }
+        match prepared {
             Ok(stage) => {
                 let lease = myself.clone();
                 let report = Arc::new(move |report| {

@@ -34,12 +34,13 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use ractor::{ActorRef, ActorRuntime};
-use swarm_executor::Engine;
+use swarm_executor::{Engine, Room};
 use swarm_protocol::lattice::Run;
 use swarm_protocol::{Batch, Event, Hash, LeaseId, NodeId, Range, ShardId};
 use swarm_store::Blobs;
 
 use crate::artifacts::Artifacts;
+use crate::board::Board;
 use crate::commands::Commands;
 use crate::supervisor::Failure;
 
@@ -63,6 +64,8 @@ pub(crate) struct WorkOptions {
     pub(crate) slots: usize,
     /// Memory offered to each of them.
     pub(crate) memory_bytes: u64,
+    /// Shows what tasks print.
+    pub(crate) board: Board,
     /// Brings blobs here.
     pub(crate) artifacts: Artifacts,
     /// Answers what earlier stages left, and takes the outcomes.
@@ -134,6 +137,12 @@ fn reason(error: &dyn Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
+/// The room that the disk under the blobs has for what tasks write beside them.
+pub(crate) fn disk_room(blobs: &Blobs) -> Room {
+    let blobs = blobs.clone();
+    Room::new(move |bytes| blobs.disk_has_room(bytes))
+}
+
 fn log(what: &str, lease: LeaseId, tasks: impl Iterator<Item = Range>) {
     let ShardId { job, stage, .. } = lease.shard;
     if tracing::enabled!(target: TASKS_LOG, tracing::Level::DEBUG) {
@@ -152,9 +161,9 @@ pub(crate) struct Work {
 impl Work {
     /// Starts the slots and the supervisor, on the tokio runtime of the caller.
     pub(crate) fn start(options: WorkOptions) -> Result<Self, WorkError> {
-        let WorkOptions { engine, blobs, scratch, slots, memory_bytes, artifacts, commands } = options;
+        let WorkOptions { engine, blobs, scratch, slots, memory_bytes, board, artifacts, commands } = options;
         let offer = Offer { slots, memory_bytes };
-        Self::start_with(engine, blobs, scratch, offer, Sources::of(artifacts, commands))
+        Self::start_with(engine, blobs, scratch, offer, &board, Sources::of(artifacts, commands))
     }
 
     fn start_with(
@@ -162,10 +171,11 @@ impl Work {
         blobs: Blobs,
         scratch: PathBuf,
         offer: Offer,
+        board: &Board,
         sources: Sources,
     ) -> Result<Self, WorkError> {
         inputs::empty(&scratch).map_err(|source| WorkError::Scratch { path: scratch.clone(), source })?;
-        let slots = Arc::new(Slots::start(offer.slots).map_err(WorkError::Threads)?);
+        let slots = Arc::new(Slots::start(offer.slots, board).map_err(WorkError::Threads)?);
         let stages = Arc::new(Stages::new(engine, blobs, scratch, offer, sources.clone()));
         let start = Supervised { stages, slots: Arc::clone(&slots), sources };
         let (supervisor, _) =

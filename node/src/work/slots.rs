@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swarm_executor::WASM_STACK_BYTES_MAX;
+use swarm_executor::{Printed, StopFlag, WASM_STACK_BYTES_MAX};
 use swarm_protocol::{Ending, Outcome};
 use tokio::sync::mpsc;
 
@@ -18,6 +18,7 @@ use super::outcomes::Outcomes;
 use super::permits::Permits;
 use super::stage::Stage;
 use super::tasks::{Taken, Tasks};
+use crate::board::Board;
 
 /// Jobs that wait for a slot; the leases behind them wait in their actors.
 const QUEUE_MAX: usize = 64;
@@ -50,16 +51,23 @@ pub(super) struct Slots {
     busy: Arc<AtomicUsize>,
 }
 
+/// What a slot works with.
+struct Slot {
+    number: usize,
+    board: Board,
+}
+
 impl Slots {
     /// Starts the threads. They end when the last sender to their queue is gone.
-    pub(super) fn start(count: usize) -> io::Result<Self> {
+    pub(super) fn start(count: usize, board: &Board) -> io::Result<Self> {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let (jobs, busy) = (Arc::new(Mutex::new(jobs)), Arc::new(AtomicUsize::new(0)));
         let permits = Arc::new(Permits::new(count));
-        for slot in 0..count {
+        for number in 0..count {
             let (jobs, busy, permits) = (Arc::clone(&jobs), Arc::clone(&busy), Arc::clone(&permits));
-            let thread = thread::Builder::new().name(format!("slot-{slot}")).stack_size(STACK_BYTES);
-            thread.spawn(move || serve(slot, &jobs, &busy, &permits))?;
+            let thread = thread::Builder::new().name(format!("slot-{number}")).stack_size(STACK_BYTES);
+            let slot = Slot { number, board: board.clone() };
+            thread.spawn(move || serve(&slot, &jobs, &busy, &permits))?;
         }
         Ok(Self { queue, count, busy })
     }
@@ -80,14 +88,14 @@ impl Slots {
     }
 }
 
-fn serve(slot: usize, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize, permits: &Permits) {
+fn serve(slot: &Slot, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize, permits: &Permits) {
     // One idle slot waits in the queue, the others for their turn to.
     let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
     while let Some(job) = next() {
         let _permit = permits.take(job.stage.slots());
         busy.fetch_add(1, Ordering::Relaxed);
         if catch_unwind(AssertUnwindSafe(|| Shift::new(&job).work(slot))).is_err() {
-            tracing::error!(slot, "a slot failed outside a task");
+            tracing::error!(slot = slot.number, "a slot failed outside a task");
         }
         busy.fetch_sub(1, Ordering::Relaxed);
     }
@@ -105,7 +113,7 @@ impl<'a> Shift<'a> {
         Self { job, outcomes: Outcomes::default(), reported: Instant::now() }
     }
 
-    fn work(mut self, slot: usize) {
+    fn work(mut self, slot: &Slot) {
         let mut any = true;
         while any {
             any = false;
@@ -116,8 +124,9 @@ impl<'a> Shift<'a> {
         }
     }
 
-    fn run(&mut self, slot: usize, task: Taken) {
-        while let Some(outcome) = self.job.tasks.run(slot, task, |stop| attempt(&self.job.stage, task, stop)) {
+    fn run(&mut self, slot: &Slot, task: Taken) {
+        let attempt = |stop: &StopFlag| attempt(&self.job.stage, task, stop, slot);
+        while let Some(outcome) = self.job.tasks.run(slot.number, task, attempt) {
             // Told to stop for the sake of the task before, which had ended already.
             if outcome.ending != Ending::Cancelled {
                 self.outcomes.push(task.index, outcome);
@@ -145,9 +154,13 @@ impl Drop for Shift<'_> {
 }
 
 /// Runs one task. A panic here is a fault of ours or of the sandbox: the task is given back to run elsewhere.
-fn attempt(stage: &Stage, task: Taken, stop: &swarm_executor::StopFlag) -> Outcome {
-    catch_unwind(AssertUnwindSafe(|| stage.run(task, stop))).unwrap_or_else(|_| {
+fn attempt(stage: &Stage, task: Taken, stop: &StopFlag, slot: &Slot) -> Outcome {
+    let ((job, position), printed) = (stage.key(), <[Printed; 2]>::default());
+    let shown = slot.board.show(slot.number, (job, position, task.index), printed.clone());
+    let outcome = catch_unwind(AssertUnwindSafe(|| stage.run(task, stop, &printed))).unwrap_or_else(|_| {
         tracing::error!(task = task.index, "running a task failed on this node");
         Outcome::bare(Ending::Lost)
-    })
+    });
+    drop(shown);
+    outcome
 }

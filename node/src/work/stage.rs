@@ -9,11 +9,12 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
-use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, Module, StopFlag, Task};
+use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag, Task};
 use swarm_protocol::codec::{self, DecodeError};
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
@@ -26,7 +27,7 @@ use tokio::sync::OnceCell;
 use super::inputs::{InputError, Inputs, Link, plain_path, temp_dir};
 use super::outputs::{self, OutputError};
 use super::tasks::Taken;
-use super::{Sources, reason};
+use super::{Sources, disk_room, reason};
 use crate::earlier::{EARLIER_BYTES_MAX, Earlier, substitute};
 use crate::handle::blocking;
 use crate::jobfile::{Names, Params, RenderError, names, render};
@@ -41,6 +42,13 @@ const STDIN_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const FROM_FILES_MAX: u32 = 1 << 17;
 /// What a disk must still take after a task with outputs failed, or the disk may have been the cause.
 const PROBE_BYTES: usize = 64 * 1024;
+/// How long what has no room here waits for some before it is given back: another node may have room, but each time that a
+/// task is given back counts against how often it may be lost.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// How often a task is run again after that, for there may have been less room than it needs.
+const ROOM_TRIES: usize = 3;
 /// Variables that most tasks find beside those of their job.
 const ENVIRONMENT: usize = 6;
 /// Questions for the shards of an earlier stage, and fetches from different holders, at once.
@@ -141,6 +149,8 @@ pub(super) struct Stage {
     /// What elements of an earlier stage left for tasks of a batch that is about to run.
     own: Mutex<BTreeMap<u32, Vec<Link>>>,
     blobs: Blobs,
+    /// What the disk has for outputs that are being written.
+    room: Room,
     scratch: PathBuf,
 }
 
@@ -167,6 +177,15 @@ impl Stages {
     /// Whether this node has no room for blobs now: what cannot be made ready here may be elsewhere.
     pub(super) fn has_no_room(&self) -> bool {
         self.blobs.no_room().is_some()
+    }
+
+    /// Waits for room for a while; whether there is some.
+    pub(super) async fn wait_for_room(&self) -> bool {
+        let until = Instant::now() + ROOM_WAIT;
+        while self.has_no_room() && Instant::now() < until {
+            tokio::time::sleep(ROOM_EVERY).await;
+        }
+        !self.has_no_room()
     }
 
     fn cell(&self, key: StageKey) -> Ready {
@@ -204,6 +223,7 @@ impl Stages {
             stdin: stdin.into(),
             inputs,
             blobs: self.blobs.clone(),
+            room: disk_room(&self.blobs),
             scratch: self.scratch.clone(),
         }))
     }
@@ -512,10 +532,37 @@ impl Stage {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs one task to its end, on the calling thread. Once this node's disk has failed nothing is said of a task that
-    /// could not be run: the process is about to stop, and the task runs elsewhere or after the next start.
-    pub(super) fn run(&self, task: Taken, stop: &StopFlag) -> Outcome {
-        let run = self.try_run(task, stop).inspect_err(|error| note_disk(&self.blobs, error));
+    /// Which job's stage it is.
+    pub(super) fn key(&self) -> StageKey {
+        (self.job, self.position)
+    }
+
+    /// Runs one task to its end, on the calling thread. What has no room on this node's disk is run again when there is some,
+    /// and given back when there is none for long.
+    pub(super) fn run(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Outcome {
+        let mut outcome = self.run_once(task, stop, printed);
+        for _ in 0..ROOM_TRIES {
+            if outcome.ending != Ending::Lost || !self.wait_for_room(stop) {
+                break;
+            }
+            outcome = self.run_once(task, stop, printed);
+        }
+        self.own().remove(&task.index);
+        outcome
+    }
+
+    fn wait_for_room(&self, stop: &StopFlag) -> bool {
+        let until = Instant::now() + ROOM_WAIT;
+        while self.blobs.no_room().is_some() && Instant::now() < until && !stop.is_stopped() {
+            thread::sleep(ROOM_EVERY);
+        }
+        self.blobs.no_room().is_none() && !stop.is_stopped()
+    }
+
+    /// Once this node's disk has failed nothing is said of a task that could not be run: the process is about to stop, and
+    /// the task runs elsewhere or after the next start.
+    fn run_once(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Outcome {
+        let run = self.try_run(task, stop, printed).inspect_err(|error| note_disk(&self.blobs, error));
         match run {
             Ok(outcome) => outcome,
             Err(_) if self.blobs.has_failed() => Outcome::bare(Ending::Cancelled),
@@ -525,7 +572,7 @@ impl Stage {
         }
     }
 
-    fn try_run(&self, task: Taken, stop: &StopFlag) -> Result<Outcome, Unstarted> {
+    fn try_run(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
         let item = self.item(task.index)?;
         let names = names(spec, task.index, item).with_params(&self.params);
@@ -533,7 +580,7 @@ impl Stage {
         let args = spec.args.iter().map(|arg| render(arg, &names)).collect::<Result<Vec<_>, _>>()?;
         let env = self.environment(task, &names, &seed)?;
         let stdin = self.stdin(&names, item)?;
-        let own = self.own().remove(&task.index).unwrap_or_default();
+        let own = self.own().get(&task.index).cloned().unwrap_or_default();
         let text = names.get("item").unwrap_or("");
         let in_dir = self.inputs.of_task(item, text, &own, &self.blobs, &self.scratch)?;
         let out_dir = (!spec.outputs.is_empty()).then(|| temp_dir("out-", &self.scratch)).transpose()?;
@@ -545,10 +592,12 @@ impl Stage {
             stdin,
             in_dir: in_dir.path(),
             out_dir: out_dir.as_ref().map(tempfile::TempDir::path),
+            room: &self.room,
             limits: &self.limits,
             run_max: Duration::from_millis(spec.run_ms_max),
             seed: *seed.as_bytes(),
             stop,
+            printed: printed.clone(),
         });
         self.outcome(finished, out_dir)
     }
@@ -557,6 +606,9 @@ impl Stage {
     fn ended_by_disk(&self) -> Option<Ending> {
         let writes = !self.spec().outputs.is_empty();
         let probe = || io::Write::write_all(&mut tempfile::tempfile_in(&self.scratch)?, &[0; PROBE_BYTES]);
+        if writes && !self.blobs.disk_has_room(PROBE_BYTES as u64) {
+            return Some(Ending::Lost);
+        }
         match if writes { probe() } else { Ok(()) } {
             Err(error) if is_full(&error) => return Some(Ending::Lost),
             Err(error) => self.blobs.note("write below", &self.scratch, &error),

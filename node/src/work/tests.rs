@@ -326,13 +326,22 @@ impl TestNode {
         let config = EngineConfig {
             cache_dir: None,
             cache_bytes_max: CACHE_BYTES_MAX,
+            cache_room: swarm_executor::Room::default(),
             memory_bytes_max: 64 << 20,
             module_bytes_max: MODULE_BYTES_MAX,
             compile_time_max: DEADLINE,
         };
         let engine = Engine::new(config).unwrap();
         let offer = super::stage::Offer { slots: SLOTS, memory_bytes: 1 << 30 };
-        let work = Work::start_with(engine, blobs.clone(), dir.path().join("scratch"), offer, sources).unwrap();
+        let work = Work::start_with(
+            engine,
+            blobs.clone(),
+            dir.path().join("scratch"),
+            offer,
+            &crate::board::Board::new(SLOTS),
+            sources,
+        )
+        .unwrap();
         Self { work, blobs, events, left, leases: std::cell::Cell::new(0), dir }
     }
 

@@ -3,5 +3,6 @@
 
 mod expiry;
 mod few;
+mod leases;
 mod modules;
 mod records;

@@ -30,6 +30,27 @@ pub struct Status {
     pub slots_busy: u32,
     /// What it moved of blobs since its start.
     pub transfers: Transfers,
+    /// Why it can remember nothing new.
+    #[serde(default)]
+    pub waits_for_room: Option<String>,
+    /// Why it takes no new blobs.
+    #[serde(default)]
+    pub takes_no_blobs: Option<String>,
+    /// What looking at the bytes of its blobs has brought to light.
+    pub scrub: Scrub,
+}
+
+/// Blobs that a node found damaged on its disk.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Scrub {
+    /// Looks at all blobs.
+    pub rounds: u64,
+    /// Found damaged.
+    pub damaged: u64,
+    /// Of these, fetched anew.
+    pub repaired: u64,
+    /// Of these, those that no node has.
+    pub lost: Vec<String>,
 }
 
 /// What a node moved of blobs since its start.

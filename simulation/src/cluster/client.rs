@@ -109,7 +109,8 @@ impl Output {
         Err(ClusterError::Command { command: self.command, code: self.code, stderr: self.stderr.trim().into() })
     }
 
-    pub(super) fn json<T: DeserializeOwned>(self) -> Result<T, ClusterError> {
+    /// The document that it printed, when it succeeded.
+    pub fn json<T: DeserializeOwned>(self) -> Result<T, ClusterError> {
         let Self { command, stdout, .. } = self.good()?;
         read(command, &stdout)
     }

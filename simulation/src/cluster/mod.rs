@@ -34,7 +34,7 @@ mod stories;
 mod swarm;
 mod wait;
 
-pub use answers::{Job, Member, Outcome, Status, Transfers};
+pub use answers::{Job, Member, Outcome, Scrub, Status, Transfers};
 pub use chaos::Kind;
 pub use client::Output;
 pub use disks::Disks;

@@ -6,6 +6,7 @@ mod acknowledged_jobs_are_kept;
 mod acknowledged_jobs_finish;
 mod attempts_within_budgets;
 mod cancel_is_final;
+mod collections_spare_what_is_in_use;
 mod copies_before_words;
 mod custodians_converge;
 mod done_was_executed;
@@ -60,6 +61,7 @@ impl Auditor {
             Box::new(acknowledged_jobs_finish::Judge::default()),
             Box::new(attempts_within_budgets::Judge::default()),
             Box::new(cancel_is_final::Judge::default()),
+            Box::new(collections_spare_what_is_in_use::Judge::default()),
             Box::new(copies_before_words::Judge::default()),
             Box::new(custodians_converge::Judge::default()),
             Box::new(done_was_executed::Judge),

@@ -101,7 +101,7 @@ pub enum FetchError {
     Store(#[source] BlobError),
 }
 
-async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> Result<T, FetchError> {
+pub(super) async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> Result<T, FetchError> {
     timeout(STALL_MAX, step).await.map_err(|_| FetchError::Timeout)?.map_err(FetchError::Stream)
 }
 

@@ -1,0 +1,59 @@
+//! Collections: each node removes, again and again, the blobs that nothing on it needs, as `node::collector` does.
+//!
+//! Always true: what the core names as in use stays, and what was written or relied on within the time of grace. Looking draws
+//! no lots and tells the core nothing, so that a seed plays the same with and without it as long as nothing is removed.
+//!
+//! Not here: pins, and jobs that expire, which need days.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use swarm_protocol::{Hash, InUse};
+
+use crate::history::Fact;
+use crate::world::{Happening, World};
+
+/// Between two collections of a node: often, against the ten minutes of real ones.
+pub(crate) const COLLECT_EVERY: Duration = Duration::from_secs(3);
+/// A blob stays so long after it was written or relied on: above what passes until it is recorded that somebody needs it,
+/// faults included, as the hour of real nodes is.
+const GRACE: Duration = Duration::from_secs(10);
+
+impl World {
+    pub(crate) fn on_collect(&mut self, node: usize, boot: u64) {
+        if self.is_boot(node, boot) {
+            if self.machines[node].is_awake() {
+                self.collect(node);
+            }
+            self.after(COLLECT_EVERY, Happening::Collect { node, boot });
+        }
+    }
+
+    /// Removes what is neither in use nor claimed lately.
+    fn collect(&mut self, node: usize) {
+        let Some(running) = &self.machines[node].running else { return };
+        let InUse { held_lists, lists, blobs } = running.core.blobs_in_use();
+        let listed = held_lists.union(&lists).flat_map(|list| self.with_listed(*list));
+        let stays: BTreeSet<Hash> = listed.chain(blobs).collect();
+        let (now, machine) = (self.now(), &self.machines[node]);
+        let is_old = |blob: &Hash| machine.claimed.get(blob).is_none_or(|at| now.since(*at) >= GRACE);
+        let goes: Vec<Hash> =
+            machine.blobs.iter().copied().filter(|blob| !stays.contains(blob) && is_old(blob)).collect();
+        for blob in goes {
+            self.remove(node, blob);
+        }
+    }
+
+    fn remove(&mut self, node: usize, blob: Hash) {
+        let machine = &mut self.machines[node];
+        machine.blobs.remove(&blob);
+        machine.claimed.remove(&blob);
+        let id = machine.id;
+        self.census.count("blob collected");
+        self.note_at(node, format_args!("collects {blob}"));
+        // Of one that is or was two machines each knows a part of what others were told by its name.
+        if !self.speakers.contains_key(&id) {
+            self.observe(&Fact::Collected { node: id, blob });
+        }
+    }
+}
