@@ -213,6 +213,52 @@ fn a_job_that_takes_too_long_is_left_and_can_be_cancelled() {
     assert_eq!(dir.swarm(&["show", &id, "-o", "json"]).finish().json()["state"], "cancelled");
 }
 
+/// Five nodes: of those that ask, one keeps nothing of the job and runs nothing of it.
+#[test]
+fn any_node_says_why_a_job_waits() {
+    use swarm_protocol::placement::{Key, View};
+    use swarm_protocol::{JobId, NodeId, ShardId};
+    let dirs: Vec<Dir> = (0..5).map(|_| Dir::new()).collect();
+    let loopback = ["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "1"];
+    let first = Node::greeted(dirs[0].swarm(&[&loopback[..], &["--label", "zone=a"]].concat()), &dirs[0]);
+    let join = |dir| Node::join(dir, &first.listen[0]);
+    let others: Vec<Node> = dirs[1..].iter().map(join).collect();
+    for dir in &dirs {
+        eventually("five nodes are alive", || dir.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 5);
+    }
+    let job = "name = \"poster\"\n[task.tile]\nwasm = \"loop.wasm\"\narray = \"0..3\"\ntimeout = \"10m\"\n\
+               where = { require = [\"label.zone = a\"] }\n[task.stitch]\nwasm = \"hello.wasm\"\nneeds = [\"tile\"]\n\
+               [task.lost]\nwasm = \"hello.wasm\"\nwhere = { require = [\"label.zone in (b, c)\"] }\n";
+    let id = dirs[1].swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    let full = dirs[1].swarm(&["show", &id, "-o", "json"]).finish().json()["job"].as_str().unwrap().to_owned();
+    let ids: Vec<NodeId> =
+        std::iter::once(&first).chain(&others).map(|node| NodeId::from_hex(&node.id).unwrap()).collect();
+    let tile = ShardId { job: JobId::from_hex(&full).unwrap(), stage: 0, number: 0 };
+    let keep = View::of(ids.iter().copied()).custodians(Key::of_shard(tile));
+    let outside = (1..5).find(|at| !keep.contains(&ids[*at])).unwrap();
+    let ask = |target: &str| dirs[outside].swarm(&["explain", target, "-o", "json"]).finish().json();
+    eventually("one tile runs", || {
+        let said = ask(&id);
+        let causes: Vec<&str> =
+            said["reasons"].as_array().unwrap().iter().map(|it| it["cause"].as_str().unwrap()).collect();
+        causes == ["no_node", "busy", "running", "waits_for_stage"]
+    });
+    let said = ask(&id);
+    assert_eq!((&said["schema"], &said["next"]), (&"swarm.explanation/1".into(), &"swarm nodes".into()));
+    let texts: Vec<&str> = said["reasons"].as_array().unwrap().iter().map(|it| it["text"].as_str().unwrap()).collect();
+    assert_eq!(texts[0], "lost: no node satisfies `label.zone in (b, c)` (4 nodes: no label; 1 node: zone = a)");
+    assert_eq!(texts[1], "tile (2 tasks, first tile[1]): the only suitable node is busy");
+    assert_eq!(texts[3], "stitch: waits for `tile` (3 of 3 left)");
+    assert_eq!(ask(&format!("{id}/stitch"))["reasons"][0]["cause"], "waits_for_stage");
+    assert_eq!(ask(&format!("{id}/tile[0]"))["reasons"][0]["cause"], "running");
+    assert_eq!(ask(&format!("{id}/tile[2]"))["reasons"][0]["cause"], "busy");
+    let spoken = dirs[outside].swarm(&["explain", &id]).finish();
+    assert!(spoken.stdout.ends_with("\nswarm nodes\n"), "{spoken:?}");
+    assert_eq!(dirs[outside].swarm(&["cancel", &id]).finish().code, 0);
+    eventually("it is cancelled", || ask(&id)["reasons"][0]["cause"] == "cancelled");
+    assert_eq!(dirs[outside].swarm(&["explain", "nope"]).finish().code, 5);
+}
+
 #[test]
 fn what_nobody_knows_is_not_found() {
     let dir = Dir::new();

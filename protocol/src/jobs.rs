@@ -100,11 +100,24 @@ impl Job {
     /// Whether all that this stage needs whole is done, or over where that is enough.
     pub(crate) fn is_ready(&self, stage: u16) -> bool {
         let Some(stage) = self.spec.stages.get(usize::from(stage)) else { return true };
-        let enough = |need: &u16| match stage.options.needs_finished.contains(need) {
-            true => self.stages_ended.contains(need) || self.stages_done.contains(need),
-            false => self.stages_done.contains(need),
-        };
-        stage.needs.iter().all(|need| !stage.needs_whole(*need) || enough(need))
+        stage.needs.iter().all(|need| !stage.needs_whole(*need) || self.is_enough(stage, *need))
+    }
+
+    /// The stages that this stage needs whole and that are not done, or over where that is enough.
+    pub(crate) fn missing_needs(&self, stage: u16) -> Vec<u16> {
+        let Some(stage) = self.spec.stages.get(usize::from(stage)) else { return Vec::new() };
+        let missing = |need: &&u16| stage.needs_whole(**need) && !self.is_enough(stage, **need);
+        stage.needs.iter().filter(missing).copied().collect()
+    }
+
+    fn is_enough(&self, stage: &StageSpec, need: u16) -> bool {
+        let done = self.stages_done.contains(&need);
+        done || (stage.options.needs_finished.contains(&need) && self.stages_ended.contains(&need))
+    }
+
+    /// Tasks of a shard that ended, as far as was heard.
+    pub(crate) fn ended_of(&self, shard: ShardId) -> Counts {
+        self.progress.get(&(shard.stage, shard.number)).copied().unwrap_or_default()
     }
 
     /// Whether a stage that needs another whole can never run once a task of that one failed.
@@ -458,6 +471,13 @@ impl Node {
             others.extend(stand_ins.into_iter().take(wanted - others.len()));
         }
         (others.len().min(2), others)
+    }
+
+    /// Copies there are and copies needed of a job whose user here waits for the acknowledgement.
+    pub(crate) fn submit_of(&self, job: JobId) -> Option<(u32, u32)> {
+        let waiting = self.jobs.submits.iter().find(|waiting| waiting.job == job)?;
+        let need = self.copies_wanted(job).0;
+        Some((waiting.confirmed.len() as u32, need as u32))
     }
 
     fn keep_submits(&mut self) {

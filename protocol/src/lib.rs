@@ -31,7 +31,9 @@ pub mod placement;
 mod planted;
 mod publishing;
 mod questions;
+pub mod reasons;
 mod seek;
+pub mod situation;
 mod spec;
 mod stragglers;
 mod time;
@@ -39,7 +41,7 @@ mod uses;
 mod worker;
 mod write;
 
-pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Test, Where};
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Test, Unmet, Where};
 pub use edges::Edge;
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
 pub use grid::{Cell, EXCLUDES_MAX, Grid, INCLUDES_MAX, Values};

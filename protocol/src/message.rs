@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::lattice::{Counts, Segment};
 use crate::modules::SignedModule;
+use crate::situation::{JobSituation, ShardSituation};
 use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
 
 /// The longest encoded message: one frame of the control stream.
@@ -471,6 +472,15 @@ pub enum Query {
     },
     /// Facts about the modules of a name; with an empty one, all that the asked node itself knows.
     Modules(String),
+    /// What the receiver knows of a job as a whole, for whoever wonders why it waits.
+    WhyJob(JobId),
+    /// Why these tasks of a shard wait, as the receiver sees it.
+    WhyShard {
+        /// The shard.
+        shard: ShardId,
+        /// The tasks, by their index in the stage.
+        tasks: Range,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -496,6 +506,10 @@ pub enum Answer {
     },
     /// To [`Query::Modules`].
     Modules(Vec<SignedModule>),
+    /// To [`Query::WhyJob`]: from each node that was asked and knows the job.
+    WhyJob(Vec<JobSituation>),
+    /// To [`Query::WhyShard`]: from each custodian that was asked.
+    WhyShard(Vec<ShardSituation>),
     /// Nothing of the kind is kept here.
     Unknown,
 }

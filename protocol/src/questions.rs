@@ -49,6 +49,19 @@ impl Node {
         let (first, then) = match &query {
             Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
             Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
+            // What I know of it myself belongs to it: I may be the one that submits it.
+            Query::WhyJob(job) => {
+                let mut first = reachable(self.membership.view.custodians(Key::of_job(*job)));
+                first.retain(|node| *node != self.me());
+                first.push(self.me());
+                let others = everyone.into_iter().filter(|node| !first.contains(node)).collect();
+                (first, others)
+            }
+            Query::WhyShard { shard, .. } => {
+                let custodians = reachable(self.membership.view.custodians(Key::of_shard(*shard)));
+                let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
+                (custodians, others)
+            }
             Query::Job(job) => {
                 let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
@@ -76,7 +89,7 @@ impl Node {
     /// done, when no other node was out of reach since the job came.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
-            Query::Jobs | Query::Modules(_) => None,
+            Query::Jobs | Query::Modules(_) | Query::WhyJob(_) | Query::WhyShard { .. } => None,
             Query::Job(id) => {
                 let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
@@ -168,6 +181,10 @@ impl Node {
             // All of them are too many for a frame; each node tells them to its own users alone.
             Query::Modules(name) if name.is_empty() && from != self.me() => Answer::Unknown,
             Query::Modules(name) => self.answer_modules(&name),
+            Query::WhyJob(job) => self.job_situation(job).map_or(Answer::Unknown, |it| Answer::WhyJob(vec![it])),
+            Query::WhyShard { shard, tasks } => {
+                self.shard_situation(shard, tasks).map_or(Answer::Unknown, |it| Answer::WhyShard(vec![it]))
+            }
         };
         self.send(from, Message::Answer { number, answer });
     }
@@ -206,7 +223,9 @@ fn answers(query: &Query, answer: &Answer) -> bool {
     match (query, answer) {
         (Query::Jobs, Answer::Jobs(_))
         | (Query::Shard { .. }, Answer::Shard { .. })
-        | (Query::Modules(_), Answer::Modules(_)) => true,
+        | (Query::Modules(_), Answer::Modules(_))
+        | (Query::WhyJob(_), Answer::WhyJob(_)) => true,
+        (Query::WhyShard { shard, .. }, Answer::WhyShard(said)) => said.iter().all(|it| it.shard == *shard),
         (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
         _ => false,
     }
@@ -228,6 +247,8 @@ fn merge(answers: Vec<Answer>) -> Answer {
                 let new = facts.into_iter().filter(|fact| !known.contains(fact)).collect::<Vec<_>>();
                 known.extend(new);
             }
+            (Answer::WhyJob(more), Answer::WhyJob(known)) => known.extend(more),
+            (Answer::WhyShard(more), Answer::WhyShard(known)) => known.extend(more),
             (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,
         }

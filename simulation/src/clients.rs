@@ -375,6 +375,7 @@ impl World {
             }
             Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
             Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
+            Answer::WhyJob(_) | Answer::WhyShard(_) => self.note_at(node, format_args!("answers {query:?}")),
             Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }
     }

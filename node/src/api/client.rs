@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
-    BlobItem, BlobStat, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule,
-    Stored, Submitted, TaskRun, YankModule,
+    BlobItem, BlobStat, CollectedBlobs, Explanation, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus,
+    PublishModule, Stored, Submitted, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -85,6 +85,13 @@ impl Client {
     pub async fn retry(&self, id: &str, spec: Option<&JobSpec>, rest: bool) -> Result<Submitted, Failure> {
         let body = spec.map_or_else(Body::empty, |spec| Body::from(codec::encode(spec)));
         self.document(Method::POST, &format!("/v1/jobs/{}/retry?failed={rest}", segment(id)), body).await
+    }
+
+    /// `GET /v1/jobs/{id}/explain`: why the job is not done, or the tasks of a stage that are meant.
+    pub async fn explain(&self, id: &str, tasks: Option<(u16, std::ops::Range<u32>)>) -> Result<Explanation, Failure> {
+        let query = tasks.map(|(stage, tasks)| format!("?stage={stage}&first={}&count={}", tasks.start, tasks.len()));
+        let path = format!("/v1/jobs/{}/explain{}", segment(id), query.unwrap_or_default());
+        self.document(Method::GET, &path, Body::empty()).await
     }
 
     /// `GET /v1/jobs/{id}/spec`.

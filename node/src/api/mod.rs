@@ -8,6 +8,7 @@
 //! | `POST /v1/jobs` | takes the encoding of a `JobSpec` whose blobs are on the node; [`view::Submitted`] |
 //! | `GET /v1/jobs/{id}` | [`view::JobDetail`]; the id in any form of [`ids`], here and below |
 //! | `GET /v1/jobs/{id}/tasks` | lines of [`view::TaskRun`], in task order; `?stage=N` and `?from=INDEX` narrow it |
+//! | `GET /v1/jobs/{id}/explain` | [`view::Explanation`]; `?stage=N&first=INDEX&count=N` means some tasks |
 //! | `GET /v1/jobs/{id}/spec` | the job file as it was written |
 //! | `POST /v1/jobs/{id}/cancel` | [`view::JobDetail`] after it |
 //! | `HEAD /v1/blobs/{hex}` | 200 when the blob is on the node |

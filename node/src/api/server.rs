@@ -14,8 +14,9 @@ use axum::routing::{get, head, post};
 use axum::{Json, Router};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
+use swarm_protocol::reasons::Target;
 use swarm_protocol::{
-    Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
+    Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Range, Refusal, ShardId, codec,
 };
 use swarm_store::{BlobError, GROUP_BYTES, Groups, Receiver, Source};
 use tokio::net::UnixListener;
@@ -26,8 +27,9 @@ use super::error::{Code, Failure, causes};
 use super::ids::{full_id, resolve, short_id};
 use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{
-    self, BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun, Transfers,
+    self, BlobStat, Explanation, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun, Transfers,
 };
+use crate::clock::unix_ms;
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
 use crate::modules::ReferenceError;
@@ -112,6 +114,7 @@ fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/jobs/{id}/tasks", get(tasks))
         .route("/v1/jobs/{id}/spec", get(source))
+        .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
         .route("/v1/blobs", post(post_blob))
@@ -215,6 +218,28 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<J
 }
 
 #[derive(Deserialize)]
+struct ExplainQuery {
+    stage: Option<u16>,
+    #[serde(default)]
+    first: u32,
+    #[serde(default)]
+    count: u32,
+}
+
+/// Why the job, or the tasks that are meant, are not done.
+async fn explain(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<ExplainQuery>,
+) -> Answer<Json<Explanation>> {
+    let job = named(&api.handle, &id).await?;
+    let tasks = Range { first: query.first, count: query.count };
+    let target = query.stage.map(|stage| Target { stage, tasks });
+    let explained = api.handle.explain(job, target).await.map_err(|error| unknown(&api.handle, &id, error))?;
+    Ok(Json(Explanation::of(job, &explained, unix_ms())))
+}
+
+#[derive(Deserialize)]
 struct RetryQuery {
     /// Only what did not succeed.
     #[serde(default)]
@@ -261,17 +286,32 @@ async fn source(State(api): State<Api>, Path(id): Path<String>) -> Answer<Respon
 
 /// The job that `id` names in any form.
 async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
-    let job = match full_id(id) {
-        Some(job) => job,
-        None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node())?,
-    };
-    match handle.job(job).await {
-        Ok((spec, status)) => Ok((job, spec, status)),
-        Err(CommandError::Refused(Refusal::Unknown)) => {
-            Err(Failure::new(Code::NotFound, format!("no job `{id}` is known")).hint("swarm ls"))
-        }
-        Err(error) => Err(failure(error)),
+    let job = named(handle, id).await?;
+    let (spec, status) = handle.job(job).await.map_err(|error| unknown(handle, id, error))?;
+    Ok((job, spec, status))
+}
+
+async fn named(handle: &Handle, id: &str) -> Answer<JobId> {
+    match full_id(id) {
+        Some(job) => Ok(job),
+        None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node()),
     }
+}
+
+/// Whoever is cut off from the others knows few jobs, and says so.
+fn unknown(handle: &Handle, id: &str, error: CommandError) -> Failure {
+    if !matches!(error, CommandError::Refused(Refusal::Unknown)) {
+        return failure(error);
+    }
+    let members = handle.members();
+    let alive = members.iter().filter(|member| member.state == MemberState::Alive).count();
+    let message = format!("no job `{id}` is known");
+    if members.len() > 1 && alive <= 1 {
+        let others = members.len() - 1;
+        let message = format!("{message}; this node reaches none of the {others} others that it knows");
+        return Failure::new(Code::NotFound, message).hint("swarm nodes");
+    }
+    Failure::new(Code::NotFound, message).hint("swarm ls")
 }
 
 #[derive(Deserialize)]

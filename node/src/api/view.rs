@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
 use swarm_protocol::modules::{ModuleRecord, ModuleVersion, Registry};
+use swarm_protocol::reasons::{Cause, Reason};
 use swarm_protocol::{
     Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView, NodeId,
     OutputFile, StageSpec, Time,
 };
 
 use super::ids::short_id;
+use crate::explain::Explained;
 use crate::network::NetworkCounts;
+use crate::words;
 
 /// A list of things.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +230,11 @@ impl JobItem {
         }
     }
 
+    /// A state in one word.
+    pub fn state_word(state: JobState) -> String {
+        format!("{state:?}").to_lowercase()
+    }
+
     /// Tasks that ended in any way.
     pub const fn ended(&self) -> u64 {
         self.done + self.failed + self.cancelled
@@ -354,7 +362,7 @@ impl TaskRun {
             first: run.range.first,
             count: run.range.count,
             ended: None,
-            ending: last.map(|failure| ending(&failure.ending)).unwrap_or_default(),
+            ending: last.map(|failure| failure.ending.to_string()).unwrap_or_default(),
             attempts: run.state.failures.len(),
             failed_on: last.map(|failure| failure.node.to_hex()),
             stdout: Bytes::default(),
@@ -372,7 +380,7 @@ impl TaskRun {
             None => return,
             Some(End::Cancelled) => {
                 self.ended = Some(Ended::Cancelled);
-                self.ending = ending(&Ending::Cancelled);
+                self.ending = Ending::Cancelled.to_string();
                 return;
             }
             Some(End::Done(results)) => (Ended::Done, results),
@@ -381,7 +389,7 @@ impl TaskRun {
         let outcome = results.outcome();
         self.attempts = (self.attempts + usize::from(ended == Ended::Done)).max(1);
         self.ended = Some(ended);
-        self.ending = ending(&outcome.ending);
+        self.ending = outcome.ending.to_string();
         self.stdout = Bytes::of(&outcome.stdout);
         self.stderr = Bytes::of(&outcome.stderr);
         self.outputs = outcome.outputs.iter().map(Output::of).collect();
@@ -392,21 +400,6 @@ impl TaskRun {
     /// The indexes of the tasks.
     pub fn indexes(&self) -> std::ops::Range<u32> {
         self.first..self.first.saturating_add(self.count)
-    }
-}
-
-/// How an attempt ended, in words.
-pub fn ending(ending: &Ending) -> String {
-    match ending {
-        Ending::Exited(code) => format!("exited {code}"),
-        Ending::Trapped(why) => format!("trapped: {why}"),
-        Ending::OutOfFuel => "out of fuel".into(),
-        Ending::OutOfMemory => "out of memory".into(),
-        Ending::TimedOut => "timed out".into(),
-        Ending::OutputTooLarge(what) => format!("output too large: {what}"),
-        Ending::Cancelled => "cancelled".into(),
-        Ending::Lost => "its node was lost".into(),
-        Ending::Rejected(why) => format!("rejected: {why}"),
     }
 }
 
@@ -616,6 +609,97 @@ pub struct BlobStat {
     /// Its length, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub len_bytes: Option<u64>,
+}
+
+/// Schema of [`Explanation`].
+pub const EXPLANATION: &str = "swarm.explanation/1";
+
+/// Why a job, or some of its tasks, are not done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`EXPLANATION`].
+    pub schema: String,
+    /// `NAME-xxxxxx`.
+    pub id: String,
+    /// 64 hexadecimal digits.
+    pub job: String,
+    /// How far it is, in one word.
+    pub state: JobState,
+    /// Succeeded.
+    pub done: u64,
+    /// All tasks.
+    pub tasks: u64,
+    /// The root cause first.
+    pub reasons: Vec<ReasonItem>,
+    /// By stage: groups of tasks that were not asked about, as those asked stand for them.
+    #[serde(default)]
+    pub not_asked: BTreeMap<String, u32>,
+    /// What to type next.
+    pub next: String,
+}
+
+/// One reason: its words, and the evidence, whose fields depend on `cause`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReasonItem {
+    /// In words.
+    pub text: String,
+    /// `cause`, `stage`, `tasks`, `first` and what belongs to the cause.
+    #[serde(flatten)]
+    pub evidence: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Explanation {
+    /// The explanation of a job, at a time in milliseconds since 1970.
+    pub fn of(job: JobId, explained: &Explained, now_unix_ms: u64) -> Self {
+        let Explained { spec, status, reasons, not_asked } = explained;
+        let id = short_id(&spec.name, job);
+        let item = |reason: &Reason| ReasonItem {
+            text: words::reason(reason, now_unix_ms),
+            evidence: match serde_json::to_value(reason) {
+                Ok(serde_json::Value::Object(evidence)) => evidence,
+                _ => serde_json::Map::new(),
+            },
+        };
+        Self {
+            schema: EXPLANATION.into(),
+            next: next(reasons.first().map(|reason| &reason.cause), &id, status.state()),
+            job: job.to_hex(),
+            state: status.state(),
+            done: status.counts().done.into(),
+            tasks: status.tasks(),
+            reasons: reasons.iter().map(item).collect(),
+            not_asked: not_asked.clone(),
+            id,
+        }
+    }
+}
+
+/// What to type next.
+fn next(first: Option<&Cause>, id: &str, state: JobState) -> String {
+    match first {
+        Some(Cause::Failed { .. } | Cause::TooManyFailed { .. } | Cause::NeedFailed { .. }) if state.is_over() => {
+            format!("swarm retry {id} --failed   # what it wrote: swarm logs {id} --failed")
+        }
+        Some(Cause::Cancelled) => format!("swarm retry {id}"),
+        Some(Cause::Behind { name, job, .. }) => {
+            format!("swarm show {name}-{}", job.chars().take(6).collect::<String>())
+        }
+        Some(Cause::Running { .. }) => format!("swarm logs {id} --follow"),
+        Some(Cause::Done) => format!("swarm logs {id}"),
+        Some(
+            Cause::NoNode { .. }
+            | Cause::NodesGone { .. }
+            | Cause::Unreachable { .. }
+            | Cause::NoArbiter { .. }
+            | Cause::Preparing { .. }
+            | Cause::LeasedToLost { .. }
+            | Cause::BlobsMissing
+            | Cause::Busy { .. }
+            | Cause::NotAcknowledged { .. },
+        ) => "swarm nodes".into(),
+        _ if state.is_over() => format!("swarm show {id} --tasks"),
+        _ => format!("swarm wait {id}"),
+    }
 }
 
 /// The answer to a submitted job.

@@ -89,6 +89,9 @@ pub(super) enum Command {
     /// Content-addressed bytes: store, fetch, check and keep them
     #[command(subcommand, after_help = examples!("swarm blob put hello.wasm", "swarm blob ls"))]
     Blob(Blob),
+    /// Say why a job, or a task of it, is not done, and what to type next
+    #[command(after_help = examples!("swarm explain @last", "swarm explain '@last/hello[2]'", "swarm explain @last -o json"))]
+    Explain(Explain),
     /// Cancel jobs
     #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
@@ -167,6 +170,14 @@ pub(super) enum State {
     Failed,
     /// Over, because it was cancelled
     Cancelled,
+}
+
+/// `swarm explain`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Explain {
+    /// The job, or a stage or task of it, as poster-3fa9c1/tile[3]
+    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
+    pub(super) target: String,
 }
 
 /// `swarm retry`.

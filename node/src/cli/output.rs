@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::api::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
 use crate::api::{Code, Failure};
+pub(super) use crate::words::{bytes, shown};
 
 /// On a narrower terminal (or one that does not say) cells would be broken into single letters.
 const FRAME_WIDTH_MIN: u16 = 60;
@@ -217,7 +218,7 @@ pub(super) fn progress(item: &JobItem) -> String {
 
 /// The state in one word.
 pub(super) fn word(item: &JobItem) -> String {
-    format!("{:?}", item.state).to_lowercase()
+    JobItem::state_word(item.state)
 }
 
 /// The JSON of a value and a newline.
@@ -270,25 +271,6 @@ fn columns(header: &[&str], rows: Vec<Vec<String>>) -> String {
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
-}
-
-/// Text that others wrote, without what could move the cursor or break a line.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// `512 B`, `1.5 GiB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1}{}", UNITS[unit])
 }
 
 /// `3s`, `5m`, `2h`, `4d`: the largest unit alone is what a glance needs.

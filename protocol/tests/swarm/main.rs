@@ -4,3 +4,4 @@
 mod expiry;
 mod few;
 mod modules;
+mod why;
