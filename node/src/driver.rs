@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use swarm_protocol::{
     Config, Effects, Event, Fetch, Hash, MemberView, Node, NodeId, NodeRecord, Notice, RestoreError, Table, Wanted,
@@ -23,6 +24,7 @@ use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::endings::Endings;
+use crate::leaving::DrainAsked;
 use crate::network::{Network, NetworkEvent};
 use crate::storage::{CommitError, ReadError, Record, Storage};
 use crate::supervisor::Failure;
@@ -52,6 +54,7 @@ pub(crate) struct Told {
     pub(crate) linked: watch::Sender<Vec<NodeId>>,
     pub(crate) addresses: watch::Sender<Vec<String>>,
     pub(crate) drained: watch::Sender<bool>,
+    pub(crate) drain_asked: watch::Sender<Option<DrainAsked>>,
     pub(crate) endings: Endings,
 }
 
@@ -287,6 +290,10 @@ impl Driver {
                 self.told.members.send_modify(|known| update(known, members));
             }
             Notice::Over(job) => self.told.endings.tell(job),
+            Notice::DrainAsked { by, timeout_ms } => {
+                let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+                self.told.drain_asked.send_replace(Some(DrainAsked { by, timeout }));
+            }
             Notice::Drained => {
                 self.told.drained.send_replace(true);
             }

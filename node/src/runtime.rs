@@ -44,6 +44,7 @@ use crate::collector::{Collector, GRACE};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
 use crate::handle::{self, Handle, blocking};
+use crate::leaving::DRAIN_TIMEOUT;
 use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, Rates};
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
@@ -86,6 +87,8 @@ pub struct RuntimeOptions {
     pub memory_bytes: u64,
     /// How long a blob stays that nothing names.
     pub gc_grace: Duration,
+    /// How long what runs may take to finish when the node leaves.
+    pub drain_timeout: Duration,
     /// How much compiled code to keep on the disk, in bytes.
     pub code_cache_bytes: u64,
     /// Labels to offer, for placement.
@@ -111,6 +114,7 @@ impl RuntimeOptions {
             slots: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
             gc_grace: GRACE,
+            drain_timeout: DRAIN_TIMEOUT,
             code_cache_bytes: CACHE_BYTES_MAX,
             labels: BTreeMap::new(),
             disk_bytes: None,
@@ -305,6 +309,8 @@ impl Parts {
             members: told.members.subscribe(),
             addresses: told.addresses.subscribe(),
             drained: told.drained.subscribe(),
+            drain_asks: told.drain_asked.subscribe(),
+            drain_timeout: options.drain_timeout,
             endings: told.endings.clone(),
             blobs,
             artifacts: artifacts.clone(),

@@ -320,7 +320,7 @@ pub(crate) fn count_of(set: &RangeSet<u32>) -> u32 {
 }
 
 /// The tasks of `ranges` that are in `set`.
-fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
+pub(crate) fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
     let mut common = RangeSet::new();
     for range in ranges.iter().filter(|range| range.first < range.end()) {
         for piece in set.overlapping(&range.indexes()) {

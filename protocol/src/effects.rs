@@ -80,6 +80,20 @@ pub enum Event {
     Addresses(Vec<String>),
     /// Finish or release work, hand over custody, then leave. Answered by [`Notice::Drained`].
     Drain,
+    /// Tasks of a batch that [`Effects::start`] began are not run here after all: others may, no attempt charged.
+    Released {
+        /// The lease.
+        lease: LeaseId,
+        /// The tasks.
+        tasks: Vec<Range>,
+    },
+    /// A user wants another node to drain. Not answered: its state tells.
+    AskDrain {
+        /// The node.
+        node: NodeId,
+        /// What runs there may take so long to finish, in milliseconds; `None` leaves that to the node.
+        timeout_ms: Option<u32>,
+    },
 }
 
 /// What the caller must now do, in this order: **ask, then persist, then send, then start, then notify**. Nothing is said
@@ -207,6 +221,13 @@ pub enum Notice {
     Members(Vec<MemberView>),
     /// Everything owed is handed over.
     Drained,
+    /// A member wants this node to drain.
+    DrainAsked {
+        /// Who.
+        by: NodeId,
+        /// What runs here may take so long to finish, in milliseconds; `None` leaves that to the node.
+        timeout_ms: Option<u32>,
+    },
 }
 
 /// Why a user's command was not done.

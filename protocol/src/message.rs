@@ -384,6 +384,12 @@ pub enum Message {
         tasks: Vec<Range>,
     },
 
+    /// "Finish or release what you run, hand over what you keep, and leave." From a user of the sender.
+    DrainAsk {
+        /// What runs may take so long to finish, in milliseconds; `None` leaves that to the receiver.
+        timeout_ms: Option<u32>,
+    },
+
     // ---- modules
     /// Facts about named modules, to be joined.
     Modules {

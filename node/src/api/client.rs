@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
-    BlobItem, BlobStat, CollectedBlobs, Explanation, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus,
-    PublishModule, Stored, Submitted, TaskRun, YankModule,
+    BlobItem, BlobStat, CollectedBlobs, Drained, Explanation, JobDetail, JobItem, List, ModuleItem, NodeItem,
+    NodeStatus, PublishModule, Stored, Submitted, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -156,10 +156,11 @@ impl Client {
         self.document(Method::POST, &format!("/v1/collect{grace}"), Body::empty()).await
     }
 
-    /// `POST /v1/drain`.
-    pub async fn drain(&self) -> Result<(), Failure> {
-        self.send(Method::POST, "/v1/drain", Body::empty()).await?;
-        Ok(())
+    /// `POST /v1/drain`, or of another node `POST /v1/nodes/{id}/drain`.
+    pub async fn drain(&self, node: Option<&str>, timeout: Option<Duration>) -> Result<Drained, Failure> {
+        let path = node.map_or_else(|| "/v1/drain".to_owned(), |node| format!("/v1/nodes/{}/drain", segment(node)));
+        let query = timeout.map(|timeout| format!("?timeout_ms={}", timeout.as_millis())).unwrap_or_default();
+        self.document(Method::POST, &format!("{path}{query}"), Body::empty()).await
     }
 
     /// `HEAD /v1/blobs/{hex}`: whether the node has the blob.

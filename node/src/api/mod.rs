@@ -21,7 +21,8 @@
 //! | `GET /v1/kept` | [`view::List`] of [`view::BlobItem`]: every blob on the node |
 //! | `POST`, `DELETE /v1/kept/{hex}` | pins and unpins a blob |
 //! | `POST /v1/collect` | [`view::CollectedBlobs`]; `?grace_ms=N` for another grace than the node's own |
-//! | `POST /v1/drain` | answers when everything owed is handed over; then the process ends |
+//! | `POST /v1/drain` | [`view::Drained`] when everything owed is handed over, or the time is over; then the process ends; `?timeout_ms=N` |
+//! | `POST /v1/nodes/{id}/drain` | the same of another node, by its name or the beginning of its id; answers when it has left |
 //!
 //! Always true: only the owner of the data directory can connect (the socket's mode is 0600); every body has a limit; an
 //! error is a [`Failure`] as JSON.

@@ -27,7 +27,8 @@ use super::error::{Code, Failure, causes};
 use super::ids::{full_id, resolve, short_id};
 use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{
-    self, BlobStat, Explanation, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun, Transfers,
+    self, BlobStat, Drained, Explanation, JobDetail, JobItem, List, NodeItem, NodeStatus, Stored, Submitted, TaskRun,
+    Transfers,
 };
 use crate::clock::unix_ms;
 use crate::commands::CommandError;
@@ -44,8 +45,6 @@ const SOURCE_BYTES_MAX: u64 = 4 << 20;
 const PIECES_QUEUED_MAX: usize = 8;
 /// Lists are sent in pieces of this size: few system calls, little memory.
 const PIECE_BYTES: usize = 128 << 10;
-/// How long a drain may hand things over before it says that it could not.
-const DRAIN_WAIT: Duration = Duration::from_secs(60);
 /// How long a request may wait for the end of a job; whoever waits longer asks again.
 const JOB_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long requests may finish once the node stops.
@@ -122,6 +121,7 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/stat", get(stat_blob))
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
+        .route("/v1/nodes/{id}/drain", post(drain_node))
         .merge(super::modules::routes())
         .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
@@ -557,13 +557,55 @@ pub(super) fn blob_name(hex: &str) -> Answer<Hash> {
     Hash::from_hex(hex).map_err(|error| Failure::new(Code::Usage, format!("`{hex}` names no blob: {error}")))
 }
 
-async fn drain(State(api): State<Api>) -> Answer<StatusCode> {
-    if !api.handle.drain(DRAIN_WAIT).await {
-        let message = format!("not everything was handed over within {} s", DRAIN_WAIT.as_secs());
-        return Err(Failure::new(Code::TimedOut, message).hint("swarm drain"));
+#[derive(Deserialize)]
+struct DrainQuery {
+    timeout_ms: Option<u32>,
+}
+
+impl DrainQuery {
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout_ms.map(|ms| Duration::from_millis(ms.into()))
     }
+}
+
+/// Answers when this node has handed over what it can; then the process ends.
+async fn drain(State(api): State<Api>, Query(query): Query<DrainQuery>) -> Answer<Json<Drained>> {
+    let timeout = query.timeout().unwrap_or_else(|| api.handle.drain_timeout());
+    let handed_over = api.handle.drain(timeout).await;
     api.leave.send_replace(true);
-    Ok(StatusCode::NO_CONTENT)
+    let (node, name) = (api.handle.node().to_hex(), api.handle.name().to_owned());
+    Ok(Json(Drained { schema: view::DRAINED.into(), node, name, handed_over: Some(handed_over) }))
+}
+
+/// Answers when another node has left.
+async fn drain_node(
+    State(api): State<Api>,
+    Path(wanted): Path<String>,
+    Query(query): Query<DrainQuery>,
+) -> Answer<Json<Drained>> {
+    let (node, name) = find_node(&api.handle, &wanted)?;
+    if node == api.handle.node() {
+        return drain(State(api), Query(query)).await;
+    }
+    let timeout = query.timeout();
+    api.handle.drain_node(node, timeout).await.map_err(failure)?;
+    Ok(Json(Drained { schema: view::DRAINED.into(), node: node.to_hex(), name, handed_over: None }))
+}
+
+/// The one member that is not down and that a name, or the beginning of an id, means.
+fn find_node(handle: &Handle, wanted: &str) -> Answer<(NodeId, String)> {
+    let members = handle.members();
+    let there = members.iter().filter(|member| member.state != MemberState::Down).map(|member| &member.record);
+    let is_meant = |name: &str, id: &str| name == wanted || (!wanted.is_empty() && id.starts_with(wanted));
+    let found: Vec<_> = there.filter(|record| is_meant(&record.name, &record.node.to_hex())).collect();
+    match found.as_slice() {
+        [record] => Ok((record.node, record.name.clone())),
+        [] => Err(Failure::new(Code::NotFound, format!("no node `{wanted}` is there")).hint("swarm nodes")),
+        several => {
+            let message = format!("`{wanted}` means {} nodes; give the beginning of an id", several.len());
+            Err(Failure::new(Code::NotFound, message).hint("swarm nodes"))
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
@@ -588,6 +630,7 @@ pub(super) fn failure(error: CommandError) -> Failure {
             (Code::Failed, "swarm nodes; the job may still run, so look at `swarm ls` before you submit it again")
         }
         CommandError::Refused(Refusal::Draining) => (Code::NotAllowed, "use another node: swarm --node DIR …"),
+        CommandError::NotReached => (Code::Unreachable, "swarm nodes"),
         CommandError::Incomplete | CommandError::Unanswered => (Code::TimedOut, "swarm nodes"),
         CommandError::Stopping => (Code::Unreachable, "swarm start"),
         _ => (Code::Failed, ""),

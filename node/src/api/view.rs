@@ -611,6 +611,23 @@ pub struct BlobStat {
     pub len_bytes: Option<u64>,
 }
 
+/// Schema of [`Drained`].
+pub const DRAINED: &str = "swarm.drained/1";
+
+/// A node that has left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// [`DRAINED`].
+    pub schema: String,
+    /// 64 hexadecimal digits.
+    pub node: String,
+    /// For people.
+    pub name: String,
+    /// Whether all that it kept is with others; absent when another node left, which alone knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<bool>,
+}
+
 /// Schema of [`Explanation`].
 pub const EXPLANATION: &str = "swarm.explanation/1";
 

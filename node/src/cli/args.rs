@@ -98,9 +98,9 @@ pub(super) enum Command {
     /// Run a finished job again: all of it, or with --failed only what did not succeed
     #[command(after_help = examples!("swarm retry @last", "swarm retry @last job.toml --set size=64"))]
     Retry(Retry),
-    /// Make the node finish or release its work, hand over what it keeps, and leave
-    #[command(after_help = examples!("swarm drain"))]
-    Drain,
+    /// Make a node finish or release its work, hand over what it keeps, and leave
+    #[command(after_help = examples!("swarm drain", "swarm drain anna --drain-timeout 10s", "swarm drain -o json"))]
+    Drain(Drain),
     /// Show the node and what it sees of the swarm
     #[command(after_help = examples!("swarm status", "swarm status -o json"))]
     Status,
@@ -170,6 +170,17 @@ pub(super) enum State {
     Failed,
     /// Over, because it was cancelled
     Cancelled,
+}
+
+/// `swarm drain`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Drain {
+    /// The node, by its name or the beginning of its id [default: the one that is asked]
+    #[arg(value_name = "NODE")]
+    pub(super) target: Option<String>,
+    /// What runs there may take so long to finish, as 30s; then it is released [default: the node's own]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) drain_timeout: Option<Duration>,
 }
 
 /// `swarm explain`.
@@ -275,6 +286,9 @@ pub(super) struct Start {
     /// Find other nodes of the local network by mDNS
     #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) lan: bool,
+    /// What runs may take so long to finish when the node leaves, as 30s; then it is released [default: 30s]
+    #[arg(long, value_name = "TIME", env = "SWARM_DRAIN_TIMEOUT", value_parser = duration)]
+    pub(super) drain_timeout: Option<Duration>,
     /// Disk that blobs may have, as 100GiB; at 90 % of it new ones are refused [default: the disk, but for a reserve]
     #[arg(long, value_name = "SIZE", env = "SWARM_DISK", value_parser = size)]
     pub(super) disk: Option<u64>,

@@ -106,7 +106,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Cancel(args) => jobs::cancel(&client(&global)?, &global, &args).await,
         Command::Status => jobs::status(&client(&global)?, &global).await,
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
-        Command::Drain => jobs::drain(&client(&global)?).await,
+        Command::Drain(args) => jobs::drain(&client(&global)?, &global, &args).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
         Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use comfy_table::presets;
 use serde::Serialize;
 
-use crate::api::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
+use crate::api::view::{BlobStat, Drained, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
 use crate::api::{Code, Failure};
 pub(super) use crate::words::{bytes, shown};
 
@@ -142,6 +142,15 @@ pub(super) fn status(format: Format, status: &NodeStatus) -> Result<(), Failure>
         Format::Id => format!("{}\n", status.node),
     };
     print(&text)
+}
+
+/// Prints which node has left; a table would say no more than standard error does.
+pub(super) fn drained(format: Format, drained: &Drained) -> Result<(), Failure> {
+    print(&match format {
+        Format::Table => String::new(),
+        Format::Json | Format::Jsonl => json(drained)?,
+        Format::Id => format!("{}\n", drained.node),
+    })
 }
 
 fn status_text(status: &NodeStatus) -> String {
