@@ -23,6 +23,7 @@ use crate::clock::{Clock, unix_ms};
 use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
 use crate::endings::Endings;
+use crate::events::Events;
 use crate::leaving::DrainAsks;
 use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
@@ -53,6 +54,7 @@ pub(crate) struct Parts {
     pub(crate) work: Work,
     pub(crate) watchers: Watchers,
     pub(crate) collector: Collector,
+    pub(crate) events: Events,
 }
 
 impl Handle {
@@ -161,6 +163,11 @@ impl Handle {
     /// What was refused, lost and moved by the network since the start.
     pub fn counts(&self) -> NetworkCounts {
         self.0.network.counts()
+    }
+
+    /// What this node heard of, in order.
+    pub fn events(&self) -> &Events {
+        &self.0.events
     }
 
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.

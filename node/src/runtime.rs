@@ -43,6 +43,7 @@ use crate::clock::Clock;
 use crate::collector::{Collector, GRACE};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
+use crate::events::Events;
 use crate::handle::{self, Handle, blocking};
 use crate::leaving::DRAIN_TIMEOUT;
 use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, Rates};
@@ -268,6 +269,8 @@ impl Parts {
         let db = options.data.join(RECORDS_DIR);
         let records = storage.records().await.map_err(|error| StartError::read(db.clone(), error))?;
         let kad_records = storage.table(Table::Kad).await.map_err(|error| StartError::read(db.clone(), error))?;
+        let followed = storage.table(Table::Events).await.map_err(|error| StartError::read(db.clone(), error))?;
+        let events_log = Events::open(&followed, storage.clone());
         let peers = driver::known_peers(&records);
         let clock = Clock::start();
         let joins = !options.bootstrap.is_empty();
@@ -318,9 +321,11 @@ impl Parts {
             work: work.clone(),
             watchers,
             collector,
+            events: events_log.clone(),
         });
         let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
-        let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
+        let driver =
+            Driver { config, clock, storage, network, work, artifacts, commands, told, events: events_log, inbox };
         let kad_changes = Arc::new(Mutex::new(kad_changes));
         Ok(Self { handle, lock, driver, manager, provider, watching, kad_changes })
     }

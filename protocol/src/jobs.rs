@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::{
-    Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, StageSpec, Table, Time, Wanted, Write,
+    Fetch, Happened, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, StageSpec, Table, Time, Wanted, Write,
 };
 
 /// How long a submit may take: its blobs have to travel.
@@ -278,6 +278,7 @@ impl Node {
     /// Remembers a job that was not known before and starts to keep my shards of it.
     fn take_up_job(&mut self, signed: SignedJob, spec: JobSpec, blobs_held: bool) {
         let id = signed.id();
+        self.out.happened.push(Happened::JobKnown { job: id, name: spec.name.clone() });
         self.insert_job(signed, spec, None, blobs_held);
         self.persist_job(id);
         self.adopt_shards(id);
@@ -566,6 +567,7 @@ impl Node {
             return;
         }
         job.stop = Some(cause);
+        self.out.happened.push(Happened::JobStopped { job: id, cause });
         job.known_by.clear();
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
@@ -795,6 +797,7 @@ impl Node {
         jobs.gossip_due.remove(&id);
         jobs.publishers.remove(&id);
         jobs.fetches.retain(|_, job| *job != id);
+        self.out.happened.push(Happened::JobExpired(id));
         self.out.persist.push(Write::remove(Table::Jobs, id.as_bytes()));
     }
 

@@ -156,7 +156,7 @@ impl Node {
                 Table::Modules => node.restore_module(&value).map_err(unreadable)?,
                 Table::Expired => node.restore_expired(&key, &value).map_err(unreadable)?,
                 Table::Uses => node.restore_use(&key).map_err(unreadable)?,
-                Table::Meta | Table::Pins | Table::Kad => {}
+                Table::Meta | Table::Pins | Table::Events | Table::Kad => {}
             }
         }
         node.membership.me.incarnation = incarnation + 1;

@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
-    BlobItem, BlobStat, CollectedBlobs, Drained, Explanation, JobDetail, JobItem, List, ModuleItem, NodeItem,
-    NodeStatus, PublishModule, Stored, Submitted, TaskRun, YankModule,
+    BlobItem, BlobStat, CollectedBlobs, Drained, EventItem, Explanation, JobDetail, JobItem, List, ModuleItem,
+    NodeItem, NodeStatus, PublishModule, Stored, Submitted, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -105,7 +105,16 @@ impl Client {
         let stage = stage.map(|stage| format!("&stage={stage}")).unwrap_or_default();
         let path = format!("/v1/jobs/{}/tasks?from={from}{stage}", segment(id));
         let answer = self.send(Method::GET, &path, Body::empty()).await?;
-        Ok(TaskReader { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false })
+        Ok(TaskReader(Lines { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false }))
+    }
+
+    /// `GET /v1/events`: what followed an event, of one job or all; with `follow` it does not end.
+    pub async fn events(&self, since: Option<u64>, job: Option<&str>, follow: bool) -> Result<EventReader, Failure> {
+        let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+        let job = job.map(|job| format!("&job={}", segment(job))).unwrap_or_default();
+        let path = format!("/v1/events?follow={follow}{since}{job}");
+        let answer = self.send(Method::GET, &path, Body::empty()).await?;
+        Ok(EventReader(Lines { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false }))
     }
 
     /// `GET /v1/modules`: every version of a name, or of all names with an empty one.
@@ -281,21 +290,42 @@ impl Client {
 
 /// Reads the lines of a `tasks` document.
 #[derive(Debug)]
-pub struct TaskReader {
+pub struct TaskReader(Lines);
+
+impl TaskReader {
+    /// The next run; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<TaskRun>, Failure> {
+        self.0.next().await?.map(|line| run_or_failure(&line)).transpose()
+    }
+}
+
+/// Reads the events of a node.
+#[derive(Debug)]
+pub struct EventReader(Lines);
+
+impl EventReader {
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<EventItem>, Failure> {
+        let read = |line: Vec<u8>| serde_json::from_slice(&line).map_err(|error| unreadable(&error));
+        self.0.next().await?.map(read).transpose()
+    }
+}
+
+/// The lines of an answer.
+#[derive(Debug)]
+struct Lines {
     data: PathBuf,
     body: Incoming,
     line: Vec<u8>,
     ended: bool,
 }
 
-impl TaskReader {
-    /// The next run; `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<TaskRun>, Failure> {
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
                 let rest = self.line.split_off(end + 1);
-                let line = std::mem::replace(&mut self.line, rest);
-                return run_or_failure(&line).map(Some);
+                return Ok(Some(std::mem::replace(&mut self.line, rest)));
             }
             if self.ended || !self.read().await? {
                 return Ok(None);

@@ -14,6 +14,7 @@
 //! | `HEAD /v1/blobs/{hex}` | 200 when the blob is on the node |
 //! | `PUT /v1/blobs/{hex}` | takes the bytes; [`view::Stored`] |
 //! | `GET /v1/blobs/{hex}` | the bytes, fetched from other nodes when they must be; `?from=NODE,NODE` says who may have them, `?offset=N` begins there |
+//! | `GET /v1/events` | lines of [`view::EventItem`]; `?since=SEQ`, `?job=ID`, `?follow=true` |
 //! | `GET /v1/modules` | [`view::List`] of [`view::ModuleItem`]; `?name=NAME` narrows it |
 //! | `POST /v1/modules` | takes a [`view::PublishModule`] whose module is on the node; [`view::ModuleItem`] |
 //! | `GET /v1/modules/{reference}` | the [`view::ModuleItem`] that `NAME@VERSION` means |
@@ -29,6 +30,7 @@
 
 mod client;
 mod error;
+mod events;
 pub mod ids;
 mod keeping;
 mod modules;
@@ -36,7 +38,7 @@ mod server;
 mod socket;
 pub mod view;
 
-pub use client::{BlobReader, Client};
+pub use client::{BlobReader, Client, EventReader};
 pub use error::{Code, Failure, causes};
 pub use server::Server;
 pub use socket::{SOCKET_NAME, SocketError};

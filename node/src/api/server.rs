@@ -122,6 +122,7 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
         .route("/v1/nodes/{id}/drain", post(drain_node))
+        .merge(super::events::routes())
         .merge(super::modules::routes())
         .merge(super::keeping::routes())
         .fallback(|| async { Failure::new(Code::NotFound, "the API has no such path") })
@@ -291,7 +292,7 @@ async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> 
     Ok((job, spec, status))
 }
 
-async fn named(handle: &Handle, id: &str) -> Answer<JobId> {
+pub(super) async fn named(handle: &Handle, id: &str) -> Answer<JobId> {
     match full_id(id) {
         Some(job) => Ok(job),
         None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node()),

@@ -92,6 +92,9 @@ pub(super) enum Command {
     /// Say why a job, or a task of it, is not done, and what to type next
     #[command(after_help = examples!("swarm explain @last", "swarm explain '@last/hello[2]'", "swarm explain @last -o json"))]
     Explain(Explain),
+    /// Print what the node hears of jobs, tasks and nodes, from where a reader was on
+    #[command(after_help = examples!("swarm events -o jsonl", "swarm events --since 0 --job @last"))]
+    Events(Events),
     /// Cancel jobs
     #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
@@ -170,6 +173,20 @@ pub(super) enum State {
     Failed,
     /// Over, because it was cancelled
     Cancelled,
+}
+
+/// `swarm events`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Events {
+    /// Only what followed the event with this number
+    #[arg(long, value_name = "SEQ")]
+    pub(super) since: Option<u64>,
+    /// Only of this job
+    #[arg(long, value_name = "JOB", add = complete_jobs())]
+    pub(super) job: Option<String>,
+    /// Go on until Ctrl-C
+    #[arg(long)]
+    pub(super) follow: bool,
 }
 
 /// `swarm drain`.

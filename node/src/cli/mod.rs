@@ -8,6 +8,7 @@
 mod args;
 mod blob;
 mod complete;
+mod events;
 mod explain;
 mod folder;
 mod get;
@@ -98,6 +99,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Schema(args) => complete::schema(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Man(args) => complete::man(&args),
+        Command::Events(args) => events::events(&client(&global)?, &global, &args).await,
         Command::Explain(args) => explain::explain(&client(&global)?, &global, &args).await,
         Command::Retry(args) => retry::retry(&client(&global)?, &global, &args).await,
         Command::Ls(args) => jobs::ls(&client(&global)?, &global, &args).await,

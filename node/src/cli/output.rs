@@ -37,7 +37,7 @@ pub(super) trait Row: Serialize {
     /// The text of each column.
     fn cells(&self) -> Vec<String>;
     /// What names it.
-    fn id(&self) -> &str;
+    fn id(&self) -> String;
 }
 
 impl Row for NodeItem {
@@ -57,8 +57,8 @@ impl Row for NodeItem {
         ]
     }
 
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> String {
+        self.id.clone()
     }
 }
 
@@ -75,8 +75,8 @@ impl Row for JobItem {
         ]
     }
 
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> String {
+        self.id.clone()
     }
 }
 
@@ -85,11 +85,11 @@ impl Row for BlobStat {
 
     fn cells(&self) -> Vec<String> {
         let len = self.len_bytes.map(|len| len.to_string()).unwrap_or_default();
-        vec![self.id().to_owned(), self.state.clone(), len]
+        vec![self.hash.clone(), self.state.clone(), len]
     }
 
-    fn id(&self) -> &str {
-        &self.hash
+    fn id(&self) -> String {
+        self.hash.clone()
     }
 }
 
@@ -115,8 +115,8 @@ impl Row for TaskItem {
         vec![self.task.clone(), shown(&self.ending), self.attempts.to_string(), node.chars().take(12).collect()]
     }
 
-    fn id(&self) -> &str {
-        &self.task
+    fn id(&self) -> String {
+        self.task.clone()
     }
 }
 
