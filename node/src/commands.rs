@@ -66,6 +66,11 @@ pub enum CommandError {
     /// The safety net.
     #[error("this node gave no answer within {} s", ANSWER_WAIT.as_secs())]
     Unanswered,
+    /// The other node does not do what it was asked for.
+    #[error(
+        "the node does not begin to drain: no message reaches it, or it is run by a program that decides otherwise"
+    )]
+    NotReached,
     /// The process is ending.
     #[error("this node is stopping")]
     Stopping,

@@ -11,10 +11,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use swarm_protocol::{
-    Config, Effects, Event, Fetch, Hash, MemberView, Node, NodeId, NodeRecord, Notice, RestoreError, Table, Wanted,
-    Write, codec,
+    Config, Effects, Event, Fetch, Hash, MemberState, MemberView, Node, NodeId, NodeRecord, Notice, RestoreError,
+    Table, Wanted, Write, codec,
 };
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -23,6 +24,8 @@ use crate::artifacts::Artifacts;
 use crate::clock::Clock;
 use crate::commands::Commands;
 use crate::endings::Endings;
+use crate::events::{Events, What};
+use crate::leaving::DrainAsked;
 use crate::network::{Network, NetworkEvent};
 use crate::storage::{CommitError, ReadError, Record, Storage};
 use crate::supervisor::Failure;
@@ -42,6 +45,7 @@ pub(crate) struct Driver {
     pub(crate) artifacts: Artifacts,
     pub(crate) commands: Commands,
     pub(crate) told: Told,
+    pub(crate) events: Events,
     pub(crate) inbox: Arc<Mutex<Inbox>>,
 }
 
@@ -52,6 +56,7 @@ pub(crate) struct Told {
     pub(crate) linked: watch::Sender<Vec<NodeId>>,
     pub(crate) addresses: watch::Sender<Vec<String>>,
     pub(crate) drained: watch::Sender<bool>,
+    pub(crate) drain_asked: watch::Sender<Option<DrainAsked>>,
     pub(crate) endings: Endings,
 }
 
@@ -67,6 +72,8 @@ pub(crate) struct Inbox {
     addresses: Vec<String>,
     /// Addresses of members as the store has them.
     peers: BTreeMap<NodeId, Vec<String>>,
+    /// The states of members, as they were told last.
+    states: BTreeMap<NodeId, MemberState>,
 }
 
 impl Inbox {
@@ -77,7 +84,8 @@ impl Inbox {
         peers: BTreeMap<NodeId, Vec<String>>,
     ) -> Self {
         let (links, addresses) = (BTreeSet::new(), Vec::new());
-        Self { events, heard, network_first: false, first: Some(first), links, addresses, peers }
+        let states = BTreeMap::new();
+        Self { events, heard, network_first: false, first: Some(first), links, addresses, peers, states }
     }
 
     /// Waits for what comes next. `None` when nobody can tell anything any more.
@@ -262,14 +270,19 @@ impl Driver {
         }
         // One round may start a batch and stop it again, never the other way round: a lease is started once.
         for batch in effects.start {
+            self.events.granted(batch.lease, &batch.tasks);
             self.work.run(batch);
         }
         for (lease, tasks) in effects.stop {
             self.work.stop(lease, tasks);
         }
+        for happened in effects.happened {
+            self.events.push(What::Core(happened));
+        }
         for notice in effects.notify {
             self.notify(notice, inbox);
         }
+        self.events.flush();
         Ok(())
     }
 
@@ -284,11 +297,29 @@ impl Driver {
             }
             Notice::Members(members) => {
                 self.remember_addresses(&members, inbox);
+                self.tell_states(&members, inbox);
                 self.told.members.send_modify(|known| update(known, members));
             }
-            Notice::Over(job) => self.told.endings.tell(job),
+            Notice::Over(job) => {
+                self.events.push(What::JobOver(job));
+                self.told.endings.tell(job);
+            }
+            Notice::DrainAsked { by, timeout_ms } => {
+                let timeout = timeout_ms.map(|ms| Duration::from_millis(ms.into()));
+                self.told.drain_asked.send_replace(Some(DrainAsked { by, timeout }));
+            }
             Notice::Drained => {
                 self.told.drained.send_replace(true);
+            }
+        }
+    }
+
+    /// A node that is new, or in another state, is an event; all else that it says of itself is not.
+    fn tell_states(&self, members: &[MemberView], inbox: &mut Inbox) {
+        for MemberView { record, state, .. } in members {
+            if inbox.states.insert(record.node, *state) != Some(*state) {
+                let (node, name) = (record.node, record.name.clone());
+                self.events.push(What::Node { node, name, state: (*state).into() });
             }
         }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleFact, ModuleRecord, ModuleVersion, Registry, SignedModule};
 use swarm_protocol::{
-    Answer, Event, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, Range, ShardId,
-    SignedJob, StageSpec, Time, Wanted, codec,
+    Answer, Hash, JOB_SPEC_VERSION, JobId, JobSpec, MemberState, MemberView, NodeId, Query, Range, ShardId, SignedJob,
+    StageSpec, Time, Wanted, codec,
 };
 use swarm_store::{BlobError, Blobs, Source};
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ use crate::clock::{Clock, unix_ms};
 use crate::collector::Collector;
 use crate::commands::{CommandError, Commands};
 use crate::endings::Endings;
+use crate::events::Events;
+use crate::leaving::DrainAsks;
 use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
 use crate::work::Work;
@@ -44,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) members: watch::Receiver<Vec<MemberView>>,
     pub(crate) addresses: watch::Receiver<Vec<String>>,
     pub(crate) drained: watch::Receiver<bool>,
+    pub(crate) drain_asks: DrainAsks,
+    pub(crate) drain_timeout: Duration,
     pub(crate) endings: Endings,
     pub(crate) blobs: Blobs,
     pub(crate) artifacts: Artifacts,
@@ -52,6 +56,7 @@ pub(crate) struct Parts {
     pub(crate) work: Work,
     pub(crate) watchers: Watchers,
     pub(crate) collector: Collector,
+    pub(crate) events: Events,
 }
 
 impl Handle {
@@ -162,6 +167,11 @@ impl Handle {
         self.0.network.counts()
     }
 
+    /// What this node heard of, in order.
+    pub fn events(&self) -> &Events {
+        &self.0.events
+    }
+
     /// Asks about jobs and shards, kept here or elsewhere. [`Answer::Unknown`] when nobody who should know does.
     pub async fn ask(&self, query: Query) -> Result<Answer, CommandError> {
         self.0.commands.ask(query).await
@@ -244,19 +254,27 @@ impl Handle {
         self.0.commands.cancel(job).await
     }
 
-    /// Finishes or releases work and hands over custody, for at most `deadline`. True when everything was handed over.
-    pub async fn drain(&self, deadline: Duration) -> bool {
-        let mut drained = self.0.drained.clone();
-        if self.0.commands.tell(Event::Drain).await.is_err() {
-            return false;
-        }
-        matches!(tokio::time::timeout(deadline, drained.wait_for(|done| *done)).await, Ok(Ok(_)))
+    /// How long what runs may take to finish when the node leaves, unless whoever wants it says otherwise.
+    pub fn drain_timeout(&self) -> Duration {
+        self.0.drain_timeout
     }
 
     /// Stops what is not below the supervisor: running tasks and the network.
     pub(crate) async fn stop(&self) {
         self.0.work.close();
         self.0.network.clone().shutdown().await;
+    }
+
+    pub(crate) fn work(&self) -> &Work {
+        &self.0.work
+    }
+
+    pub(crate) fn drained(&self) -> watch::Receiver<bool> {
+        self.0.drained.clone()
+    }
+
+    pub(crate) fn drain_asks(&self) -> DrainAsks {
+        self.0.drain_asks.clone()
     }
 
     pub(crate) fn artifacts(&self) -> &Artifacts {

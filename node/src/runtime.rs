@@ -44,7 +44,9 @@ use crate::clock::Clock;
 use crate::collector::{Collector, GRACE, SCRUB_EVERY, Times};
 use crate::commands::Commands;
 use crate::driver::{self, Driver, Inbox, Told};
+use crate::events::Events;
 use crate::handle::{self, Handle, blocking};
+use crate::leaving::DRAIN_TIMEOUT;
 use crate::network::{Identity, IdentityError, Network, NetworkConfig, NetworkError, Rates};
 use crate::storage::{ReadError, Storage, StorageError, hear_of_failure, watch_blobs};
 use crate::supervisor::{Crash, Failure, OnFailure, Service, Supervisor};
@@ -89,6 +91,8 @@ pub struct RuntimeOptions {
     pub gc_grace: Duration,
     /// How often the bytes of all blobs are looked at.
     pub scrub_every: Duration,
+    /// How long what runs may take to finish when the node leaves.
+    pub drain_timeout: Duration,
     /// How much compiled code to keep on the disk, in bytes.
     pub code_cache_bytes: u64,
     /// Labels to offer, for placement.
@@ -117,6 +121,7 @@ impl RuntimeOptions {
             memory_bytes: system_memory_bytes().unwrap_or(MEMORY_BYTES_UNKNOWN) / 2,
             gc_grace: GRACE,
             scrub_every: SCRUB_EVERY,
+            drain_timeout: DRAIN_TIMEOUT,
             code_cache_bytes: CACHE_BYTES_MAX,
             labels: BTreeMap::new(),
             disk_bytes: None,
@@ -271,6 +276,8 @@ impl Parts {
         let db = options.data.join(RECORDS_DIR);
         let records = storage.records().await.map_err(|error| StartError::read(db.clone(), error))?;
         let kad_records = storage.table(Table::Kad).await.map_err(|error| StartError::read(db.clone(), error))?;
+        let followed = storage.table(Table::Events).await.map_err(|error| StartError::read(db.clone(), error))?;
+        let events_log = Events::open(&followed, storage.clone());
         let peers = driver::known_peers(&records);
         let clock = Clock::start();
         let joins = !options.bootstrap.is_empty();
@@ -313,6 +320,8 @@ impl Parts {
             members: told.members.subscribe(),
             addresses: told.addresses.subscribe(),
             drained: told.drained.subscribe(),
+            drain_asks: told.drain_asked.subscribe(),
+            drain_timeout: options.drain_timeout,
             endings: told.endings.clone(),
             blobs,
             artifacts: artifacts.clone(),
@@ -321,9 +330,11 @@ impl Parts {
             work: work.clone(),
             watchers,
             collector,
+            events: events_log.clone(),
         });
         let inbox = Arc::new(Mutex::new(Inbox::new(events, heard, first, peers)));
-        let driver = Driver { config, clock, storage, network, work, artifacts, commands, told, inbox };
+        let driver =
+            Driver { config, clock, storage, network, work, artifacts, commands, told, events: events_log, inbox };
         let kad_changes = Arc::new(Mutex::new(kad_changes));
         Ok(Self { handle, lock, driver, manager, provider, watching, kad_changes })
     }

@@ -83,6 +83,12 @@ impl Storage {
         Self::start(Rocks::open(dir)?)
     }
 
+    /// Records that are gone with the process.
+    #[cfg(test)]
+    pub(crate) fn in_memory() -> Self {
+        Self::start(swarm_store::Memory::new()).expect("a thread can be started")
+    }
+
     fn start(store: impl Store + 'static) -> Result<Self, StorageError> {
         let store: Arc<Mutex<dyn Store>> = Arc::new(Mutex::new(store));
         let waits = watch::Sender::new(None);
@@ -113,7 +119,10 @@ impl Storage {
 
     /// Every record of the tables that are the core's.
     pub(crate) async fn records(&self) -> Result<Vec<Record>, ReadError> {
-        self.scan(Table::ALL.into_iter().filter(|table| !matches!(table, Table::Kad | Table::Pins)).collect()).await
+        self.scan(
+            Table::ALL.into_iter().filter(|table| !matches!(table, Table::Kad | Table::Pins | Table::Events)).collect(),
+        )
+        .await
     }
 
     /// Every record of one table.

@@ -213,6 +213,59 @@ fn a_job_that_takes_too_long_is_left_and_can_be_cancelled() {
     assert_eq!(dir.swarm(&["show", &id, "-o", "json"]).finish().json()["state"], "cancelled");
 }
 
+/// Five nodes: of those that ask, one keeps nothing of the job and runs nothing of it.
+#[test]
+fn any_node_says_why_a_job_waits() {
+    use swarm_protocol::placement::{Key, View};
+    use swarm_protocol::{JobId, NodeId, ShardId};
+    let dirs: Vec<Dir> = (0..5).map(|_| Dir::new()).collect();
+    let loopback = ["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "1"];
+    let first = Node::greeted(dirs[0].swarm(&[&loopback[..], &["--label", "zone=a"]].concat()), &dirs[0]);
+    let join = |dir| Node::join(dir, &first.listen[0]);
+    let others: Vec<Node> = dirs[1..].iter().map(join).collect();
+    for dir in &dirs {
+        eventually("five nodes are alive", || dir.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 5);
+    }
+    let job = "name = \"poster\"\n[task.tile]\nwasm = \"loop.wasm\"\narray = \"0..3\"\ntimeout = \"10m\"\n\
+               where = { require = [\"label.zone = a\"] }\n[task.stitch]\nwasm = \"hello.wasm\"\nneeds = [\"tile\"]\n\
+               [task.lost]\nwasm = \"hello.wasm\"\nwhere = { require = [\"label.zone in (b, c)\"] }\n";
+    let id = dirs[1].swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    let full = dirs[1].swarm(&["show", &id, "-o", "json"]).finish().json()["job"].as_str().unwrap().to_owned();
+    let ids: Vec<NodeId> =
+        std::iter::once(&first).chain(&others).map(|node| NodeId::from_hex(&node.id).unwrap()).collect();
+    let tile = ShardId { job: JobId::from_hex(&full).unwrap(), stage: 0, number: 0 };
+    let keep = View::of(ids.iter().copied()).custodians(Key::of_shard(tile));
+    let outside = (1..5).find(|at| !keep.contains(&ids[*at])).unwrap();
+    let ask = |target: &str| dirs[outside].swarm(&["explain", target, "-o", "json"]).finish().json();
+    eventually("one tile runs", || {
+        let said = ask(&id);
+        let causes: Vec<&str> =
+            said["reasons"].as_array().unwrap().iter().map(|it| it["cause"].as_str().unwrap()).collect();
+        causes == ["no_node", "busy", "running", "waits_for_stage"]
+    });
+    let said = ask(&id);
+    assert_eq!((&said["schema"], &said["next"]), (&"swarm.explanation/1".into(), &"swarm nodes".into()));
+    let texts: Vec<&str> = said["reasons"].as_array().unwrap().iter().map(|it| it["text"].as_str().unwrap()).collect();
+    assert_eq!(texts[0], "lost: no node satisfies `label.zone in (b, c)` (4 nodes: no label; 1 node: zone = a)");
+    assert!(texts[1].starts_with("tile (2 tasks, first tile["), "{texts:?}");
+    assert!(texts[1].contains("]): the only suitable node is busy"), "{texts:?}");
+    assert_eq!(texts[3], "stitch: waits for `tile` (3 of 3 left)");
+    assert_eq!(ask(&format!("{id}/stitch"))["reasons"][0]["cause"], "waits_for_stage");
+    // A node that stood still for long has lost its task, and runs another now.
+    eventually("each tile has its own reason", || {
+        let mut each: Vec<String> = (0..3)
+            .map(|index| ask(&format!("{id}/tile[{index}]"))["reasons"][0]["cause"].as_str().unwrap().to_owned())
+            .collect();
+        each.sort();
+        each == ["busy", "busy", "running"]
+    });
+    let spoken = dirs[outside].swarm(&["explain", &id]).finish();
+    assert!(spoken.stdout.ends_with("\nswarm nodes\n"), "{spoken:?}");
+    assert_eq!(dirs[outside].swarm(&["cancel", &id]).finish().code, 0);
+    eventually("it is cancelled", || ask(&id)["reasons"][0]["cause"] == "cancelled");
+    assert_eq!(dirs[outside].swarm(&["explain", "nope"]).finish().code, 5);
+}
+
 #[test]
 fn what_nobody_knows_is_not_found() {
     let dir = Dir::new();
@@ -257,6 +310,53 @@ fn a_node_greets_and_leaves_when_told_to() {
     let again = Node::start(&dir);
     assert_eq!(dir.swarm(&["drain"]).finish().code, 0);
     again.leaves_in_order();
+}
+
+/// A node that is told to leave by another finishes what runs and gives the rest away.
+#[test]
+fn a_busy_node_that_leaves_finishes_what_runs_and_nothing_runs_twice() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let words = ["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "2", "--name", "ben", "--bootstrap"];
+    let second = Node::greeted(there.swarm(&[&words[..], &[&first.listen[0]]].concat()), &there);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let job = "name = \"spin\"\n[task.x]\nwasm = \"spin.wasm\"\narray = \"0..24\"\n";
+    let id = here.swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    eventually("ben runs some", || there.swarm(&["status", "-o", "json"]).finish().json()["slots_busy"] != 0);
+    let drained = here.swarm(&["drain", "ben", "-o", "json"]).finish();
+    assert_eq!((drained.code, &drained.json()["name"]), (0, &"ben".into()), "{drained:?}");
+    let left = second.running.finish();
+    assert!(left.code == 0 && left.stderr.contains("draining"), "{left:?}");
+    assert!(!left.stderr.contains("not everything"), "{left:?}");
+    let over = here.swarm(&["wait", &id]).finish();
+    assert_eq!(over.code, 0, "{over:?}");
+    let shown = here.swarm(&["show", &id, "--tasks", "-o", "json"]).finish().json();
+    let outcomes = shown["outcomes"].as_array().unwrap();
+    assert!(outcomes.len() == 24 && outcomes.iter().all(|it| it["attempts"] == 1), "{shown}");
+}
+
+/// A task that never ends is given to another node, and that is no failed attempt.
+#[test]
+fn what_does_not_finish_in_time_is_released_and_the_node_leaves() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start(&here);
+    let words = ["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "2", "--name", "ben", "--bootstrap"];
+    let more = ["--drain-timeout", "4s", "--label", "zone=b"];
+    let second = Node::greeted(there.swarm(&[&words[..], &[&first.listen[0]], &more[..]].concat()), &there);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let job = "name = \"endless\"\n[task.x]\nwasm = \"loop.wasm\"\ntimeout = \"10m\"\nretry = 0\n\
+               where = { prefer = [\"label.zone = b\"] }\n";
+    let id = here.swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    eventually("ben runs it", || there.swarm(&["status", "-o", "json"]).finish().json()["slots_busy"] == 1);
+    let told = Instant::now();
+    second.signal(rustix::process::Signal::TERM);
+    let left = second.running.finish();
+    assert_eq!(left.code, 0, "{left:?}");
+    assert!(told.elapsed() < DEADLINE / 2, "it has left in a fraction of what the task takes");
+    eventually("the other runs it", || here.swarm(&["status", "-o", "json"]).finish().json()["slots_busy"] == 1);
+    let shown = here.swarm(&["show", &id, "--tasks", "-o", "json"]).finish().json();
+    assert_eq!((&shown["state"], &shown["outcomes"][0]["attempts"]), (&"running".into(), &0.into()), "{shown}");
+    assert_eq!(here.swarm(&["cancel", &id]).finish().code, 0);
 }
 
 #[test]
@@ -542,9 +642,15 @@ fn every_example_of_the_help_works() {
         let words: Vec<&str> = line.split_whitespace().skip(2).collect();
         Node::start_with(&elsewhere, &words).leaves_in_order_when_told();
     }
-    let _node = Node::start(&dir);
     let (drain, others): (Vec<_>, Vec<_>) = others.into_iter().partition(|line| line.contains("swarm drain"));
-    for line in others.iter().chain(&drain) {
+    for line in drain {
+        let node = Node::start_with(&dir, &["--name", "anna"]);
+        let done = dir.shell(line.trim()).finish();
+        assert_eq!(done.code, 0, "{line}: {done:?}");
+        node.leaves_in_order();
+    }
+    let _node = Node::start(&dir);
+    for line in &others {
         // Before it, a job that is over and has outputs is the last one.
         if line.contains("@last") {
             assert_eq!(dir.swarm(&["submit", "job.toml", "--wait"]).finish().code, 0);
@@ -878,7 +984,17 @@ fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     heard
 }
 
-const GUESTS: [(&str, &str); 12] = [
+const GUESTS: [(&str, &str); 13] = [
+    (
+        // Counts for about half a second.
+        "spin",
+        r#"(module (memory (export "memory") 1)
+            (func (export "_start") (local $left i64)
+                (local.set $left (i64.const 400000000))
+                (loop $again
+                    (local.set $left (i64.sub (local.get $left) (i64.const 1)))
+                    (br_if $again (i64.ne (local.get $left) (i64.const 0))))))"#,
+    ),
     (
         // The file `in/1` of the first directory it was given.
         "cat",

@@ -22,7 +22,7 @@ use crate::node::{NUMBERS_MAX, Node};
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::stragglers::{Copies, Pace};
-use crate::{Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
+use crate::{Content, Ending, Epoch, Hash, JobId, LeaseId, NodeId, Outcome, Range, ShardId, Time};
 
 /// How long a lease holds without renewal: ten heartbeats. Only a frozen executor lasts that long; of one that died the
 /// connection closes.
@@ -55,6 +55,8 @@ const QUIET_FIRST_MS: core::ops::Range<u64> = 50..400;
 const QUIET_MAX: Duration = Duration::from_secs(2);
 /// Deposed again within this time after the wait: the argument goes on.
 const QUIET_MEMORY: Duration = Duration::from_secs(3);
+/// Tasks of a shard of which is remembered what their last failed attempt wrote: as many as people read, 32 KiB at most.
+const LAST_WORDS_MAX: usize = 32;
 /// Not more often than this are executors told that there is work again.
 const HINT_EVERY: Duration = Duration::from_millis(20);
 
@@ -134,6 +136,13 @@ pub(crate) struct Parked {
     outcomes: Vec<(Range, Outcome)>,
 }
 
+impl Parked {
+    /// The tasks in it.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = Range> + '_ {
+        self.outcomes.iter().map(|(range, _)| *range)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Arbiter {
     pub(crate) epoch: Epoch,
@@ -156,6 +165,8 @@ pub(crate) struct Arbiter {
     /// When a node that the stage likes took some last.
     pub(crate) liked_at: Option<Time>,
     recordings: BTreeMap<u64, Recording>,
+    /// What the last failed attempts of some tasks wrote to standard error: for people.
+    last_words: BTreeMap<u32, Content>,
     last_lease: u64,
     last_recording: u64,
 }
@@ -177,6 +188,7 @@ impl Arbiter {
             able_since: None,
             liked_at: None,
             recordings: BTreeMap::new(),
+            last_words: BTreeMap::new(),
             last_lease: numbers,
             last_recording: numbers,
         }
@@ -220,6 +232,31 @@ impl Arbiter {
     /// Who runs this task now: two nodes, when it is a straggler.
     pub(crate) fn leases_of(&self, task: u32) -> impl Iterator<Item = NodeId> + '_ {
         self.leases.values().filter(move |lease| lease.tasks.contains(&task)).map(|lease| lease.executor)
+    }
+
+    pub(crate) const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Tasks backing off, with the moment at which each may be granted again.
+    pub(crate) fn delays(&self) -> impl Iterator<Item = (Time, u32)> + '_ {
+        self.delayed.iter().copied()
+    }
+
+    /// Tasks that a node is not given, and for how long.
+    pub(crate) fn avoided(&self, now: Time) -> impl Iterator<Item = (u32, NodeId, Duration)> + '_ {
+        let avoided = self.avoid.iter().map(move |(task, (node, until))| (*task, *node, until.since(now)));
+        avoided.filter(|(.., left)| !left.is_zero())
+    }
+
+    /// Since when tasks wait and none was granted.
+    pub(crate) const fn waiting_since(&self) -> Option<Time> {
+        self.waiting_since
+    }
+
+    /// What the task's last attempt wrote to standard error, while that is remembered.
+    pub(crate) fn words_of(&self, task: u32) -> Content {
+        self.last_words.get(&task).cloned().unwrap_or(Content::EMPTY)
     }
 
     /// Whether any task was granted a second time.
@@ -302,7 +339,7 @@ pub(crate) fn count_of(set: &RangeSet<u32>) -> u32 {
 }
 
 /// The tasks of `ranges` that are in `set`.
-fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
+pub(crate) fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
     let mut common = RangeSet::new();
     for range in ranges.iter().filter(|range| range.first < range.end()) {
         for piece in set.overlapping(&range.indexes()) {
@@ -875,6 +912,10 @@ impl Node {
             let wait = if is_lost { 0 } else { wait + wait * jitter / 1000 };
             let arbiter = shard.arbiter.as_mut()?;
             arbiter.copies.withdraw(task..task + 1);
+            arbiter.last_words.insert(task, outcome.stderr.clone());
+            if arbiter.last_words.len() > LAST_WORDS_MAX {
+                arbiter.last_words.pop_first();
+            }
             if !arbiter.has_two_runs() || arbiter.leases_of(task).next().is_none() {
                 arbiter.delayed.insert((now + Duration::from_millis(wait), task));
             }

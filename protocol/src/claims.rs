@@ -17,6 +17,7 @@ use crate::arbiter::{count_of, ranges_of};
 use crate::lattice::{End, Results, Run, TaskState};
 use crate::message::{Message, NodeRecord};
 use crate::node::Node;
+use crate::situation::{Ahead, Order};
 use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, ShardId};
 
 /// Tasks are kept for nodes that their stage likes as long as one of them took some so recently.
@@ -40,6 +41,17 @@ struct Claimable {
     arrival: u64,
 }
 
+/// What decides who is granted first: the least is.
+type Rank = (Reverse<i8>, (u64, u64), u64);
+
+impl Claimable {
+    fn rank(&self, by_submitter: &BTreeMap<NodeId, u64>, by_job: &BTreeMap<JobId, u64>) -> Rank {
+        let of_submitter = by_submitter.get(&self.submitter).copied().unwrap_or(0);
+        let of_job = by_job.get(&self.id.job).copied().unwrap_or(0);
+        (Reverse(self.priority), (of_submitter, of_job), self.arrival)
+    }
+}
+
 /// The shards of which tasks could be granted now.
 pub(crate) struct ClaimQueue {
     shards: Vec<Claimable>,
@@ -59,13 +71,9 @@ impl ClaimQueue {
         let Some((by_submitter, by_job)) = &self.leased else {
             return Box::new(shards.map(|(at, _)| at).collect::<Vec<_>>().into_iter());
         };
-        let rank = |(at, shard): (usize, &Claimable)| {
-            let of_submitter = by_submitter.get(&shard.submitter).copied().unwrap_or(0);
-            let of_job = by_job.get(&shard.id.job).copied().unwrap_or(0);
-            Reverse((Reverse(shard.priority), of_submitter, of_job, shard.arrival, at))
-        };
+        let rank = |(at, shard): (usize, &Claimable)| Reverse((shard.rank(by_submitter, by_job), at));
         let mut heap: BinaryHeap<_> = shards.map(rank).collect();
-        Box::new(core::iter::from_fn(move || heap.pop().map(|Reverse((.., at))| at)))
+        Box::new(core::iter::from_fn(move || heap.pop().map(|Reverse((_, at))| at)))
     }
 
     /// A shard and its tasks.
@@ -131,6 +139,37 @@ impl Node {
         arbiter.map_or(0, |arbiter| arbiter.leases.values().map(|lease| count_of(&lease.tasks)).sum())
     }
 
+    /// Tasks of another job that would be granted before those of this shard now.
+    pub(crate) fn ahead_of(&self, id: ShardId) -> Option<Ahead> {
+        let shards = self.claimable_shards();
+        let leased = self.leased();
+        let mine = shards.iter().find(|shard| shard.id == id)?;
+        let rank = |shard: &Claimable| shard.rank(&leased.0, &leased.1);
+        // What no node can run is in nobody's way.
+        let others = shards.iter().filter(|it| it.id.job != id.job && self.fits_somebody(it.id));
+        let first = others.min_by_key(|it| rank(it))?;
+        if rank(first) > rank(mine) {
+            return None;
+        }
+        let why = match (first.priority.cmp(&mine.priority), rank(first).1, rank(mine).1) {
+            (core::cmp::Ordering::Greater, ..) => Order::Priority,
+            (_, theirs, ours) if theirs < ours => Order::Share,
+            _ => Order::Arrival,
+        };
+        let same = shards.iter().filter(|shard| shard.id.job == first.id.job);
+        Some(Ahead {
+            job: first.id.job,
+            name: self.jobs.get(first.id.job).map(|job| job.spec.name.clone()).unwrap_or_default(),
+            priority: first.priority,
+            tasks: same.map(|shard| shard.pending).fold(0, u32::saturating_add),
+            why,
+        })
+    }
+
+    fn fits_somebody(&self, id: ShardId) -> bool {
+        self.stage_of(id).is_some_and(|stage| self.living_records().any(|record| stage.fits(record)))
+    }
+
     // ---- to whom
 
     fn is_choosy(&self, id: ShardId) -> bool {
@@ -179,7 +218,7 @@ impl Node {
     }
 
     /// Whether a node that the stage likes is about to take its tasks.
-    fn waits_for_liked(&self, id: ShardId) -> bool {
+    pub(crate) fn waits_for_liked(&self, id: ShardId) -> bool {
         let arbiter = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
         let since = arbiter.and_then(|arbiter| arbiter.liked_at.or(arbiter.able_since));
         // Nothing is known yet of a shard that has just become able to run.

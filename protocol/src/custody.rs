@@ -22,7 +22,8 @@ use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::{
-    Ending, Epoch, Fetch, Hash, JobId, JobSpec, NodeId, Outcome, Range, ShardId, StageSpec, Table, Time, Wanted, Write,
+    Ending, Epoch, Fetch, Happened, Hash, JobId, JobSpec, NodeId, Outcome, Range, ShardId, StageSpec, Table,
+    TaskChange, Time, Wanted, Write,
 };
 
 /// Anti-entropy between custodians.
@@ -358,6 +359,7 @@ impl Node {
             arbiter.forget_ended(&segment);
         }
         self.out.persist.push(Write::put(Table::Segments, key, codec::encode(&segment)));
+        self.out.happened.push(Happened::Tasks { shard: id, tasks: TaskChange::of(&segment) });
         if lacked {
             self.custody.blobs_due.insert(id);
         }

@@ -3,9 +3,12 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use crate::message::{Answer, Gossip, Message, Query, SharedRecord};
+use serde::{Deserialize, Serialize};
+
+use crate::lattice::{End, Run};
+use crate::message::{Answer, Gossip, Message, Query, SharedRecord, StopCause};
 use crate::modules::SignedModule;
-use crate::{Hash, InUse, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, SignedJob, Write};
+use crate::{Hash, InUse, JobId, JobSpec, LeaseId, NodeId, Outcome, Range, ShardId, SignedJob, Write};
 
 /// Something that happened.
 #[derive(Clone, Debug)]
@@ -83,6 +86,20 @@ pub enum Event {
     Addresses(Vec<String>),
     /// Finish or release work, hand over custody, then leave. Answered by [`Notice::Drained`].
     Drain,
+    /// Tasks of a batch that [`Effects::start`] began are not run here after all: others may, no attempt charged.
+    Released {
+        /// The lease.
+        lease: LeaseId,
+        /// The tasks.
+        tasks: Vec<Range>,
+    },
+    /// A user wants another node to drain. Not answered: its state tells.
+    AskDrain {
+        /// The node.
+        node: NodeId,
+        /// What runs there may take so long to finish, in milliseconds; `None` leaves that to the node.
+        timeout_ms: Option<u32>,
+    },
 }
 
 /// What the caller must now do, in this order: **ask, then persist, then send, then start, then notify**. Nothing is said
@@ -113,6 +130,72 @@ pub struct Effects {
     pub stop: Vec<(LeaseId, Vec<Range>)>,
     /// Answers to this node's own users.
     pub notify: Vec<Notice>,
+    /// What became known here, for whoever follows along. Nothing depends on it.
+    pub happened: Vec<Happened>,
+}
+
+/// A change of state that this node took in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Happened {
+    /// It knows a job.
+    JobKnown {
+        /// The job.
+        job: JobId,
+        /// Its name.
+        name: String,
+    },
+    /// It knows that a job is stopped.
+    JobStopped {
+        /// The job.
+        job: JobId,
+        /// Why.
+        cause: StopCause,
+    },
+    /// A job and all that belonged to it was removed here.
+    JobExpired(JobId),
+    /// It keeps new facts about tasks of a shard, of which it is a custodian.
+    Tasks {
+        /// The shard.
+        shard: ShardId,
+        /// The tasks, neighbours together.
+        tasks: Vec<(Range, TaskChange)>,
+    },
+}
+
+/// What became of tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskChange {
+    /// They succeeded.
+    Done,
+    /// They failed for good.
+    Failed,
+    /// Their job was stopped first.
+    Cancelled,
+    /// An attempt failed, and there is another.
+    AttemptFailed,
+}
+
+impl TaskChange {
+    /// What a batch of facts says, neighbours together.
+    pub(crate) fn of(segment: &[Run]) -> Vec<(Range, Self)> {
+        let mut changes: Vec<(Range, Self)> = Vec::new();
+        for run in segment.iter().filter(|run| run.range.count > 0) {
+            let change = match run.state.end {
+                Some(End::Done(_)) => Self::Done,
+                Some(End::Exhausted(_)) => Self::Failed,
+                Some(End::Cancelled) => Self::Cancelled,
+                None => Self::AttemptFailed,
+            };
+            match changes.last_mut() {
+                Some((range, same)) if *same == change && range.end() == run.range.first => {
+                    range.count += run.range.count;
+                }
+                _ => changes.push((run.range, change)),
+            }
+        }
+        changes
+    }
 }
 
 impl Effects {
@@ -129,6 +212,7 @@ impl Effects {
         self.start.append(&mut later.start);
         self.stop.append(&mut later.stop);
         self.notify.append(&mut later.notify);
+        self.happened.append(&mut later.happened);
     }
 }
 
@@ -210,6 +294,13 @@ pub enum Notice {
     Members(Vec<MemberView>),
     /// Everything owed is handed over.
     Drained,
+    /// A member wants this node to drain.
+    DrainAsked {
+        /// Who.
+        by: NodeId,
+        /// What runs here may take so long to finish, in milliseconds; `None` leaves that to the node.
+        timeout_ms: Option<u32>,
+    },
 }
 
 /// Why a user's command was not done.

@@ -22,7 +22,7 @@ use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::{
-    Fetch, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, StageSpec, Table, Time, Wanted, Write,
+    Fetch, Happened, JobId, JobSpec, NodeId, Notice, Refusal, ShardId, SignedJob, StageSpec, Table, Time, Wanted, Write,
 };
 
 /// How long a submit may take: its blobs have to travel.
@@ -100,11 +100,24 @@ impl Job {
     /// Whether all that this stage needs whole is done, or over where that is enough.
     pub(crate) fn is_ready(&self, stage: u16) -> bool {
         let Some(stage) = self.spec.stages.get(usize::from(stage)) else { return true };
-        let enough = |need: &u16| match stage.options.needs_finished.contains(need) {
-            true => self.stages_ended.contains(need) || self.stages_done.contains(need),
-            false => self.stages_done.contains(need),
-        };
-        stage.needs.iter().all(|need| !stage.needs_whole(*need) || enough(need))
+        stage.needs.iter().all(|need| !stage.needs_whole(*need) || self.is_enough(stage, *need))
+    }
+
+    /// The stages that this stage needs whole and that are not done, or over where that is enough.
+    pub(crate) fn missing_needs(&self, stage: u16) -> Vec<u16> {
+        let Some(stage) = self.spec.stages.get(usize::from(stage)) else { return Vec::new() };
+        let missing = |need: &&u16| stage.needs_whole(**need) && !self.is_enough(stage, **need);
+        stage.needs.iter().filter(missing).copied().collect()
+    }
+
+    fn is_enough(&self, stage: &StageSpec, need: u16) -> bool {
+        let done = self.stages_done.contains(&need);
+        done || (stage.options.needs_finished.contains(&need) && self.stages_ended.contains(&need))
+    }
+
+    /// Tasks of a shard that ended, as far as was heard.
+    pub(crate) fn ended_of(&self, shard: ShardId) -> Counts {
+        self.progress.get(&(shard.stage, shard.number)).copied().unwrap_or_default()
     }
 
     /// Whether a stage that needs another whole can never run once a task of that one failed.
@@ -265,6 +278,7 @@ impl Node {
     /// Remembers a job that was not known before and starts to keep my shards of it.
     fn take_up_job(&mut self, signed: SignedJob, spec: JobSpec, blobs_held: bool) {
         let id = signed.id();
+        self.out.happened.push(Happened::JobKnown { job: id, name: spec.name.clone() });
         self.insert_job(signed, spec, None, blobs_held);
         self.persist_job(id);
         self.adopt_shards(id);
@@ -460,6 +474,13 @@ impl Node {
         (others.len().min(2), others)
     }
 
+    /// Copies there are and copies needed of a job whose user here waits for the acknowledgement.
+    pub(crate) fn submit_of(&self, job: JobId) -> Option<(u32, u32)> {
+        let waiting = self.jobs.submits.iter().find(|waiting| waiting.job == job)?;
+        let need = self.copies_wanted(job).0;
+        Some((waiting.confirmed.len() as u32, need as u32))
+    }
+
     fn keep_submits(&mut self) {
         for mut waiting in core::mem::take(&mut self.jobs.submits) {
             let (mut need, others) = self.copies_wanted(waiting.job);
@@ -546,6 +567,7 @@ impl Node {
             return;
         }
         job.stop = Some(cause);
+        self.out.happened.push(Happened::JobStopped { job: id, cause });
         job.known_by.clear();
         let passes_on = job.custodians.contains(&self.membership.me.node);
         self.persist_job(id);
@@ -775,6 +797,7 @@ impl Node {
         jobs.gossip_due.remove(&id);
         jobs.publishers.remove(&id);
         jobs.fetches.retain(|_, job| *job != id);
+        self.out.happened.push(Happened::JobExpired(id));
         self.out.persist.push(Write::remove(Table::Jobs, id.as_bytes()));
     }
 

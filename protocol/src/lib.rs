@@ -32,7 +32,9 @@ mod planted;
 mod publishing;
 mod questions;
 mod rates;
+pub mod reasons;
 mod seek;
+pub mod situation;
 mod spec;
 mod stragglers;
 mod time;
@@ -41,9 +43,11 @@ mod worker;
 mod write;
 
 pub use custody::recorded_in;
-pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Test, Where};
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Test, Unmet, Where};
 pub use edges::Edge;
-pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};
+pub use effects::{
+    Batch, Effects, Event, Fetch, Happened, MemberState, MemberView, Notice, Refusal, TaskChange, Wanted,
+};
 pub use grid::{Cell, EXCLUDES_MAX, Grid, INCLUDES_MAX, Values};
 pub use ids::{Epoch, Hash, JobId, LeaseId, NodeId, ParseIdError, Range, ShardId};
 pub use links::{HEARTBEAT, LINK_SILENCE_MAX, LINKS_FULL_MAX};

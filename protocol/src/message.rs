@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::lattice::{Counts, Segment};
 use crate::modules::SignedModule;
+use crate::situation::{JobSituation, ShardSituation};
 use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
 
 /// The longest encoded message: one frame of the control stream.
@@ -385,6 +386,12 @@ pub enum Message {
         tasks: Vec<Range>,
     },
 
+    /// "Finish or release what you run, hand over what you keep, and leave." From a user of the sender.
+    DrainAsk {
+        /// What runs may take so long to finish, in milliseconds; `None` leaves that to the receiver.
+        timeout_ms: Option<u32>,
+    },
+
     // ---- modules
     /// Facts about named modules, to be joined.
     Modules {
@@ -486,6 +493,15 @@ pub enum Query {
     Leases(ShardId),
     /// Facts about the modules of a name; with an empty one, all that the asked node itself knows.
     Modules(String),
+    /// What the receiver knows of a job as a whole, for whoever wonders why it waits.
+    WhyJob(JobId),
+    /// Why these tasks of a shard wait, as the receiver sees it.
+    WhyShard {
+        /// The shard.
+        shard: ShardId,
+        /// The tasks, by their index in the stage.
+        tasks: Range,
+    },
 }
 
 /// The answer to a [`Query`].
@@ -513,6 +529,10 @@ pub enum Answer {
     Leases(Vec<(Range, NodeId)>),
     /// To [`Query::Modules`].
     Modules(Vec<SignedModule>),
+    /// To [`Query::WhyJob`]: from each node that was asked and knows the job.
+    WhyJob(Vec<JobSituation>),
+    /// To [`Query::WhyShard`]: from each custodian that was asked.
+    WhyShard(Vec<ShardSituation>),
     /// Nothing of the kind is kept here.
     Unknown,
 }

@@ -157,7 +157,7 @@ impl Node {
                 Table::Modules => node.restore_module(&value).map_err(unreadable)?,
                 Table::Expired => node.restore_expired(&key, &value).map_err(unreadable)?,
                 Table::Uses => node.restore_use(&key).map_err(unreadable)?,
-                Table::Meta | Table::Pins | Table::Kad => {}
+                Table::Meta | Table::Pins | Table::Events | Table::Kad => {}
             }
         }
         node.membership.me.incarnation = incarnation + 1;
@@ -222,6 +222,8 @@ impl Node {
             }
             Event::Addresses(addresses) => self.on_addresses(addresses),
             Event::Drain => self.on_drain(),
+            Event::Released { lease, tasks } => self.on_released(lease, &tasks),
+            Event::AskDrain { node, timeout_ms } => self.send(node, Message::DrainAsk { timeout_ms }),
         }
         self.finish()
     }
@@ -287,6 +289,8 @@ impl Node {
             Message::Release { lease, tasks } => self.on_release(from, lease, tasks),
             Message::Resume { lease, tasks } => self.on_resume(from, lease, tasks),
             Message::Recall { lease, tasks } => self.on_recall(lease, tasks),
+
+            Message::DrainAsk { timeout_ms } => self.out.notify.push(Notice::DrainAsked { by: from, timeout_ms }),
 
             Message::Modules { facts, keep } => self.on_modules(from, facts, keep),
             Message::ModuleKept(fact) => self.on_module_kept(from, fact),

@@ -1,5 +1,7 @@
 //! How an attempt ended, and what it left behind.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Hash;
@@ -35,6 +37,22 @@ impl Ending {
     /// Whether this is the success that a task aims at: exit code 0.
     pub const fn is_success(&self) -> bool {
         matches!(self, Self::Exited(0))
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited {code}"),
+            Self::Trapped(why) => write!(f, "trapped: {why}"),
+            Self::OutOfFuel => f.write_str("out of fuel"),
+            Self::OutOfMemory => f.write_str("out of memory"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::OutputTooLarge(what) => write!(f, "output too large: {what}"),
+            Self::Cancelled => f.write_str("cancelled"),
+            Self::Lost => f.write_str("its node was lost, or had no room for it"),
+            Self::Rejected(why) => write!(f, "rejected: {why}"),
+        }
     }
 }
 

@@ -51,6 +51,19 @@ impl Node {
             Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
             // One of them arbitrates, and of two that think so each knows a part.
             Query::Leases(shard) => (reachable(self.membership.view.custodians(Key::of_shard(*shard))), Vec::new()),
+            // What I know of it myself belongs to it: I may be the one that submits it.
+            Query::WhyJob(job) => {
+                let mut first = reachable(self.membership.view.custodians(Key::of_job(*job)));
+                first.retain(|node| *node != self.me());
+                first.push(self.me());
+                let others = everyone.into_iter().filter(|node| !first.contains(node)).collect();
+                (first, others)
+            }
+            Query::WhyShard { shard, .. } => {
+                let custodians = reachable(self.membership.view.custodians(Key::of_shard(*shard)));
+                let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
+                (custodians, others)
+            }
             Query::Job(job) => {
                 let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
@@ -78,7 +91,7 @@ impl Node {
     /// done, when no other node was out of reach since the job came.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
-            Query::Jobs | Query::Modules(_) | Query::Leases(_) => None,
+            Query::Jobs | Query::Modules(_) | Query::Leases(_) | Query::WhyJob(_) | Query::WhyShard { .. } => None,
             Query::Job(id) => {
                 let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
@@ -171,6 +184,10 @@ impl Node {
             // All of them are too many for a frame; each node tells them to its own users alone.
             Query::Modules(name) if name.is_empty() && from != self.me() => Answer::Unknown,
             Query::Modules(name) => self.answer_modules(&name),
+            Query::WhyJob(job) => self.job_situation(job).map_or(Answer::Unknown, |it| Answer::WhyJob(vec![it])),
+            Query::WhyShard { shard, tasks } => {
+                self.shard_situation(shard, tasks).map_or(Answer::Unknown, |it| Answer::WhyShard(vec![it]))
+            }
         };
         self.send(from, Message::Answer { number, answer });
     }
@@ -215,7 +232,9 @@ fn answers(query: &Query, answer: &Answer) -> bool {
         (Query::Jobs, Answer::Jobs(_))
         | (Query::Shard { .. }, Answer::Shard { .. })
         | (Query::Leases(_), Answer::Leases(_))
-        | (Query::Modules(_), Answer::Modules(_)) => true,
+        | (Query::Modules(_), Answer::Modules(_))
+        | (Query::WhyJob(_), Answer::WhyJob(_)) => true,
+        (Query::WhyShard { shard, .. }, Answer::WhyShard(said)) => said.iter().all(|it| it.shard == *shard),
         (Query::Job(id), Answer::Job { job, .. }) => job.id() == *id,
         _ => false,
     }
@@ -238,6 +257,8 @@ fn merge(answers: Vec<Answer>) -> Answer {
                 known.extend(new);
             }
             (Answer::Leases(leases), Answer::Leases(known)) => known.extend(leases),
+            (Answer::WhyJob(more), Answer::WhyJob(known)) => known.extend(more),
+            (Answer::WhyShard(more), Answer::WhyShard(known)) => known.extend(more),
             (Answer::Job { status, .. }, Answer::Job { status: known, .. }) => known.join(&status),
             (answer, best) => *best = answer,
         }

@@ -41,6 +41,13 @@ impl Pace {
         self.0.push_back(took);
     }
 
+    /// What half of them stayed below; `None` before the first.
+    pub(crate) fn usual(&self) -> Option<Duration> {
+        let mut sorted: Vec<_> = self.0.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
+
     /// Twice what 95 of 100 stayed below; `None` while too little is known.
     fn slow(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.0.iter().copied().collect();

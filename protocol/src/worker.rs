@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use rangemap::RangeSet;
 
-use crate::arbiter::{count_of, ranges_of};
+use crate::arbiter::{common, count_of, ranges_of};
 use crate::message::{CHUNK_BYTES, Gossip, Grant, Message};
 use crate::node::Node;
 use crate::placement::Key;
@@ -369,6 +369,20 @@ impl Node {
         for (started, tasks) in held {
             self.drop_tasks(started, tasks);
         }
+    }
+
+    /// This node does not run these tasks after all. Without an arbiter to tell, whoever becomes it has them pending.
+    pub(crate) fn on_released(&mut self, started: LeaseId, tasks: &[Range]) {
+        let Some(held) = self.worker.held.get(&started) else { return };
+        let released = common(&held.running, tasks);
+        if released.is_empty() {
+            return;
+        }
+        let (arbiter, lease, searches) = (held.arbiter, held.current, held.resume.is_some());
+        if !searches {
+            self.send(arbiter, Message::Release { lease, tasks: ranges_of(&released) });
+        }
+        self.drop_tasks(started, ranges_of(&released));
     }
 
     // ---- outcomes

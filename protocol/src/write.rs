@@ -23,13 +23,15 @@ pub enum Table {
     Uses,
     /// Blob → nothing: its user wants this node to keep it. Not the core's.
     Pins,
+    /// Place in a ring → a batch of events: what this node's followers read. Not the core's.
+    Events,
     /// Kademlia record key → record, written behind the bounded map in memory.
     Kad,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Peers,
         Self::Jobs,
@@ -39,6 +41,7 @@ impl Table {
         Self::Expired,
         Self::Uses,
         Self::Pins,
+        Self::Events,
         Self::Kad,
     ];
 
@@ -54,6 +57,7 @@ impl Table {
             Self::Expired => "expired",
             Self::Uses => "uses",
             Self::Pins => "pins",
+            Self::Events => "events",
             Self::Kad => "kad",
         }
     }

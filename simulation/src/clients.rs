@@ -377,6 +377,7 @@ impl World {
             Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
             Answer::Leases(leases) => self.note_at(node, format_args!("answers {query:?}: {leases:?}")),
             Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
+            Answer::WhyJob(_) | Answer::WhyShard(_) => self.note_at(node, format_args!("answers {query:?}")),
             Answer::Unknown => self.note_at(node, format_args!("answers {query:?}: unknown")),
         }
     }

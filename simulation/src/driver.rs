@@ -149,7 +149,9 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { ask: _, persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        // What happened is for users to read; what it follows from is judged itself.
+        let Effects { ask: _, persist: _, happened: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
+            effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
@@ -420,8 +422,9 @@ impl World {
                 self.note_deaths(node, &changed);
             }
             Notice::Over(_) => self.census.count("end of a job noticed"),
-            // Users of the simulation publish no modules; the tests of the core do. Its collectors ask the cores themselves.
-            Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
+            // Users of the simulation publish no modules and drain nodes where they are; the tests of the core do otherwise.
+            // Its collectors ask the cores themselves.
+            Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } | Notice::DrainAsked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }
     }

@@ -20,8 +20,8 @@ use tokio::io::AsyncWriteExt;
 use super::error::{Code, Failure};
 use super::socket;
 use super::view::{
-    BlobItem, BlobStat, CollectedBlobs, JobDetail, JobItem, List, ModuleItem, NodeItem, NodeStatus, PublishModule,
-    RunningTask, Stored, Submitted, TaskNews, TaskRun, YankModule,
+    BlobItem, BlobStat, CollectedBlobs, Drained, EventItem, Explanation, JobDetail, JobItem, List, ModuleItem,
+    NodeItem, NodeStatus, PublishModule, RunningTask, Stored, Submitted, TaskNews, TaskRun, YankModule,
 };
 
 /// A whole document is read into memory; ten thousand jobs or nodes are a few MiB.
@@ -87,6 +87,13 @@ impl Client {
         self.document(Method::POST, &format!("/v1/jobs/{}/retry?failed={rest}", segment(id)), body).await
     }
 
+    /// `GET /v1/jobs/{id}/explain`: why the job is not done, or the tasks of a stage that are meant.
+    pub async fn explain(&self, id: &str, tasks: Option<(u16, std::ops::Range<u32>)>) -> Result<Explanation, Failure> {
+        let query = tasks.map(|(stage, tasks)| format!("?stage={stage}&first={}&count={}", tasks.start, tasks.len()));
+        let path = format!("/v1/jobs/{}/explain{}", segment(id), query.unwrap_or_default());
+        self.document(Method::GET, &path, Body::empty()).await
+    }
+
     /// `GET /v1/jobs/{id}/spec`.
     pub async fn source(&self, id: &str) -> Result<Vec<u8>, Failure> {
         let answer = self.send(Method::GET, &format!("/v1/jobs/{}/spec", segment(id)), Body::empty()).await?;
@@ -98,7 +105,16 @@ impl Client {
         let stage = stage.map(|stage| format!("&stage={stage}")).unwrap_or_default();
         let path = format!("/v1/jobs/{}/tasks?from={from}{stage}", segment(id));
         let answer = self.send(Method::GET, &path, Body::empty()).await?;
-        Ok(TaskReader { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false })
+        Ok(TaskReader(Lines { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false }))
+    }
+
+    /// `GET /v1/events`: what followed an event, of one job or all; with `follow` it does not end.
+    pub async fn events(&self, since: Option<u64>, job: Option<&str>, follow: bool) -> Result<EventReader, Failure> {
+        let since = since.map(|since| format!("&since={since}")).unwrap_or_default();
+        let job = job.map(|job| format!("&job={}", segment(job))).unwrap_or_default();
+        let path = format!("/v1/events?follow={follow}{since}{job}");
+        let answer = self.send(Method::GET, &path, Body::empty()).await?;
+        Ok(EventReader(Lines { data: self.data.clone(), body: answer.into_body(), line: Vec::new(), ended: false }))
     }
 
     /// `GET /v1/jobs/{id}/running`: the first tasks of a stage, from task `from` on, that are granted to a node now.
@@ -162,10 +178,11 @@ impl Client {
         self.document(Method::POST, &format!("/v1/collect{grace}"), Body::empty()).await
     }
 
-    /// `POST /v1/drain`.
-    pub async fn drain(&self) -> Result<(), Failure> {
-        self.send(Method::POST, "/v1/drain", Body::empty()).await?;
-        Ok(())
+    /// `POST /v1/drain`, or of another node `POST /v1/nodes/{id}/drain`.
+    pub async fn drain(&self, node: Option<&str>, timeout: Option<Duration>) -> Result<Drained, Failure> {
+        let path = node.map_or_else(|| "/v1/drain".to_owned(), |node| format!("/v1/nodes/{}/drain", segment(node)));
+        let query = timeout.map(|timeout| format!("?timeout_ms={}", timeout.as_millis())).unwrap_or_default();
+        self.document(Method::POST, &format!("{path}{query}"), Body::empty()).await
     }
 
     /// `HEAD /v1/blobs/{hex}`: whether the node has the blob.
@@ -286,21 +303,42 @@ impl Client {
 
 /// Reads the lines of a `tasks` document.
 #[derive(Debug)]
-pub struct TaskReader {
+pub struct TaskReader(Lines);
+
+impl TaskReader {
+    /// The next run; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<TaskRun>, Failure> {
+        self.0.next().await?.map(|line| run_or_failure(&line)).transpose()
+    }
+}
+
+/// Reads the events of a node.
+#[derive(Debug)]
+pub struct EventReader(Lines);
+
+impl EventReader {
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<EventItem>, Failure> {
+        let read = |line: Vec<u8>| serde_json::from_slice(&line).map_err(|error| unreadable(&error));
+        self.0.next().await?.map(read).transpose()
+    }
+}
+
+/// The lines of an answer.
+#[derive(Debug)]
+struct Lines {
     data: PathBuf,
     body: Incoming,
     line: Vec<u8>,
     ended: bool,
 }
 
-impl TaskReader {
-    /// The next run; `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<TaskRun>, Failure> {
+impl Lines {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
                 let rest = self.line.split_off(end + 1);
-                let line = std::mem::replace(&mut self.line, rest);
-                return run_or_failure(&line).map(Some);
+                return Ok(Some(std::mem::replace(&mut self.line, rest)));
             }
             if self.ended || !self.read().await? {
                 return Ok(None);

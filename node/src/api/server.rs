@@ -14,8 +14,9 @@ use axum::routing::{get, head, post};
 use axum::{Json, Router};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
+use swarm_protocol::reasons::Target;
 use swarm_protocol::{
-    Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Refusal, ShardId, codec,
+    Hash, JOB_SPEC_BYTES_MAX, JobId, JobSpec, JobState, JobStatus, MemberState, NodeId, Range, Refusal, ShardId, codec,
 };
 use swarm_store::{BlobError, GROUP_BYTES, Groups, Receiver, Source};
 use tokio::net::UnixListener;
@@ -26,9 +27,11 @@ use super::error::{Code, Failure, causes};
 use super::ids::{full_id, resolve, short_id};
 use super::socket::{self, SOCKET_NAME, SocketError};
 use super::view::{
-    self, BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Scrub, Stored, Submitted, TaskRun, Transfers,
+    self, BlobStat, Drained, Explanation, JobDetail, JobItem, List, NodeItem, NodeStatus, Scrub, Stored, Submitted,
+    TaskRun, Transfers,
 };
 use crate::artifacts::Unfetched;
+use crate::clock::unix_ms;
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
 use crate::modules::ReferenceError;
@@ -43,8 +46,6 @@ const SOURCE_BYTES_MAX: u64 = 4 << 20;
 const PIECES_QUEUED_MAX: usize = 8;
 /// Lists are sent in pieces of this size: few system calls, little memory.
 const PIECE_BYTES: usize = 128 << 10;
-/// How long a drain may hand things over before it says that it could not.
-const DRAIN_WAIT: Duration = Duration::from_secs(60);
 /// How long a request may wait for the end of a job; whoever waits longer asks again.
 const JOB_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long requests may finish once the node stops.
@@ -113,6 +114,7 @@ fn router(api: Api) -> Router {
         .route("/v1/jobs/{id}", get(job))
         .route("/v1/jobs/{id}/tasks", get(tasks))
         .route("/v1/jobs/{id}/spec", get(source))
+        .route("/v1/jobs/{id}/explain", get(explain))
         .route("/v1/jobs/{id}/cancel", post(cancel))
         .route("/v1/jobs/{id}/retry", post(retry))
         .route("/v1/blobs", post(post_blob))
@@ -120,6 +122,8 @@ fn router(api: Api) -> Router {
         .route("/v1/blobs/{hex}/stat", get(stat_blob))
         .route("/v1/blobs/{hex}/verify", post(verify_blob))
         .route("/v1/drain", post(drain))
+        .route("/v1/nodes/{id}/drain", post(drain_node))
+        .merge(super::events::routes())
         .merge(super::modules::routes())
         .merge(super::news::routes())
         .merge(super::keeping::routes())
@@ -224,6 +228,28 @@ async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Answer<Json<J
 }
 
 #[derive(Deserialize)]
+struct ExplainQuery {
+    stage: Option<u16>,
+    #[serde(default)]
+    first: u32,
+    #[serde(default)]
+    count: u32,
+}
+
+/// Why the job, or the tasks that are meant, are not done.
+async fn explain(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    Query(query): Query<ExplainQuery>,
+) -> Answer<Json<Explanation>> {
+    let job = named(&api.handle, &id).await?;
+    let tasks = Range { first: query.first, count: query.count };
+    let target = query.stage.map(|stage| Target { stage, tasks });
+    let explained = api.handle.explain(job, target).await.map_err(|error| unknown(&api.handle, &id, error))?;
+    Ok(Json(Explanation::of(job, &explained, unix_ms())))
+}
+
+#[derive(Deserialize)]
 struct RetryQuery {
     /// Only what did not succeed.
     #[serde(default)]
@@ -270,17 +296,32 @@ async fn source(State(api): State<Api>, Path(id): Path<String>) -> Answer<Respon
 
 /// The job that `id` names in any form.
 pub(super) async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, JobStatus)> {
-    let job = match full_id(id) {
-        Some(job) => job,
-        None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node())?,
-    };
-    match handle.job(job).await {
-        Ok((spec, status)) => Ok((job, spec, status)),
-        Err(CommandError::Refused(Refusal::Unknown)) => {
-            Err(Failure::new(Code::NotFound, format!("no job `{id}` is known")).hint("swarm ls"))
-        }
-        Err(error) => Err(failure(error)),
+    let job = named(handle, id).await?;
+    let (spec, status) = handle.job(job).await.map_err(|error| unknown(handle, id, error))?;
+    Ok((job, spec, status))
+}
+
+pub(super) async fn named(handle: &Handle, id: &str) -> Answer<JobId> {
+    match full_id(id) {
+        Some(job) => Ok(job),
+        None => resolve(id, &handle.jobs().await.map_err(failure)?, handle.node()),
     }
+}
+
+/// Whoever is cut off from the others knows few jobs, and says so.
+fn unknown(handle: &Handle, id: &str, error: CommandError) -> Failure {
+    if !matches!(error, CommandError::Refused(Refusal::Unknown)) {
+        return failure(error);
+    }
+    let members = handle.members();
+    let alive = members.iter().filter(|member| member.state == MemberState::Alive).count();
+    let message = format!("no job `{id}` is known");
+    if members.len() > 1 && alive <= 1 {
+        let others = members.len() - 1;
+        let message = format!("{message}; this node reaches none of the {others} others that it knows");
+        return Failure::new(Code::NotFound, message).hint("swarm nodes");
+    }
+    Failure::new(Code::NotFound, message).hint("swarm ls")
 }
 
 #[derive(Deserialize)]
@@ -526,13 +567,55 @@ pub(super) fn blob_name(hex: &str) -> Answer<Hash> {
     Hash::from_hex(hex).map_err(|error| Failure::new(Code::Usage, format!("`{hex}` names no blob: {error}")))
 }
 
-async fn drain(State(api): State<Api>) -> Answer<StatusCode> {
-    if !api.handle.drain(DRAIN_WAIT).await {
-        let message = format!("not everything was handed over within {} s", DRAIN_WAIT.as_secs());
-        return Err(Failure::new(Code::TimedOut, message).hint("swarm drain"));
+#[derive(Deserialize)]
+struct DrainQuery {
+    timeout_ms: Option<u32>,
+}
+
+impl DrainQuery {
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout_ms.map(|ms| Duration::from_millis(ms.into()))
     }
+}
+
+/// Answers when this node has handed over what it can; then the process ends.
+async fn drain(State(api): State<Api>, Query(query): Query<DrainQuery>) -> Answer<Json<Drained>> {
+    let timeout = query.timeout().unwrap_or_else(|| api.handle.drain_timeout());
+    let handed_over = api.handle.drain(timeout).await;
     api.leave.send_replace(true);
-    Ok(StatusCode::NO_CONTENT)
+    let (node, name) = (api.handle.node().to_hex(), api.handle.name().to_owned());
+    Ok(Json(Drained { schema: view::DRAINED.into(), node, name, handed_over: Some(handed_over) }))
+}
+
+/// Answers when another node has left.
+async fn drain_node(
+    State(api): State<Api>,
+    Path(wanted): Path<String>,
+    Query(query): Query<DrainQuery>,
+) -> Answer<Json<Drained>> {
+    let (node, name) = find_node(&api.handle, &wanted)?;
+    if node == api.handle.node() {
+        return drain(State(api), Query(query)).await;
+    }
+    let timeout = query.timeout();
+    api.handle.drain_node(node, timeout).await.map_err(failure)?;
+    Ok(Json(Drained { schema: view::DRAINED.into(), node: node.to_hex(), name, handed_over: None }))
+}
+
+/// The one member that is not down and that a name, or the beginning of an id, means.
+fn find_node(handle: &Handle, wanted: &str) -> Answer<(NodeId, String)> {
+    let members = handle.members();
+    let there = members.iter().filter(|member| member.state != MemberState::Down).map(|member| &member.record);
+    let is_meant = |name: &str, id: &str| name == wanted || (!wanted.is_empty() && id.starts_with(wanted));
+    let found: Vec<_> = there.filter(|record| is_meant(&record.name, &record.node.to_hex())).collect();
+    match found.as_slice() {
+        [record] => Ok((record.node, record.name.clone())),
+        [] => Err(Failure::new(Code::NotFound, format!("no node `{wanted}` is there")).hint("swarm nodes")),
+        several => {
+            let message = format!("`{wanted}` means {} nodes; give the beginning of an id", several.len());
+            Err(Failure::new(Code::NotFound, message).hint("swarm nodes"))
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
@@ -564,6 +647,7 @@ pub(super) fn failure(error: CommandError) -> Failure {
             (Code::Failed, "swarm nodes; the job may still run, so look at `swarm ls` before you submit it again")
         }
         CommandError::Refused(Refusal::Draining) => (Code::NotAllowed, "use another node: swarm --node DIR …"),
+        CommandError::NotReached => (Code::Unreachable, "swarm nodes"),
         CommandError::Incomplete | CommandError::Unanswered => (Code::TimedOut, "swarm nodes"),
         CommandError::Stopping => (Code::Unreachable, "swarm start"),
         _ => (Code::Failed, ""),

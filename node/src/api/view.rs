@@ -8,14 +8,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
 use swarm_protocol::modules::{ModuleRecord, ModuleVersion, Registry};
+use swarm_protocol::reasons::{Cause, Reason};
 use swarm_protocol::{
-    Content, Elements, Ending, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState, MemberView, NodeId,
-    OutputFile, StageSpec, Time,
+    Content, Elements, Ending, Happened, Hash, JobId, JobSpec, JobState, JobStatus, JobSummary, MemberState,
+    MemberView, NodeId, OutputFile, Range, ShardId, StageSpec, TaskChange, Time,
 };
 
 use super::ids::short_id;
+use crate::clock::unix_ms;
 use crate::collector::Scrubbed;
+use crate::events::{Numbered, What};
+use crate::explain::Explained;
 use crate::network::NetworkCounts;
+use crate::words;
 
 /// A list of things.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -256,6 +261,11 @@ impl JobItem {
         }
     }
 
+    /// A state in one word.
+    pub fn state_word(state: JobState) -> String {
+        format!("{state:?}").to_lowercase()
+    }
+
     /// Tasks that ended in any way.
     pub const fn ended(&self) -> u64 {
         self.done + self.failed + self.cancelled
@@ -410,7 +420,7 @@ impl TaskRun {
             first: run.range.first,
             count: run.range.count,
             ended: None,
-            ending: last.map(|failure| ending(&failure.ending)).unwrap_or_default(),
+            ending: last.map(|failure| failure.ending.to_string()).unwrap_or_default(),
             attempts: run.state.failures.len(),
             failed_on: last.map(|failure| failure.node.to_hex()),
             stdout: Bytes::default(),
@@ -428,7 +438,7 @@ impl TaskRun {
             None => return,
             Some(End::Cancelled) => {
                 self.ended = Some(Ended::Cancelled);
-                self.ending = ending(&Ending::Cancelled);
+                self.ending = Ending::Cancelled.to_string();
                 return;
             }
             Some(End::Done(results)) => (Ended::Done, results),
@@ -437,7 +447,7 @@ impl TaskRun {
         let outcome = results.outcome();
         self.attempts = (self.attempts + usize::from(ended == Ended::Done)).max(1);
         self.ended = Some(ended);
-        self.ending = ending(&outcome.ending);
+        self.ending = outcome.ending.to_string();
         self.stdout = Bytes::of(&outcome.stdout);
         self.stderr = Bytes::of(&outcome.stderr);
         self.outputs = outcome.outputs.iter().map(Output::of).collect();
@@ -448,21 +458,6 @@ impl TaskRun {
     /// The indexes of the tasks.
     pub fn indexes(&self) -> std::ops::Range<u32> {
         self.first..self.first.saturating_add(self.count)
-    }
-}
-
-/// How an attempt ended, in words.
-pub fn ending(ending: &Ending) -> String {
-    match ending {
-        Ending::Exited(code) => format!("exited {code}"),
-        Ending::Trapped(why) => format!("trapped: {why}"),
-        Ending::OutOfFuel => "out of fuel".into(),
-        Ending::OutOfMemory => "out of memory".into(),
-        Ending::TimedOut => "timed out".into(),
-        Ending::OutputTooLarge(what) => format!("output too large: {what}"),
-        Ending::Cancelled => "cancelled".into(),
-        Ending::Lost => "its node was lost, or had no room for it".into(),
-        Ending::Rejected(why) => format!("rejected: {why}"),
     }
 }
 
@@ -674,6 +669,223 @@ pub struct BlobStat {
     pub len_bytes: Option<u64>,
 }
 
+/// Schema of [`EventItem`], and of a list of them.
+pub const EVENTS: &str = "swarm.events/1";
+
+/// Something that a node heard of. Fields that do not belong to its `kind` are absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventItem {
+    /// Grows with every event of this node; the same number never names two events of one data directory.
+    pub seq: u64,
+    /// When, by this node's clock.
+    pub at: String,
+    /// `node_started`, `job_known`, `job_stopped`, `job_over`, `job_expired`, `tasks_granted`, `tasks_done`, `tasks_failed`,
+    /// `tasks_cancelled`, `attempts_failed`, `tasks_changed` (several of these), `node_alive`, `node_suspect`, `node_down`,
+    /// `node_draining`, or `gap`: events before `seq` are gone.
+    pub kind: String,
+    /// The job: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// The name of the job or node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The node: 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Position of the stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<u16>,
+    /// The tasks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskRange>,
+    /// Why a job was stopped: `cancelled` or `failures`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+}
+
+/// Neighbouring tasks of one stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskRange {
+    /// The first one's index.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// What became of them; absent in `tasks_granted`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+}
+
+impl EventItem {
+    /// The item of an event.
+    pub fn of(event: &Numbered) -> Self {
+        let item = Self { seq: event.seq, at: rfc3339(event.at_unix_ms), ..Self::default() };
+        match &event.what {
+            What::Started => Self { kind: "node_started".into(), ..item },
+            What::JobOver(job) => Self { kind: "job_over".into(), job: Some(job.to_hex()), ..item },
+            What::Granted { shard, tasks } => {
+                let range = |range: &Range| TaskRange { first: range.first, count: range.count, change: None };
+                item.about(*shard, "tasks_granted", tasks.iter().map(range).collect())
+            }
+            What::Node { node, name, state } => {
+                let kind = format!("node_{}", format!("{state:?}").to_lowercase());
+                Self { kind, node: Some(node.to_hex()), name: Some(name.clone()), ..item }
+            }
+            What::Core(happened) => item.happened(happened),
+        }
+    }
+
+    /// That events before this number are gone.
+    pub fn gap(first: u64) -> Self {
+        Self { seq: first.saturating_sub(1), kind: "gap".into(), at: rfc3339(unix_ms()), ..Self::default() }
+    }
+
+    fn happened(self, happened: &Happened) -> Self {
+        match happened {
+            Happened::JobKnown { job, name } => {
+                Self { kind: "job_known".into(), job: Some(job.to_hex()), name: Some(name.clone()), ..self }
+            }
+            Happened::JobStopped { job, cause } => {
+                let cause = Some(format!("{cause:?}").to_lowercase());
+                Self { kind: "job_stopped".into(), job: Some(job.to_hex()), cause, ..self }
+            }
+            Happened::JobExpired(job) => Self { kind: "job_expired".into(), job: Some(job.to_hex()), ..self },
+            Happened::Tasks { shard, tasks } => {
+                let mut kinds: Vec<TaskChange> = tasks.iter().map(|(_, change)| *change).collect();
+                kinds.sort_unstable();
+                kinds.dedup();
+                let kind = if let [one] = kinds.as_slice() { change_kind(*one) } else { "tasks_changed" };
+                let range = |(range, change): &(Range, TaskChange)| TaskRange {
+                    first: range.first,
+                    count: range.count,
+                    change: Some(change_kind(*change).into()),
+                };
+                self.about(*shard, kind, tasks.iter().map(range).collect())
+            }
+        }
+    }
+
+    fn about(self, shard: ShardId, kind: &str, tasks: Vec<TaskRange>) -> Self {
+        Self { kind: kind.into(), job: Some(shard.job.to_hex()), stage: Some(shard.stage), tasks, ..self }
+    }
+}
+
+const fn change_kind(change: TaskChange) -> &'static str {
+    match change {
+        TaskChange::Done => "tasks_done",
+        TaskChange::Failed => "tasks_failed",
+        TaskChange::Cancelled => "tasks_cancelled",
+        TaskChange::AttemptFailed => "attempts_failed",
+    }
+}
+
+/// Schema of [`Drained`].
+pub const DRAINED: &str = "swarm.drained/1";
+
+/// A node that has left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// [`DRAINED`].
+    pub schema: String,
+    /// 64 hexadecimal digits.
+    pub node: String,
+    /// For people.
+    pub name: String,
+    /// Whether all that it kept is with others; absent when another node left, which alone knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<bool>,
+}
+
+/// Schema of [`Explanation`].
+pub const EXPLANATION: &str = "swarm.explanation/1";
+
+/// Why a job, or some of its tasks, are not done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`EXPLANATION`].
+    pub schema: String,
+    /// `NAME-xxxxxx`.
+    pub id: String,
+    /// 64 hexadecimal digits.
+    pub job: String,
+    /// How far it is, in one word.
+    pub state: JobState,
+    /// Succeeded.
+    pub done: u64,
+    /// All tasks.
+    pub tasks: u64,
+    /// The root cause first.
+    pub reasons: Vec<ReasonItem>,
+    /// By stage: groups of tasks that were not asked about, as those asked stand for them.
+    #[serde(default)]
+    pub not_asked: BTreeMap<String, u32>,
+    /// What to type next.
+    pub next: String,
+}
+
+/// One reason: its words, and the evidence, whose fields depend on `cause`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReasonItem {
+    /// In words.
+    pub text: String,
+    /// `cause`, `stage`, `tasks`, `first` and what belongs to the cause.
+    #[serde(flatten)]
+    pub evidence: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Explanation {
+    /// The explanation of a job, at a time in milliseconds since 1970.
+    pub fn of(job: JobId, explained: &Explained, now_unix_ms: u64) -> Self {
+        let Explained { spec, status, reasons, not_asked } = explained;
+        let id = short_id(&spec.name, job);
+        let item = |reason: &Reason| ReasonItem {
+            text: words::reason(reason, now_unix_ms),
+            evidence: match serde_json::to_value(reason) {
+                Ok(serde_json::Value::Object(evidence)) => evidence,
+                _ => serde_json::Map::new(),
+            },
+        };
+        Self {
+            schema: EXPLANATION.into(),
+            next: next(reasons.first().map(|reason| &reason.cause), &id, status.state()),
+            job: job.to_hex(),
+            state: status.state(),
+            done: status.counts().done.into(),
+            tasks: status.tasks(),
+            reasons: reasons.iter().map(item).collect(),
+            not_asked: not_asked.clone(),
+            id,
+        }
+    }
+}
+
+/// What to type next.
+fn next(first: Option<&Cause>, id: &str, state: JobState) -> String {
+    match first {
+        Some(Cause::Failed { .. } | Cause::TooManyFailed { .. } | Cause::NeedFailed { .. }) if state.is_over() => {
+            format!("swarm retry {id} --failed   # what it wrote: swarm logs {id} --failed")
+        }
+        Some(Cause::Cancelled) => format!("swarm retry {id}"),
+        Some(Cause::Behind { name, job, .. }) => {
+            format!("swarm show {name}-{}", job.chars().take(6).collect::<String>())
+        }
+        Some(Cause::Running { .. }) => format!("swarm logs {id} --follow"),
+        Some(Cause::Done) => format!("swarm logs {id}"),
+        Some(
+            Cause::NoNode { .. }
+            | Cause::NodesGone { .. }
+            | Cause::Unreachable { .. }
+            | Cause::NoArbiter { .. }
+            | Cause::Preparing { .. }
+            | Cause::LeasedToLost { .. }
+            | Cause::BlobsMissing
+            | Cause::Busy { .. }
+            | Cause::NotAcknowledged { .. },
+        ) => "swarm nodes".into(),
+        _ if state.is_over() => format!("swarm show {id} --tasks"),
+        _ => format!("swarm wait {id}"),
+    }
+}
+
 /// The answer to a submitted job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Submitted {
@@ -685,8 +897,8 @@ pub struct Submitted {
 
 #[cfg(test)]
 mod tests {
+    use swarm_protocol::Outcome;
     use swarm_protocol::lattice::{Results, TaskState};
-    use swarm_protocol::{Outcome, Range};
 
     use super::*;
 

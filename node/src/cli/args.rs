@@ -89,15 +89,21 @@ pub(super) enum Command {
     /// Content-addressed bytes: store, fetch, check and keep them
     #[command(subcommand, after_help = examples!("swarm blob put hello.wasm", "swarm blob ls"))]
     Blob(Blob),
+    /// Say why a job, or a task of it, is not done, and what to type next
+    #[command(after_help = examples!("swarm explain @last", "swarm explain '@last/hello[2]'", "swarm explain @last -o json"))]
+    Explain(Explain),
+    /// Print what the node hears of jobs, tasks and nodes, from where a reader was on
+    #[command(after_help = examples!("swarm events -o jsonl", "swarm events --since 0 --job @last"))]
+    Events(Events),
     /// Cancel jobs
     #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
     /// Run a finished job again: all of it, or with --failed only what did not succeed
     #[command(after_help = examples!("swarm retry @last", "swarm retry @last job.toml --set size=64"))]
     Retry(Retry),
-    /// Make the node finish or release its work, hand over what it keeps, and leave
-    #[command(after_help = examples!("swarm drain"))]
-    Drain,
+    /// Make a node finish or release its work, hand over what it keeps, and leave
+    #[command(after_help = examples!("swarm drain", "swarm drain anna --drain-timeout 10s", "swarm drain -o json"))]
+    Drain(Drain),
     /// Show the node and what it sees of the swarm
     #[command(after_help = examples!("swarm status", "swarm status -o json"))]
     Status,
@@ -167,6 +173,39 @@ pub(super) enum State {
     Failed,
     /// Over, because it was cancelled
     Cancelled,
+}
+
+/// `swarm events`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Events {
+    /// Only what followed the event with this number
+    #[arg(long, value_name = "SEQ")]
+    pub(super) since: Option<u64>,
+    /// Only of this job
+    #[arg(long, value_name = "JOB", add = complete_jobs())]
+    pub(super) job: Option<String>,
+    /// Go on until Ctrl-C
+    #[arg(long)]
+    pub(super) follow: bool,
+}
+
+/// `swarm drain`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Drain {
+    /// The node, by its name or the beginning of its id [default: the one that is asked]
+    #[arg(value_name = "NODE")]
+    pub(super) target: Option<String>,
+    /// What runs there may take so long to finish, as 30s; then it is released [default: the node's own]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) drain_timeout: Option<Duration>,
+}
+
+/// `swarm explain`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Explain {
+    /// The job, or a stage or task of it, as poster-3fa9c1/tile[3]
+    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
+    pub(super) target: String,
 }
 
 /// `swarm retry`.
@@ -267,6 +306,9 @@ pub(super) struct Start {
     /// Find other nodes of the local network by mDNS
     #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
     pub(super) lan: bool,
+    /// What runs may take so long to finish when the node leaves, as 30s; then it is released [default: 30s]
+    #[arg(long, value_name = "TIME", env = "SWARM_DRAIN_TIMEOUT", value_parser = duration)]
+    pub(super) drain_timeout: Option<Duration>,
     /// Disk that blobs may have, as 100GiB; at 90 % of it new ones are refused [default: the disk, but for a reserve]
     #[arg(long, value_name = "SIZE", env = "SWARM_DISK", value_parser = size)]
     pub(super) disk: Option<u64>,

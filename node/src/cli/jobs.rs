@@ -7,7 +7,7 @@ use swarm_protocol::JobState;
 use tokio::time::Instant;
 
 use super::args::{self, Global};
-use super::output::{self, Format, TaskItem, print_bytes, word};
+use super::output::{self, Format, TaskItem, print_bytes, shown, word};
 use super::target::{Selection, Target, stage, task_name};
 use super::wait::{Meanwhile, or_detach, until_over, verdict};
 use crate::api::view::{JobDetail, JobItem, List, TaskRun};
@@ -168,13 +168,27 @@ pub(super) async fn nodes(client: &Client, global: &Global) -> Result<(), Failur
 }
 
 /// `swarm drain`.
-pub(super) async fn drain(client: &Client) -> Result<(), Failure> {
-    tokio::select! {
-        drained = client.drain() => drained?,
+pub(super) async fn drain(client: &Client, global: &Global, args: &args::Drain) -> Result<(), Failure> {
+    let drained = tokio::select! {
+        drained = client.drain(args.target.as_deref(), args.drain_timeout) => drained?,
         _ = tokio::signal::ctrl_c() => {
-            return Err(Failure::new(Code::Detached, "the node goes on draining; look at it with").hint("swarm status"));
+            return Err(Failure::new(Code::Detached, "the node goes on draining; look at it with").hint("swarm nodes"));
+        }
+    };
+    output::drained(global.output, &drained)?;
+    match drained.handed_over {
+        Some(false) => {
+            let message =
+                "the node has left, but not everything was handed over in time; it stays in its data directory";
+            Err(Failure::new(Code::TimedOut, message).hint("swarm start   # brings it back"))
+        }
+        Some(true) => {
+            eprintln!("drained: everything was handed over, and the node has left");
+            Ok(())
+        }
+        None => {
+            eprintln!("drained: node {} has left", shown(&drained.name));
+            Ok(())
         }
     }
-    eprintln!("drained: everything was handed over, and the node has left");
-    Ok(())
 }

@@ -58,7 +58,7 @@ impl output::Row for BlobItem {
         vec![hash.into(), bytes(self.len_bytes), why.into(), self.claimed.clone()]
     }
 
-    fn id(&self) -> &str {
-        &self.hash
+    fn id(&self) -> String {
+        self.hash.clone()
     }
 }

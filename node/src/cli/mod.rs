@@ -8,6 +8,8 @@
 mod args;
 mod blob;
 mod complete;
+mod events;
+mod explain;
 mod folder;
 mod get;
 mod jobs;
@@ -97,6 +99,8 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Schema(args) => complete::schema(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Man(args) => complete::man(&args),
+        Command::Events(args) => events::events(&client(&global)?, &global, &args).await,
+        Command::Explain(args) => explain::explain(&client(&global)?, &global, &args).await,
         Command::Retry(args) => retry::retry(&client(&global)?, &global, &args).await,
         Command::Ls(args) => jobs::ls(&client(&global)?, &global, &args).await,
         Command::Show(args) => jobs::show(&client(&global)?, &global, &args).await,
@@ -104,7 +108,7 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Cancel(args) => jobs::cancel(&client(&global)?, &global, &args).await,
         Command::Status => jobs::status(&client(&global)?, &global).await,
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
-        Command::Drain => jobs::drain(&client(&global)?).await,
+        Command::Drain(args) => jobs::drain(&client(&global)?, &global, &args).await,
         Command::Get(args) => get::get(&client(&global)?, &args).await,
         Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,

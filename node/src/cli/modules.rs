@@ -198,8 +198,8 @@ impl output::Row for ModuleItem {
         ]
     }
 
-    fn id(&self) -> &str {
-        &self.wasm
+    fn id(&self) -> String {
+        self.wasm.clone()
     }
 }
 

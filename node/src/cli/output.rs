@@ -9,8 +9,9 @@ use clap::ValueEnum;
 use comfy_table::presets;
 use serde::Serialize;
 
-use crate::api::view::{BlobStat, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
+use crate::api::view::{BlobStat, Drained, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
 use crate::api::{Code, Failure};
+pub(super) use crate::words::{bytes, shown};
 
 /// On a narrower terminal (or one that does not say) cells would be broken into single letters.
 const FRAME_WIDTH_MIN: u16 = 60;
@@ -36,7 +37,7 @@ pub(super) trait Row: Serialize {
     /// The text of each column.
     fn cells(&self) -> Vec<String>;
     /// What names it.
-    fn id(&self) -> &str;
+    fn id(&self) -> String;
 }
 
 impl Row for NodeItem {
@@ -56,8 +57,8 @@ impl Row for NodeItem {
         ]
     }
 
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> String {
+        self.id.clone()
     }
 }
 
@@ -74,8 +75,8 @@ impl Row for JobItem {
         ]
     }
 
-    fn id(&self) -> &str {
-        &self.id
+    fn id(&self) -> String {
+        self.id.clone()
     }
 }
 
@@ -84,11 +85,11 @@ impl Row for BlobStat {
 
     fn cells(&self) -> Vec<String> {
         let len = self.len_bytes.map(|len| len.to_string()).unwrap_or_default();
-        vec![self.id().to_owned(), self.state.clone(), len]
+        vec![self.hash.clone(), self.state.clone(), len]
     }
 
-    fn id(&self) -> &str {
-        &self.hash
+    fn id(&self) -> String {
+        self.hash.clone()
     }
 }
 
@@ -114,8 +115,8 @@ impl Row for TaskItem {
         vec![self.task.clone(), shown(&self.ending), self.attempts.to_string(), node.chars().take(12).collect()]
     }
 
-    fn id(&self) -> &str {
-        &self.task
+    fn id(&self) -> String {
+        self.task.clone()
     }
 }
 
@@ -141,6 +142,15 @@ pub(super) fn status(format: Format, status: &NodeStatus) -> Result<(), Failure>
         Format::Id => format!("{}\n", status.node),
     };
     print(&text)
+}
+
+/// Prints which node has left; a table would say no more than standard error does.
+pub(super) fn drained(format: Format, drained: &Drained) -> Result<(), Failure> {
+    print(&match format {
+        Format::Table => String::new(),
+        Format::Json | Format::Jsonl => json(drained)?,
+        Format::Id => format!("{}\n", drained.node),
+    })
 }
 
 fn status_text(status: &NodeStatus) -> String {
@@ -222,7 +232,7 @@ pub(super) fn progress(item: &JobItem) -> String {
 
 /// The state in one word.
 pub(super) fn word(item: &JobItem) -> String {
-    format!("{:?}", item.state).to_lowercase()
+    JobItem::state_word(item.state)
 }
 
 /// The JSON of a value and a newline.
@@ -275,25 +285,6 @@ fn columns(header: &[&str], rows: Vec<Vec<String>>) -> String {
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };
     rows.iter().map(line).collect()
-}
-
-/// Text that others wrote, without what could move the cursor or break a line.
-pub(super) fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// `512 B`, `1.5 GiB`.
-pub(super) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1}{}", UNITS[unit])
 }
 
 /// `3s`, `5m`, `2h`, `4d`: the largest unit alone is what a glance needs.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use swarm_protocol::{JobSpec, NodeId, NodeRecord, Resources, StageSpec, Test};
+use swarm_protocol::{JobSpec, NodeId, NodeRecord, Resources, StageSpec};
 
 use super::args::{self, Global};
 use super::node::data_dir;
@@ -12,13 +12,12 @@ use super::submit::{Names, load};
 use crate::api::view::NodeItem;
 use crate::api::{Client, Code, Failure};
 use crate::jobfile::{BlobSource, Plan};
+use crate::words;
 
 /// Schema of a plan.
 const PLAN: &str = "swarm.plan/1";
 /// Nodes named after a stage; the others are counted.
 const NODES_NAMED_MAX: usize = 4;
-/// Values of a label that are named where none fits.
-const VALUES_NAMED_MAX: usize = 4;
 
 /// What `swarm plan` says.
 #[derive(Debug, Serialize)]
@@ -179,7 +178,8 @@ impl Stage {
         let module = stage.wasm.to_hex();
         let records: Option<Vec<NodeRecord>> = nodes.map(|nodes| nodes.iter().map(record).collect());
         let fitting = records.iter().flatten().filter(|record| stage.fits(record)).collect::<Vec<_>>();
-        let never = records.as_ref().filter(|_| fitting.is_empty()).map(|records| why_never(stage, records));
+        let never = records.as_ref().filter(|_| fitting.is_empty());
+        let never = never.map(|records| words::unmet(&stage.unmet(&records.iter().collect::<Vec<_>>())));
         Self {
             name: stage.name.clone(),
             tasks: stage.count,
@@ -298,43 +298,9 @@ fn placement(stage: &StageSpec, nodes: &[&NodeRecord]) -> Vec<Place> {
     places
 }
 
-/// The first cause: what no node has at all, else what none has together.
-fn why_never(stage: &StageSpec, nodes: &[NodeRecord]) -> String {
-    if nodes.is_empty() {
-        return "no node is alive".to_owned();
-    }
-    if let Some(condition) = stage.options.place.require.iter().find(|it| !nodes.iter().any(|node| it.holds(node))) {
-        return format!("no node satisfies `{condition}`{}", found_instead(condition, nodes));
-    }
-    if !nodes.iter().any(|node| stage.resources_on(node).is_some()) {
-        let least = stage.resources().last().unwrap_or(Resources { memory_bytes_max: 0, slots: 1 });
-        let most = nodes.iter().map(|node| (node.memory_bytes, node.slots)).max().unwrap_or_default();
-        let wanted = format!("{} and {} slots", bytes(least.memory_bytes_max), least.slots);
-        return format!("it needs {wanted}, and the largest node offers {} and {}", bytes(most.0), most.1);
-    }
-    let all: Vec<String> = stage.options.place.require.iter().map(|it| format!("`{it}`")).collect();
-    format!("no node satisfies all of {} and offers what it needs", all.join(", "))
-}
-
-/// ` (2 nodes: zone = c; 1 node: no label)`
-fn found_instead(condition: &swarm_protocol::Condition, nodes: &[NodeRecord]) -> String {
-    let swarm_protocol::Attribute::Label(key) = &condition.attribute else { return String::new() };
-    let mut values: BTreeMap<Option<&String>, usize> = BTreeMap::new();
-    nodes.iter().for_each(|node| *values.entry(node.labels.get(key)).or_default() += 1);
-    if condition.test == Test::Exists && values.len() == 1 {
-        return String::new();
-    }
-    let say = |(value, count): (&Option<&String>, &usize)| {
-        let nodes = if *count == 1 { "1 node".to_owned() } else { format!("{count} nodes") };
-        value.map_or_else(|| format!("{nodes}: no label"), |value| format!("{nodes}: {key} = {}", shown(value)))
-    };
-    let named: Vec<String> = values.iter().take(VALUES_NAMED_MAX).map(say).collect();
-    format!(" ({})", named.join("; "))
-}
-
 #[cfg(test)]
 mod tests {
-    use swarm_protocol::{Attribute, Condition, Hash};
+    use swarm_protocol::{Attribute, Condition, Hash, Test};
 
     use super::*;
 
@@ -392,10 +358,14 @@ mod tests {
             .iter()
             .map(record)
             .collect();
-        let why = why_never(&picky, &nodes);
+        let nodes: Vec<&NodeRecord> = nodes.iter().collect();
+        let why = words::unmet(&picky.unmet(&nodes));
         assert_eq!(why, "no node satisfies `label.zone in (a, b)` (1 node: no label; 2 nodes: zone = c)");
         let mut large = stage(1);
         large.limits.memory_bytes_max = 16 << 30;
-        assert_eq!(why_never(&large, &nodes), "it needs 16.0GiB and 1 slots, and the largest node offers 8.0GiB and 4");
+        assert_eq!(
+            words::unmet(&large.unmet(&nodes)),
+            "it needs 16.0GiB and 1 slots, and the largest node offers 8.0GiB and 4"
+        );
     }
 }

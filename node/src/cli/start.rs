@@ -12,14 +12,13 @@ use super::output::print;
 use crate::api::{Code, Failure, causes};
 use crate::collector::SCRUB_EVERY_MIN;
 use crate::handle::Handle;
+use crate::leaving::DrainAsked;
 use crate::network::{IdentityError, Rates};
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
 use crate::supervisor::Crash;
 
 /// How long handing over may take when no task runs: a few round trips to each custodian.
 const DRAIN_IDLE_WAIT: Duration = Duration::from_secs(5);
-/// How long it may take when tasks run: they are finished or released.
-const DRAIN_BUSY_WAIT: Duration = Duration::from_secs(60);
 /// Addresses come one by one; when none came for so long, all are there.
 const ADDRESSES_QUIET: Duration = Duration::from_millis(150);
 /// The longest wait for the first address, and for the last.
@@ -34,11 +33,12 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
         () = signals.next() => return Ok(()),
     };
     greet(runtime.handle()).await?;
-    let (api, data) = (runtime.api().clone(), runtime.handle().data_dir().to_owned());
+    let (api, node) = (runtime.api().clone(), runtime.handle().clone());
     let ended = tokio::select! {
-        crash = runtime.crashed() => Err(crashed(&crash, &data)),
+        crash = runtime.crashed() => Err(crashed(&crash, node.data_dir())),
         () = api.drained() => Ok(()),
-        () = signals.next() => leave(runtime.handle(), &mut signals).await,
+        () = signals.next() => leave(&node, None, &mut signals).await,
+        asked = node.drain_asked() => leave(&node, Some(asked), &mut signals).await,
     };
     runtime.shutdown().await;
     ended
@@ -64,6 +64,9 @@ fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure
     }
     if let Some(memory) = args.memory {
         options.memory_bytes = memory;
+    }
+    if let Some(timeout) = args.drain_timeout {
+        options.drain_timeout = timeout;
     }
     if let Some(grace) = args.gc_grace {
         options.gc_grace = grace;
@@ -141,10 +144,12 @@ async fn settled_addresses(node: &Handle) -> Vec<String> {
 }
 
 /// Hands over what is owed; a second signal ends it at once.
-async fn leave(node: &Handle, signals: &mut Signals) -> Result<(), Failure> {
+async fn leave(node: &Handle, asked: Option<DrainAsked>, signals: &mut Signals) -> Result<(), Failure> {
     let busy = node.slots_busy();
-    let wait = if busy == 0 { DRAIN_IDLE_WAIT } else { DRAIN_BUSY_WAIT };
-    eprintln!("draining ({busy} tasks running); once more to stop at once");
+    let allowed = asked.and_then(|asked| asked.timeout).unwrap_or_else(|| node.drain_timeout());
+    let wait = if busy == 0 { allowed.min(DRAIN_IDLE_WAIT) } else { allowed };
+    let by = asked.map(|asked| format!(", as node {:?} asks", asked.by)).unwrap_or_default();
+    eprintln!("draining ({busy} tasks running){by}; once more to stop at once");
     tokio::select! {
         drained = node.drain(wait) => {
             if !drained {

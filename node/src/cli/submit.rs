@@ -271,8 +271,8 @@ impl output::Row for Validity {
         vec![file, valid.into(), self.name.clone(), self.stages.to_string(), self.tasks.to_string()]
     }
 
-    fn id(&self) -> &str {
-        &self.name
+    fn id(&self) -> String {
+        self.name.clone()
     }
 }
 

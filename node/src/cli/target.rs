@@ -43,6 +43,11 @@ impl Target {
         if name.stage.is_empty() { Err(wrong()) } else { Ok(Self { job: job.into(), task: Some(name) }) }
     }
 
+    /// Whether no stage and no task is named.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.task.is_none()
+    }
+
     /// The tasks of the job that are meant, stage by stage.
     pub(super) fn select(&self, job: &JobDetail) -> Result<Vec<Selection>, Failure> {
         let stages = || (0..).zip(&job.stages);

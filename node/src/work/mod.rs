@@ -31,6 +31,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use ractor::{ActorRef, ActorRuntime};
@@ -38,16 +39,19 @@ use swarm_executor::{Engine, Room};
 use swarm_protocol::lattice::Run;
 use swarm_protocol::{Batch, Event, Hash, LeaseId, NodeId, Range, ShardId};
 use swarm_store::Blobs;
+use tokio::sync::oneshot;
 
 use crate::artifacts::Artifacts;
 use crate::board::Board;
 use crate::commands::Commands;
 use crate::supervisor::Failure;
 
-use slots::Slots;
+use slots::{REPORT_EVERY, Slots};
 use stage::{Offer, Stages};
 use supervisor::{Supervised, SupervisorMessage};
 
+/// Outcomes are reported at most so late after their tasks were stopped.
+pub(crate) const REPORTED_WITHIN: Duration = REPORT_EVERY.saturating_mul(2);
 /// The log, at level debug, of what is granted to this node and what ended on it: two lines a batch, for whoever follows
 /// every task from node to node.
 const TASKS_LOG: &str = "swarm_node::tasks";
@@ -192,6 +196,15 @@ impl Work {
     /// Drops the tasks of a lease that have not begun, and stops those that run. They get no outcome.
     pub(crate) fn stop(&self, lease: LeaseId, tasks: Vec<Range>) {
         self.tell(SupervisorMessage::Stop(lease, tasks));
+    }
+
+    /// Does not begin what is not begun, and with `begun` stops what runs; what is not to be expected from here. What has
+    /// ended meanwhile is reported all the same.
+    pub(crate) async fn give_back(&self, begun: bool) -> Vec<(LeaseId, Vec<Range>)> {
+        let (given, heard) = oneshot::channel();
+        self.tell(SupervisorMessage::GiveBack { begun, given });
+        // Without a supervisor the process is about to stop.
+        heard.await.unwrap_or_default()
     }
 
     /// Stops every task of every lease.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use swarm_protocol::{Batch, Ending, Event, LeaseId, Outcome, Range};
+use tokio::sync::oneshot;
 
 use super::Sources;
 use super::lease::{Lease, LeaseStart};
@@ -21,6 +22,12 @@ pub(super) enum SupervisorMessage {
     Run(Batch),
     Stop(LeaseId, Vec<Range>),
     StopAll,
+    /// What is not begun, and with `begun` also what runs, is not to be run here after all. Answered with those tasks, and
+    /// all tasks of the leases: some may have ended meanwhile.
+    GiveBack {
+        begun: bool,
+        given: oneshot::Sender<Vec<(LeaseId, Vec<Range>)>>,
+    },
 }
 
 /// What the lease actors share.
@@ -63,6 +70,10 @@ impl Actor for ExecutorSupervisor {
             SupervisorMessage::Run(batch) => state.on_run(&myself, batch).await,
             SupervisorMessage::Stop(lease, tasks) => state.on_stop(lease, &tasks),
             SupervisorMessage::StopAll => state.on_stop_all(),
+            SupervisorMessage::GiveBack { begun, given } => {
+                // Whoever asked may have gone away.
+                let _unheard = given.send(state.on_give_back(begun));
+            }
         }
         Ok(())
     }
@@ -112,6 +123,19 @@ impl State {
             // It may be waiting for blobs that nobody needs now. Slots that still run for it find nobody to tell.
             running.actor.kill();
         }
+    }
+
+    /// The lease actors live on, and report what has ended.
+    fn on_give_back(&mut self, begun: bool) -> Vec<(LeaseId, Vec<Range>)> {
+        let give = |(lease, running): (&LeaseId, &RunningLease)| {
+            let rest = running.tasks.take_rest();
+            let given = if begun { running.tasks.ranges().collect() } else { rest };
+            if begun {
+                running.tasks.stop(&given);
+            }
+            (!given.is_empty()).then_some((*lease, given))
+        };
+        self.running.iter().filter_map(give).collect()
     }
 
     fn on_stop_all(&mut self) {

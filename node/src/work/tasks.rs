@@ -70,6 +70,21 @@ impl Tasks {
         positions.filter_map(|position| self.at(position))
     }
 
+    /// Takes all that nobody took yet, not to be run.
+    pub(super) fn take_rest(&self) -> Vec<Range> {
+        let mut before = self.next.swap(self.total, Ordering::Relaxed);
+        let mut rest = Vec::new();
+        for range in self.ranges() {
+            let count = range.end() - range.first;
+            let skipped = before.min(count);
+            before -= skipped;
+            if skipped < count {
+                rest.push(Range { first: range.first + skipped, count: count - skipped });
+            }
+        }
+        rest
+    }
+
     fn at(&self, mut position: u32) -> Option<Taken> {
         for (range, attempts) in &self.ranges {
             let count = range.end() - range.first;
@@ -147,6 +162,15 @@ mod tests {
         let first = (5..305).map(|index| Taken { index, attempts: 0 });
         let second = (900..902).map(|index| Taken { index, attempts: 3 });
         assert_eq!(taken, first.chain(second).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_nobody_took_is_given_back_once() {
+        let tasks = tasks(1);
+        let taken = tasks.take().count() as u32;
+        let rest = [Range { first: 5 + taken, count: 300 - taken }, Range { first: 900, count: 2 }];
+        assert_eq!(tasks.take_rest(), rest);
+        assert_eq!((tasks.take().count(), tasks.take_rest()), (0, vec![]));
     }
 
     #[test]

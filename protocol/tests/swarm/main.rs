@@ -6,3 +6,4 @@ mod few;
 mod leases;
 mod modules;
 mod records;
+mod why;
