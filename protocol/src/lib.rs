@@ -39,6 +39,7 @@ mod uses;
 mod worker;
 mod write;
 
+pub use custody::recorded_in;
 pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Test, Where};
 pub use edges::Edge;
 pub use effects::{Batch, Effects, Event, Fetch, MemberState, MemberView, Notice, Refusal, Wanted};

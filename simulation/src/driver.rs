@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use swarm_protocol::{
     Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table,
-    Wanted, Write, codec,
+    Wanted, Write, codec, recorded_in,
 };
 
 use crate::bug::Bug;
@@ -13,6 +13,7 @@ use crate::dice;
 use crate::disk::Record;
 use crate::guests::{Attempt, Fate};
 use crate::history::{Fact, Queues};
+use crate::machine::Syncing;
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
@@ -75,12 +76,12 @@ impl World {
         self.census.count("sync");
         self.machines[node].disk.write(&batch);
         let took = self.sync_time();
-        let mut later = effects;
+        let mut then = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
-            self.act(node, std::mem::take(&mut later));
+            self.act(node, std::mem::take(&mut then));
         }
         if let Some(running) = &mut self.machines[node].running {
-            running.syncing = Some(later);
+            running.syncing = Some(Syncing { records: batch.iter().filter_map(recorded_in).collect(), then });
         }
         self.after(took, Happening::Synced { node, boot });
         self.meet_doom(node, took);
@@ -98,8 +99,12 @@ impl World {
         if machine.disk.sync().is_err() {
             return self.stop_for_want_of_room(node);
         }
-        let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
-        self.act(node, effects);
+        let syncing = machine.running.as_mut().and_then(|running| running.syncing.take());
+        let Syncing { records, then } = syncing.unwrap_or_default();
+        for (shard, segment) in &records {
+            self.observe(&Fact::Recorded { shard: *shard, segment });
+        }
+        self.act(node, then);
         self.turn(node);
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Fact<'a> {
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node takes in what a linked peer said.
     Heard { node: NodeId, from: NodeId, message: &'a Message },
+    /// A node's disk remembers something of a shard's tasks.
+    Recorded { shard: ShardId, segment: &'a [Run] },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
@@ -90,7 +92,7 @@ pub(crate) struct JobHistory {
     succeed: Vec<u32>,
     /// Per stage, how many different tasks succeeded.
     succeeded: Vec<u32>,
-    /// Per stage, the tasks of which anybody said that they ended.
+    /// Per stage, the tasks of which anybody said or recorded that they ended.
     ended: Vec<BTreeSet<u32>>,
 }
 
@@ -158,7 +160,7 @@ impl JobHistory {
         self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
     }
 
-    /// Whether somebody said of every task of the stage that it ended.
+    /// Whether somebody said or recorded of every task of the stage that it ended.
     pub(crate) fn stage_has_ended(&self, stage: u16) -> bool {
         let position = usize::from(stage);
         self.spec.stages.get(position).is_some_and(|it| self.ended[position].len() == it.count as usize)
@@ -171,7 +173,7 @@ impl JobHistory {
         (self.has_run_honestly(stage, task) && succeeds()) || self.lies.get(&(stage, task)).is_some_and(lied)
     }
 
-    /// Whether somebody said of the task that it ended.
+    /// Whether somebody said or recorded of the task that it ended.
     pub(crate) fn has_task_ended(&self, stage: u16, task: u32) -> bool {
         self.ended.get(usize::from(stage)).is_some_and(|ended| ended.contains(&task))
     }
@@ -187,7 +189,7 @@ impl JobHistory {
         })
     }
 
-    /// Whether somebody said of every task that it ended.
+    /// Whether somebody said or recorded of every task that it ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.spec.stages.iter().zip(&self.ended).all(|(stage, ended)| stage.count as usize == ended.len())
     }
@@ -275,6 +277,8 @@ impl History {
             Fact::Told { query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 self.change(&shard.job, |it| it.note_ends(*shard, segment));
             }
+            // Whoever is alone tells nobody, and goes by it.
+            Fact::Recorded { shard, segment } => self.change(&shard.job, |it| it.note_ends(*shard, segment)),
             Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::expiry::spec;
-use crate::few::{Few, id, key};
+use crate::few::{Few, id, key, spec};
 use swarm_protocol::{Answer, Event, JobId, NodeId, Notice, Query, ShardId, SignedJob};
 
 #[test]

@@ -5,3 +5,4 @@ mod expiry;
 mod few;
 mod leases;
 mod modules;
+mod records;

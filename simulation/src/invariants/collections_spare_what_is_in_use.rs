@@ -60,7 +60,7 @@ mod tests {
     use super::super::tale::{Job, Tale, id, report};
     use super::*;
 
-    fn collects(tale: Tale, node: u8, blob: Hash) -> Tale {
+    fn collects(tale: Tale<Judge>, node: u8, blob: Hash) -> Tale<Judge> {
         tale.fact(&Fact::Collected { node: id(node), blob })
     }
 
