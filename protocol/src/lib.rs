@@ -31,6 +31,7 @@ pub mod placement;
 mod planted;
 mod publishing;
 mod questions;
+mod rates;
 mod seek;
 mod spec;
 mod stragglers;

@@ -215,7 +215,7 @@ impl Node {
             Event::PublishModule { token, fact } => self.on_publish_module(token, fact),
             Event::Ask { token, query } => self.on_ask(token, query),
             Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
-            Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::Ended { lease, outcomes, busy } => self.on_ended(lease, outcomes, busy),
             Event::MarkBlobs { token } => {
                 let in_use = self.blobs_in_use();
                 self.out.notify.push(Notice::BlobsMarked { token, in_use });
@@ -279,7 +279,7 @@ impl Node {
 
             Message::Seek(job) => self.on_seek(from, job),
             Message::Over(job) => self.on_over_said(job),
-            Message::Want { slots, rate } => self.on_want(from, slots, rate),
+            Message::Want { slots, rates } => self.on_want(from, slots, rates),
             Message::Grant(grant) => self.on_grant(from, grant),
             Message::Report { lease, outcomes } => self.on_report(from, lease, outcomes),
             Message::Ack { lease, tasks } => self.on_ack(lease, tasks),

@@ -99,10 +99,10 @@ impl World {
         if machine.disk.sync().is_err() {
             return self.stop_for_want_of_room(node);
         }
-        let syncing = machine.running.as_mut().and_then(|running| running.syncing.take());
+        let (id, syncing) = (machine.id, machine.running.as_mut().and_then(|running| running.syncing.take()));
         let Syncing { records, then } = syncing.unwrap_or_default();
         for (shard, segment) in &records {
-            self.observe(&Fact::Recorded { shard: *shard, segment });
+            self.observe(&Fact::Recorded { node: id, shard: *shard, segment });
         }
         self.act(node, then);
         self.turn(node);
@@ -362,8 +362,8 @@ impl World {
 
     /// Begins attempts while slots are free.
     fn fill_slots(&mut self, node: usize) {
-        let boot = self.machines[node].boot;
-        while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next()) {
+        let (boot, now) = (self.machines[node].boot, self.now());
+        while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next(now)) {
             let shard = attempt.lease.shard;
             let Some((spec, scripts)) = self.jobs.get(&shard.job) else { continue };
             let stage = usize::from(shard.stage);
@@ -380,7 +380,8 @@ impl World {
             return;
         }
         let slots = self.machines[node].running.as_mut().map(|running| &mut running.slots);
-        let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
+        let Some((attempt, begun)) = slots.and_then(|slots| slots.end(number)) else { return };
+        let took = self.now().since(begun);
         let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
         let now = self.now();
@@ -391,7 +392,7 @@ impl World {
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
         self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
-            && running.slots.keep(attempt, outcome)
+            && running.slots.keep(attempt, outcome, took)
         {
             let wait = dice::millis(&mut self.timing, 0..=5);
             self.after(wait, Happening::Flush { node, boot });
@@ -404,8 +405,8 @@ impl World {
             return;
         }
         let ended = self.machines[node].running.as_mut().map(|running| running.slots.take_ended());
-        for (lease, outcomes) in ended.into_iter().flatten() {
-            self.give(node, boot, Event::Ended { lease, outcomes });
+        for (lease, (outcomes, busy)) in ended.into_iter().flatten() {
+            self.give(node, boot, Event::Ended { lease, outcomes, busy });
         }
     }
 

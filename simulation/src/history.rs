@@ -39,7 +39,7 @@ pub(crate) enum Fact<'a> {
     /// A node takes in what a linked peer said.
     Heard { node: NodeId, from: NodeId, message: &'a Message },
     /// A node's disk remembers something of a shard's tasks.
-    Recorded { shard: ShardId, segment: &'a [Run] },
+    Recorded { node: NodeId, shard: ShardId, segment: &'a [Run] },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
@@ -238,7 +238,7 @@ pub(crate) struct History {
     pub(crate) now: Time,
     /// When the faults were over and all nodes up, or the last trouble after that. `None` before.
     pub(crate) healed: Option<Time>,
-    /// Whether custodians had their time to come to agree.
+    /// Whether custodians had their time to come to agree, and nothing happened since.
     pub(crate) settled: bool,
     /// When all nodes were first linked, and how many there are.
     pub(crate) linked: Option<(Time, usize)>,
@@ -261,6 +261,7 @@ impl History {
             Fact::Disturbed => {
                 self.disturbed = true;
                 self.healed = self.healed.map(|_| at);
+                self.settled = false;
             }
             Fact::Linked { nodes } => self.linked = self.linked.or(Some((at, *nodes))),
             Fact::Ran { lease, task, outcome, .. } => {
@@ -278,7 +279,7 @@ impl History {
                 self.change(&shard.job, |it| it.note_ends(*shard, segment));
             }
             // Whoever is alone tells nobody, and goes by it.
-            Fact::Recorded { shard, segment } => self.change(&shard.job, |it| it.note_ends(*shard, segment)),
+            Fact::Recorded { shard, segment, .. } => self.change(&shard.job, |it| it.note_ends(*shard, segment)),
             Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}
