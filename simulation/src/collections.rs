@@ -11,6 +11,7 @@ use std::time::Duration;
 use swarm_protocol::{Hash, InUse};
 
 use crate::history::Fact;
+use crate::machine::Running;
 use crate::world::{Happening, World};
 
 /// Between two collections of a node: often, against the ten minutes of real ones.
@@ -22,11 +23,18 @@ const GRACE: Duration = Duration::from_secs(10);
 impl World {
     pub(crate) fn on_collect(&mut self, node: usize, boot: u64) {
         if self.is_boot(node, boot) {
-            if self.machines[node].is_awake() {
+            if self.is_idle(node) {
                 self.collect(node);
             }
             self.after(COLLECT_EVERY, Happening::Collect { node, boot });
         }
+    }
+
+    /// Whether the core has taken in all that happened: a collector asks it, and is answered after what waits before it.
+    fn is_idle(&self, node: usize) -> bool {
+        let machine = &self.machines[node];
+        let is_done = |running: &Running| running.inbox.is_empty() && running.syncing.is_none();
+        machine.is_awake() && machine.running.as_ref().is_some_and(is_done)
     }
 
     /// Removes what is neither in use nor claimed lately.
