@@ -3,6 +3,7 @@
 pub mod api;
 mod artifacts;
 pub mod cli;
+mod client;
 mod clock;
 mod collector;
 mod commands;
@@ -26,6 +27,7 @@ mod words;
 mod work;
 
 pub use artifacts::{Artifacts, BLOB_LIST_BYTES_MAX, FETCH_DEADLINE, Unfetched};
+pub use client::{Client, ClientError, Completions, TaskResult};
 pub use collector::{CollectError, Collected, GRACE, GRACE_MIN, KeptBlob};
 pub use commands::{CommandError, Commands};
 pub use earlier::{EARLIER_BYTES_MAX, Earlier};
@@ -38,3 +40,4 @@ pub use results::{COMPLETE_WAIT, ShardView};
 pub use retry::RetryError;
 pub use runtime::{DEFAULT_SWARM, Runtime, RuntimeOptions, StartError};
 pub use supervisor::{Crash, Failure, OnFailure, RESTART_WINDOW, RESTARTS_MAX, Service, Supervisor};
+pub use swarm_protocol::JobId;

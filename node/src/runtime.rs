@@ -430,12 +430,12 @@ fn system_memory_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Writes changes of the Kademlia records behind their map in memory, many with one sync.
+/// Writes changes of the Kademlia records behind their map in memory. They are hints: no sync is spent on them.
 async fn keep(changes: Inlet<Write>, storage: Storage) -> Result<(), Failure> {
     let mut changes = changes.lock().await;
     let mut batch = Vec::new();
     while changes.recv_many(&mut batch, KAD_WRITES_MAX).await > 0 {
-        storage.commit(std::mem::take(&mut batch)).await?;
+        storage.commit_lazily(std::mem::take(&mut batch))?;
     }
     Ok(())
 }

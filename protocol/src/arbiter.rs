@@ -17,7 +17,7 @@ use rangemap::RangeSet;
 use crate::claims::ClaimQueue;
 use crate::custody::{SHARDS_PER_MESSAGE, Shard};
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
-use crate::message::{Grant, Message, ShardPromise};
+use crate::message::{Grant, Message, RATES_MAX, ShardPromise, StageRate};
 use crate::node::{NUMBERS_MAX, Node};
 use crate::placement::Key;
 use crate::planted::PlantedBug;
@@ -40,9 +40,11 @@ const UNASKED: Duration = Duration::from_millis(20);
 pub(crate) const WANT_TTL: Duration = Duration::from_millis(1500);
 /// Work handed out at once: so much of what the executor manages, in milliseconds. Short batches end a job evenly; long ones
 /// cost less, as long as much is left.
-const BATCH_MS: core::ops::RangeInclusive<u64> = 20..=100;
+pub(crate) const BATCH_MS: core::ops::RangeInclusive<u64> = 20..=100;
 /// Tasks in one grant.
 const BATCH_TASKS_MAX: u64 = 4096;
+/// What a batch that several stages fill is counted in.
+const BATCH_PARTS: u64 = 1 << 20;
 /// A task that failed on a node is kept from it this long, while others may take it.
 const AVOID: Duration = Duration::from_secs(2);
 /// Executors that may wait here.
@@ -61,8 +63,25 @@ const HINT_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Want {
     slots: u32,
-    rate: u32,
+    rates: Vec<StageRate>,
     at: Time,
+}
+
+impl Want {
+    /// So many tasks of a stage are a batch of this many milliseconds; none where its rate is not known.
+    fn tasks_in(&self, shard: ShardId, ms: u64) -> u64 {
+        let mut rates = self.rates.iter();
+        let known = rates.find(|it| (it.job, it.stage) == (shard.job, shard.stage));
+        known.map_or(0, |it| u64::from(it.rate) * ms / 1000)
+    }
+
+    /// How much of one stage is granted at once: a batch of 20 to 100 ms, shorter towards the end, and one task for each
+    /// free slot at least. `fair` of what is left are for each claimant.
+    fn batch(&self, shard: ShardId, fair: u64) -> u64 {
+        let slots = u64::from(self.slots.max(1));
+        let [short, long] = [BATCH_MS.start(), BATCH_MS.end()].map(|ms| self.tasks_in(shard, *ms));
+        (fair / 8).clamp(short, long).clamp(slots, (fair / 2).max(slots)).min(BATCH_TASKS_MAX)
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -638,19 +657,11 @@ impl Node {
             if remaining == 0 {
                 break;
             }
-            let Some(want) = self.custody.wants.get(&executor) else { continue };
-            let slots = u64::from(want.slots.max(1));
-            let [short, long] = [BATCH_MS.start(), BATCH_MS.end()].map(|ms| u64::from(want.rate) * ms / 1000);
-            let share = (remaining / (2 * claimants)).max(slots);
-            let fast = (remaining / (8 * claimants)).clamp(short, long);
-            let mut count = fast.clamp(slots, share).min(BATCH_TASKS_MAX);
-            if self.plants(PlantedBug::GrantsBeyondWants) {
-                count = BATCH_TASKS_MAX;
-            }
-            let granted = self.grant_some(executor, count, &mut queue);
+            let Some(want) = self.custody.wants.remove(&executor) else { continue };
+            let granted = self.grant_some(executor, &want, remaining / claimants, &mut queue);
             remaining = remaining.saturating_sub(granted);
-            if granted > 0 {
-                self.custody.wants.remove(&executor);
+            if granted == 0 {
+                self.custody.wants.insert(executor, want);
             }
         }
         let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
@@ -674,12 +685,24 @@ impl Node {
         }
     }
 
-    /// Grants up to `count` tasks of the first shards that have any for this executor; returns how many.
-    fn grant_some(&mut self, executor: NodeId, count: u64, queue: &mut ClaimQueue) -> u64 {
-        let mut left = count;
+    /// Grants a batch of the first shards that have any tasks for this executor; returns how many tasks.
+    fn grant_some(&mut self, executor: NodeId, want: &Want, fair: u64, queue: &mut ClaimQueue) -> u64 {
+        let mut granted = 0;
+        // Parts of a batch: tasks of several stages may fill it, each at its own rate.
+        let mut left = BATCH_PARTS;
         for at in queue.order() {
+            // A shard ends: the rest of a batch is not worth a lease of its own, unless a slot waits for it.
+            let fills_slots = granted >= u64::from(want.slots.max(1));
+            if left * if fills_slots { 2 } else { BATCH_TASKS_MAX } < BATCH_PARTS {
+                break;
+            }
             let (id, pending) = queue.at(at);
-            let most = self.may_take(id, executor, left.min(pending));
+            let batch = match self.plants(PlantedBug::GrantsBeyondWants) {
+                true => BATCH_TASKS_MAX,
+                false => want.batch(id, fair),
+            };
+            let count = batch * left / BATCH_PARTS;
+            let most = if count > 0 { self.may_take(id, executor, count.min(pending)) } else { 0 };
             let now = self.now;
             let Some(arbiter) = self.arbiter_mut(id).filter(|_| most > 0) else { continue };
             let tasks = arbiter.take(executor, most, now);
@@ -688,14 +711,12 @@ impl Node {
                 continue;
             }
             queue.note(at, taken);
-            left -= u64::from(taken);
+            granted += u64::from(taken);
+            left = left.saturating_sub(u64::from(taken) * BATCH_PARTS / batch);
             self.note_liked(id, executor);
             self.send_grant(id, executor, tasks, None);
-            if left == 0 {
-                break;
-            }
         }
-        count - left
+        granted
     }
 
     fn send_grant(&mut self, id: ShardId, executor: NodeId, tasks: RangeSet<u32>, continues: Option<LeaseId>) {
@@ -709,9 +730,10 @@ impl Node {
         self.send(executor, Message::Grant(Grant { lease, continues, tasks: with_attempts, ttl_ms }));
     }
 
-    pub(crate) fn on_want(&mut self, from: NodeId, slots: u32, rate: u32) {
+    pub(crate) fn on_want(&mut self, from: NodeId, slots: u32, mut rates: Vec<StageRate>) {
         if self.custody.wants.len() < WANTS_MAX {
-            self.custody.wants.insert(from, Want { slots, rate, at: self.now });
+            rates.truncate(RATES_MAX);
+            self.custody.wants.insert(from, Want { slots, rates, at: self.now });
             self.custody.grants_changed = true;
         }
     }

@@ -39,6 +39,9 @@ const SEGMENT_BYTES_MAX: usize = crate::message::FRAME_BYTES_MAX * 4;
 /// Records whose blobs are on their way here; beyond it the arbiter repeats.
 const PARKED_RECORDS_MAX: usize = 4096;
 
+/// Under this, followed by the shard, [`Table::Meta`] says that facts of it may be here alone.
+pub(crate) const UNSURE_PREFIX: &[u8] = b"unsure:";
+
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) spec: Arc<JobSpec>,
@@ -58,6 +61,8 @@ pub(crate) struct Shard {
     pub(crate) has_blobs: bool,
     /// Facts that came in a record which its arbiter may not have synced, and what could be told before them.
     unsure: Option<Unsure>,
+    /// Whether the disk says that there may be such facts.
+    unsure_noted: bool,
     pub(crate) arbiter: Option<Arbiter>,
     /// After losing an argument about the epoch, wait until then.
     pub(crate) quiet_until: Time,
@@ -70,6 +75,8 @@ pub(crate) struct Shard {
 struct Unsure {
     told: Counts,
     records: BTreeSet<(Epoch, u64)>,
+    /// Records that came before a restart, which are not told apart any more: only another copy makes sure of them.
+    restored: bool,
 }
 
 impl Shard {
@@ -80,6 +87,11 @@ impl Shard {
     /// Segments of it on the disk.
     pub(crate) const fn segments(&self) -> u64 {
         self.next_segment
+    }
+
+    /// Where the disk says that facts of it may be here alone, if it does.
+    pub(crate) fn unsure_note(&self, id: ShardId) -> Option<Vec<u8>> {
+        self.unsure_noted.then(|| unsure_key(id))
     }
 
     /// Whether nothing was ever recorded here.
@@ -136,6 +148,8 @@ struct ParkedRecord {
     epoch: Epoch,
     number: u64,
     segment: Segment,
+    /// Whether its arbiter has synced it meanwhile.
+    kept: bool,
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +205,12 @@ impl Custody {
     pub(crate) fn hurry(&mut self, now: Time) {
         self.next_digest = self.next_digest.min(now + DIGEST_SOON);
     }
+}
+
+/// The facts about a shard's tasks in a write to the store, if it is such a write: what a disk remembers, for auditors.
+pub fn recorded_in(write: &Write) -> Option<(ShardId, Segment)> {
+    let value = write.value.as_ref().filter(|_| write.table == Table::Segments)?;
+    Some((shard_of_key(&write.key).ok()?, codec::decode(value, SEGMENT_BYTES_MAX).ok()?))
 }
 
 impl Node {
@@ -258,6 +278,7 @@ impl Node {
                 giving: BTreeMap::new(),
                 has_blobs: false,
                 unsure: None,
+                unsure_noted: false,
                 arbiter: None,
                 quiet_until: Time::ZERO,
                 quiet: Duration::ZERO,
@@ -307,6 +328,16 @@ impl Node {
         shard.state.join(&segment);
         shard.next_segment = shard.next_segment.max(number + next);
         self.close_if_over(id);
+        Ok(())
+    }
+
+    /// The process before this one may have ended before it heard that a record is on two disks.
+    pub(crate) fn restore_unsure(&mut self, key: &[u8]) -> Result<(), DecodeError> {
+        let id = shard_of_key(key.strip_prefix(UNSURE_PREFIX).unwrap_or_default())?;
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return Ok(()) };
+        shard.unsure = Some(Unsure { restored: true, ..Unsure::default() });
+        shard.unsure_noted = true;
+        self.custody.unsure.insert(id);
         Ok(())
     }
 
@@ -385,7 +416,8 @@ impl Node {
         } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
             let sources = segment.iter().flat_map(holders_of).chain([from]).collect::<BTreeSet<_>>();
             let fetch = self.fetch_blobs(wanted, sources);
-            self.custody.parked_records.insert(fetch, ParkedRecord { from, shard: id, epoch, number, segment });
+            let parked = ParkedRecord { from, shard: id, epoch, number, segment, kept: false };
+            self.custody.parked_records.insert(fetch, parked);
         }
     }
 
@@ -393,7 +425,7 @@ impl Node {
     fn learn_unsure(&mut self, id: ShardId, record: (Epoch, u64), segment: Segment) {
         let Some(shard) = self.custody.shards.get_mut(&id) else { return };
         let (told, was_sure) = (shard.settled_counts(), shard.unsure.is_none());
-        shard.unsure.get_or_insert_with(|| Unsure { told, records: BTreeSet::new() });
+        shard.unsure.get_or_insert_with(|| Unsure { told, ..Unsure::default() });
         let news = self.learn(id, segment);
         let Some(shard) = self.custody.shards.get_mut(&id) else { return };
         if !news && was_sure {
@@ -401,13 +433,20 @@ impl Node {
         } else if let Some(unsure) = &mut shard.unsure {
             unsure.records.insert(record);
             self.custody.unsure.insert(id);
+            if !core::mem::replace(&mut shard.unsure_noted, true) {
+                self.out.persist.push(Write::put(Table::Meta, unsure_key(id), []));
+            }
         }
     }
 
     /// The arbiter has synced a record, too.
     pub(crate) fn on_record_kept(&mut self, id: ShardId, epoch: Epoch, number: u64) {
+        let mut parked = self.custody.parked_records.values_mut();
+        if let Some(parked) = parked.find(|it| (it.shard, it.epoch, it.number) == (id, epoch, number)) {
+            parked.kept = true;
+        }
         let Some(unsure) = self.custody.shards.get_mut(&id).and_then(|shard| shard.unsure.as_mut()) else { return };
-        if unsure.records.remove(&(epoch, number)) && unsure.records.is_empty() {
+        if unsure.records.remove(&(epoch, number)) && unsure.records.is_empty() && !unsure.restored {
             self.be_sure(id);
         }
     }
@@ -415,11 +454,15 @@ impl Node {
     /// What is known of this shard may be told: it is on another node, too, or there is none.
     fn be_sure(&mut self, id: ShardId) {
         self.custody.unsure.remove(&id);
-        if let Some(shard) = self.custody.shards.get_mut(&id)
-            && shard.unsure.take().is_some()
-        {
-            self.progress_is_due(id);
+        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        if shard.unsure.take().is_none() {
+            return;
         }
+        // One note for all records of a shard, which no sync waits for: one that stays costs a comparison.
+        if shard.is_over() && core::mem::take(&mut shard.unsure_noted) {
+            self.out.note.push(Write::remove(Table::Meta, unsure_key(id)));
+        }
+        self.progress_is_due(id);
     }
 
     /// Whoever recorded last may be gone: comparing copies tells what is known to two.
@@ -460,7 +503,11 @@ impl Node {
         let me = self.me();
         parked.segment.iter_mut().for_each(|run| run.add_holder(me));
         let (shard, epoch, number) = (parked.shard, parked.epoch, parked.number);
-        self.learn_unsure(shard, (epoch, number), parked.segment);
+        if parked.kept {
+            self.learn(shard, parked.segment);
+        } else {
+            self.learn_unsure(shard, (epoch, number), parked.segment);
+        }
         self.send(parked.from, Message::Recorded { shard, epoch, number });
     }
 
@@ -750,6 +797,10 @@ fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
 /// 38 bytes that sort like the shards.
 pub(crate) fn shard_key(shard: ShardId) -> Vec<u8> {
     [shard.job.as_bytes(), &shard.stage.to_be_bytes()[..], &shard.number.to_be_bytes()[..]].concat()
+}
+
+fn unsure_key(shard: ShardId) -> Vec<u8> {
+    [UNSURE_PREFIX, &shard_key(shard)].concat()
 }
 
 fn shard_of_key(key: &[u8]) -> Result<ShardId, DecodeError> {

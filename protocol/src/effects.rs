@@ -1,5 +1,6 @@
 //! What goes into the core and what comes out of it.
 
+use core::time::Duration;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,8 @@ pub enum Event {
         lease: LeaseId,
         /// The outcomes. Neighbouring equal ones are best given as one range.
         outcomes: Vec<(Range, Outcome)>,
+        /// The time that slots spent on them, all slots together; zero when they did not run.
+        busy: Duration,
     },
     /// Somebody is about to collect blobs. Answered by [`Notice::BlobsMarked`].
     MarkBlobs {

@@ -141,6 +141,7 @@ impl Node {
         let shards: Vec<ShardId> = self.shards_of(job).collect();
         for id in shards {
             if let Some(shard) = self.custody.forget(arrival, id) {
+                self.out.persist.extend(shard.unsure_note(id).map(|key| Write::remove(Table::Meta, key)));
                 for number in 0..shard.segments() {
                     let key = [&shard_key(id)[..], &number.to_be_bytes()].concat();
                     self.out.persist.push(Write::remove(Table::Segments, key));

@@ -31,6 +31,7 @@ pub mod placement;
 mod planted;
 mod publishing;
 mod questions;
+mod rates;
 pub mod reasons;
 mod seek;
 pub mod situation;
@@ -41,6 +42,7 @@ mod uses;
 mod worker;
 mod write;
 
+pub use custody::recorded_in;
 pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Test, Unmet, Where};
 pub use edges::Edge;
 pub use effects::{

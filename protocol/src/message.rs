@@ -15,6 +15,8 @@ use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// The longest encoded gossip.
 pub const GOSSIP_BYTES_MAX: usize = 4096;
+/// Stages of which an executor tells its rate when it wants work.
+pub const RATES_MAX: usize = 4;
 /// Longer things are cut into messages of about this size, so that one never holds the stream for long.
 pub const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -341,8 +343,8 @@ pub enum Message {
     Want {
         /// Slots with nothing to do.
         slots: u32,
-        /// Tasks finished a second of late, over all slots; 0 when unknown.
-        rate: u32,
+        /// How fast tasks ran here of late, the last first; at most [`RATES_MAX`].
+        rates: Vec<StageRate>,
     },
     /// The right to run these tasks.
     Grant(Grant),
@@ -436,6 +438,17 @@ impl Message {
             Hello(_) | Peers(_) | Heartbeat { .. } | Roll(_) | RollDiffers { .. } | AreDown(_) | Suspected(_)
         )
     }
+}
+
+/// How fast a node ran tasks of one stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageRate {
+    /// The job.
+    pub job: JobId,
+    /// The stage's number in it.
+    pub stage: u16,
+    /// Tasks a second over all slots, as far as those that ran vouch for it.
+    pub rate: u32,
 }
 
 /// The right to run tasks of one shard.

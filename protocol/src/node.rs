@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::codec::{self, DecodeError};
-use crate::custody::Custody;
+use crate::custody::{Custody, UNSURE_PREFIX};
 use crate::expiry::Expiry;
 use crate::jobs::{EARLY_CANCEL_PREFIX, Jobs};
 use crate::links::{HEARTBEAT, LINKS_FULL_MAX};
@@ -133,7 +133,7 @@ impl Node {
         // An answer to a question of the process before this one must not be taken for one to a question of this one.
         node.questions.last = node.rng.u64(..NUMBERS_MAX);
         node.custody.last_receipt = node.rng.u64(..NUMBERS_MAX);
-        let mut segments = Vec::new();
+        let (mut segments, mut unsure) = (Vec::new(), Vec::new());
         let mut note = None;
         let mut incarnation = 0;
         let records: Vec<_> = records.into_iter().collect();
@@ -149,6 +149,7 @@ impl Node {
                 Table::Meta if key == RUNNING_KEY => note = Some(value),
                 Table::Meta if key == MET_KEY => node.has_met = true,
                 Table::Meta if key.starts_with(EARLY_CANCEL_PREFIX) => node.restore_early_cancel(&key),
+                Table::Meta if key.starts_with(UNSURE_PREFIX) => unsure.push(key),
                 Table::Peers => node.expect(&key),
                 Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
@@ -165,6 +166,9 @@ impl Node {
         for (key, value) in segments {
             let unreadable = |source| RestoreError { table: Table::Segments.name(), source };
             node.restore_segment(&key, &value).map_err(unreadable)?;
+        }
+        for key in unsure {
+            node.restore_unsure(&key).map_err(|source| RestoreError { table: Table::Meta.name(), source })?;
         }
         node.forget_stray_uses();
         if let Some(note) = note {
@@ -211,7 +215,7 @@ impl Node {
             Event::PublishModule { token, fact } => self.on_publish_module(token, fact),
             Event::Ask { token, query } => self.on_ask(token, query),
             Event::Fetched { fetch, complete } => self.on_fetched(fetch, complete),
-            Event::Ended { lease, outcomes } => self.on_ended(lease, outcomes),
+            Event::Ended { lease, outcomes, busy } => self.on_ended(lease, outcomes, busy),
             Event::MarkBlobs { token } => {
                 let in_use = self.blobs_in_use();
                 self.out.notify.push(Notice::BlobsMarked { token, in_use });
@@ -277,7 +281,7 @@ impl Node {
 
             Message::Seek(job) => self.on_seek(from, job),
             Message::Over(job) => self.on_over_said(job),
-            Message::Want { slots, rate } => self.on_want(from, slots, rate),
+            Message::Want { slots, rates } => self.on_want(from, slots, rates),
             Message::Grant(grant) => self.on_grant(from, grant),
             Message::Report { lease, outcomes } => self.on_report(from, lease, outcomes),
             Message::Ack { lease, tasks } => self.on_ack(lease, tasks),

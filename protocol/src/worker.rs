@@ -16,6 +16,7 @@ use crate::message::{CHUNK_BYTES, Gossip, Grant, Message};
 use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
+use crate::rates::Rates;
 use crate::{Batch, Ending, JobId, LeaseId, NodeId, Notice, Outcome, Range, Time};
 
 /// An unanswered want is repeated after this, before the arbiter forgets it.
@@ -32,14 +33,15 @@ const PARKED_GRANT_MAX: Duration = Duration::from_secs(5);
 const STARTED_MEMORY: Duration = Duration::from_secs(60);
 /// Grants that may wait.
 const PARKED_GRANTS_MAX: usize = 256;
-/// New work is asked for when less than this is left, as far as can be told: half of a short batch.
-const REFILL_MS: u64 = 10;
-/// No more is held than what frees the slots and lasts so long: two long batches. What waits here waits for a long task, too.
-const HELD_MS_MAX: u64 = 200;
-/// What a node is taken to manage at least once tasks have ended: a batch of two.
-const RATE_FIRST: u32 = 100;
-/// The shortest time over which a rate is seen: outcomes come in batches, and at the end of a lease two at once.
-const RATE_LOOK: Duration = Duration::from_millis(10);
+/// New work is asked for when less than this is left, as far as can be told, or than an answer takes: half of a short batch.
+const REFILL: Duration = Duration::from_millis(10);
+/// An answer that takes longer is one that waited for work.
+const ANSWER_MAX: Duration = Duration::from_millis(150);
+/// Where an answer takes less than this part of a task, none is asked for before a slot is free.
+const WAIT_PART: u32 = 20;
+/// No more is held than what frees the slots and lasts so long: two long batches. Of tasks that take longer none waits here
+/// where answers come quickly: it would wait for the end of one of them while another node is idle, to save a moment.
+const HELD_MAX: Duration = Duration::from_millis(200);
 /// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
 const WANTS_AT_ONCE: usize = 2;
 /// The second want follows only when the first was not answered at once: a few round trips in a local network.
@@ -105,14 +107,11 @@ pub(crate) struct Worker {
     wanted: BTreeMap<NodeId, Time>,
     pub(crate) wants_changed: bool,
     pub(crate) parked_changed: bool,
-    /// Tasks a second, of late.
-    rate: u32,
+    rates: Rates,
+    /// How long arbiters took to answer of late.
+    answer: Duration,
     /// When tasks ended last, or the first began.
     progressed: Time,
-    /// Since when, and how many ended: whether the node is faster than was thought.
-    looked: Time,
-    ended_since_look: u32,
-    ended_since_heartbeat: u32,
     drained: bool,
     /// What runs here changed since it was last noted.
     pub(crate) note_due: bool,
@@ -134,42 +133,37 @@ impl Worker {
         self.held.values().map(|held| count_of(&held.running).saturating_mul(held.slots)).sum()
     }
 
+    /// The time that slots will have spent on all that runs, from start to end; `None` when that cannot be told.
+    fn work(&self) -> Option<Duration> {
+        let work = |(started, held): (&LeaseId, &Held)| {
+            let tasks = count_of(&held.running).saturating_mul(held.slots);
+            Some(self.rates.mean(started.shard)?.saturating_mul(tasks))
+        };
+        self.held.iter().map(work).sum()
+    }
+
     /// When to ask for more, if never before now: outcomes come in batches, so what still runs is estimated.
     fn wants_at(&self, slots: u32, now: Time) -> Option<Time> {
-        let (running, slots, rate) = (u64::from(self.running()), u64::from(slots), u64::from(self.rate));
+        let running = self.running();
         if running < slots {
             return Some(now);
         }
-        // In thousandths of a task; one of the slots is free when it is reached.
-        let (held, held_max) = (running * 1000, slots * 1000 + rate * HELD_MS_MAX);
-        let enough = slots.saturating_sub(1) * 1000 + rate * REFILL_MS;
-        if held >= held_max {
+        let (work, slots) = (self.work()?, slots.max(1));
+        let one = work / running.max(1);
+        let rare = one > HELD_MAX && self.answer < one / WAIT_PART;
+        if rare || work / slots >= one + HELD_MAX {
             return None;
         }
-        let wait = Duration::from_millis(held.saturating_sub(enough).div_ceil(rate.max(1)));
-        Some((self.progressed + wait).max(now))
+        // One of the slots is free when the others are left with one task each.
+        let wait = work.saturating_sub(one * (slots - 1)) / slots;
+        Some((self.progressed + wait.saturating_sub(REFILL.max(self.answer))).max(now))
     }
 
-    /// So many tasks have ended. A node that turns out to be faster is believed step by step; how fast it is is seen over
-    /// some time, for outcomes come in batches.
-    fn progress(&mut self, ended: u32, now: Time) {
-        if ended == 0 {
-            return;
+    /// An arbiter has granted something.
+    fn answered(&mut self, arbiter: NodeId, now: Time) {
+        if let Some(asked) = self.wanted.remove(&arbiter) {
+            self.answer = (self.answer * 3 + now.since(asked).min(ANSWER_MAX)) / 4;
         }
-        self.progressed = now;
-        self.ended_since_heartbeat = self.ended_since_heartbeat.saturating_add(ended);
-        self.ended_since_look = self.ended_since_look.saturating_add(ended);
-        let took = now.since(self.looked);
-        if took >= RATE_LOOK {
-            let rate = u64::from(self.ended_since_look) * 1_000_000 / took.as_micros() as u64;
-            let faster = u32::try_from(rate).unwrap_or(u32::MAX).min(self.rate.saturating_mul(2).max(RATE_FIRST));
-            self.rate = self.rate.max(faster);
-            self.look_again(now);
-        }
-    }
-
-    fn look_again(&mut self, now: Time) {
-        (self.looked, self.ended_since_look) = (now, 0);
     }
 
     fn remove(&mut self, started: LeaseId) -> Option<Held> {
@@ -241,7 +235,8 @@ impl Node {
         if self.worker.wanted.get(&arbiter).is_none_or(|at| self.now.since(*at) >= WANT_REPEAT) {
             self.worker.wanted.insert(arbiter, self.now);
             let slots = self.free_slots().max(1);
-            self.send(arbiter, Message::Want { slots, rate: self.worker.rate });
+            let rates = self.worker.rates.told(self.membership.me.slots);
+            self.send(arbiter, Message::Want { slots, rates });
         }
     }
 
@@ -263,7 +258,7 @@ impl Node {
             self.continue_lease(from, grant);
             return;
         }
-        self.worker.wanted.remove(&from);
+        self.worker.answered(from, self.now);
         self.on_found();
         let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
         let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
@@ -296,7 +291,6 @@ impl Node {
         let lease = grant.lease;
         if self.worker.running() == 0 {
             self.worker.progressed = self.now;
-            self.worker.look_again(self.now);
         }
         let held = Held {
             current: lease,
@@ -393,7 +387,7 @@ impl Node {
 
     // ---- outcomes
 
-    pub(crate) fn on_ended(&mut self, started: LeaseId, outcomes: Vec<(Range, Outcome)>) {
+    pub(crate) fn on_ended(&mut self, started: LeaseId, outcomes: Vec<(Range, Outcome)>, busy: Duration) {
         self.worker.wants_changed = true;
         let Some(held) = self.worker.held.get_mut(&started) else { return };
         let mut new = Vec::new();
@@ -412,7 +406,8 @@ impl Node {
         let searching = held.resume.is_some();
         new.iter().for_each(|(_, outcome)| self.use_blobs_of(started.shard.job, outcome));
         self.worker.note_due = true;
-        self.worker.progress(new.iter().map(|(range, _)| range.count).sum(), self.now);
+        self.worker.progressed = self.now;
+        self.worker.rates.note(started.shard, new.iter().map(|(range, _)| range.count).sum(), busy);
         if !searching {
             self.report(current, arbiter, new);
         }
@@ -505,7 +500,6 @@ impl Node {
     /// Called every heartbeat.
     pub(crate) fn keep_worker(&mut self) {
         let now = self.now;
-        self.keep_rate();
         self.worker.parked.retain(|(at, _, _)| now.since(*at) < PARKED_GRANT_MAX);
         let held = &self.worker.held;
         self.worker.begun.retain(|lease, at| now.since(*at) < STARTED_MEMORY || held.contains_key(lease));
@@ -522,13 +516,6 @@ impl Node {
         }
         self.worker.wants_changed = true;
         self.finish_drain();
-    }
-
-    /// Half of the last heartbeat's rate, half of what was before. An idle node forgets.
-    fn keep_rate(&mut self) {
-        let ended = core::mem::take(&mut self.worker.ended_since_heartbeat);
-        let per_second = ended.saturating_mul(1000 / crate::links::HEARTBEAT.as_millis() as u32);
-        self.worker.rate = self.worker.rate / 2 + per_second / 2;
     }
 
     // ---- leaving

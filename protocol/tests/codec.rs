@@ -1,7 +1,7 @@
 //! Bytes from anybody: read or refused, never a panic.
 
 use proptest::prelude::*;
-use swarm_protocol::message::FRAME_BYTES_MAX;
+use swarm_protocol::message::{FRAME_BYTES_MAX, StageRate};
 use swarm_protocol::{Hash, Message, NodeId, SignedJob, codec};
 
 fn sample() -> Vec<Message> {
@@ -9,7 +9,7 @@ fn sample() -> Vec<Message> {
     let epoch = swarm_protocol::Epoch::NONE.next(NodeId::from_bytes([2; 32]));
     vec![
         Message::Prepare(vec![(shard, epoch)]),
-        Message::Want { slots: 2, rate: 9 },
+        Message::Want { slots: 2, rates: vec![StageRate { job: shard.job, stage: 1, rate: 9 }] },
         Message::Heartbeat {
             claimable: 1,
             leases: vec![swarm_protocol::LeaseId { shard, epoch, number: 1 }],

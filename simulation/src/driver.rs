@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use swarm_protocol::{
     Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table,
-    Wanted, Write, codec,
+    Wanted, Write, codec, recorded_in,
 };
 
 use crate::bug::Bug;
@@ -13,6 +13,7 @@ use crate::dice;
 use crate::disk::Record;
 use crate::guests::{Attempt, Fate};
 use crate::history::{Fact, Queues};
+use crate::machine::Syncing;
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
@@ -75,12 +76,12 @@ impl World {
         self.census.count("sync");
         self.machines[node].disk.write(&batch);
         let took = self.sync_time();
-        let mut later = effects;
+        let mut then = effects;
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
-            self.act(node, std::mem::take(&mut later));
+            self.act(node, std::mem::take(&mut then));
         }
         if let Some(running) = &mut self.machines[node].running {
-            running.syncing = Some(later);
+            running.syncing = Some(Syncing { records: batch.iter().filter_map(recorded_in).collect(), then });
         }
         self.after(took, Happening::Synced { node, boot });
         self.meet_doom(node, took);
@@ -98,8 +99,12 @@ impl World {
         if machine.disk.sync().is_err() {
             return self.stop_for_want_of_room(node);
         }
-        let effects = machine.running.as_mut().and_then(|running| running.syncing.take()).unwrap_or_default();
-        self.act(node, effects);
+        let (id, syncing) = (machine.id, machine.running.as_mut().and_then(|running| running.syncing.take()));
+        let Syncing { records, then } = syncing.unwrap_or_default();
+        for (shard, segment) in &records {
+            self.observe(&Fact::Recorded { node: id, shard: *shard, segment });
+        }
+        self.act(node, then);
         self.turn(node);
     }
 
@@ -352,8 +357,8 @@ impl World {
 
     /// Begins attempts while slots are free.
     fn fill_slots(&mut self, node: usize) {
-        let boot = self.machines[node].boot;
-        while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next()) {
+        let (boot, now) = (self.machines[node].boot, self.now());
+        while let Some((number, attempt)) = self.machines[node].running.as_mut().and_then(|it| it.slots.next(now)) {
             let shard = attempt.lease.shard;
             let Some((spec, scripts)) = self.jobs.get(&shard.job) else { continue };
             let stage = usize::from(shard.stage);
@@ -370,7 +375,8 @@ impl World {
             return;
         }
         let slots = self.machines[node].running.as_mut().map(|running| &mut running.slots);
-        let Some(attempt) = slots.and_then(|slots| slots.end(number)) else { return };
+        let Some((attempt, begun)) = slots.and_then(|slots| slots.end(number)) else { return };
+        let took = self.now().since(begun);
         let Some(outcome) = self.end_guest(node, attempt) else { return };
         let Attempt { lease, task } = attempt;
         let machine = &mut self.machines[node];
@@ -380,7 +386,7 @@ impl World {
         self.observe(&Fact::Ran { node: id, lease, task, outcome: &outcome });
         self.note_at(node, format_args!("ran {task} of {lease:?}: {:?}", outcome.ending));
         if let Some(running) = &mut self.machines[node].running
-            && running.slots.keep(attempt, outcome)
+            && running.slots.keep(attempt, outcome, took)
         {
             let wait = dice::millis(&mut self.timing, 0..=5);
             self.after(wait, Happening::Flush { node, boot });
@@ -393,8 +399,8 @@ impl World {
             return;
         }
         let ended = self.machines[node].running.as_mut().map(|running| running.slots.take_ended());
-        for (lease, outcomes) in ended.into_iter().flatten() {
-            self.give(node, boot, Event::Ended { lease, outcomes });
+        for (lease, (outcomes, busy)) in ended.into_iter().flatten() {
+            self.give(node, boot, Event::Ended { lease, outcomes, busy });
         }
     }
 

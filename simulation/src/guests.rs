@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use fastrand::Rng;
-use swarm_protocol::{Content, Ending, Hash, LeaseId, Outcome, OutputFile, Range};
+use swarm_protocol::{Content, Ending, Hash, LeaseId, Outcome, OutputFile, Range, Time};
 
 use crate::dice;
 use crate::faults::Fault;
@@ -178,8 +178,8 @@ pub(crate) struct Slots {
     /// Leases whose blobs are being brought.
     held: BTreeMap<LeaseId, Vec<Attempt>>,
     waiting: VecDeque<Attempt>,
-    running: BTreeMap<u64, Attempt>,
-    ended: Vec<(Attempt, Outcome)>,
+    running: BTreeMap<u64, (Attempt, Time)>,
+    ended: Vec<(Attempt, Outcome, Duration)>,
     /// What is held, waits or runs.
     busy: BTreeSet<Attempt>,
 }
@@ -201,36 +201,37 @@ impl Slots {
     }
 
     /// The next attempt for a free slot, with its number.
-    pub(crate) fn next(&mut self) -> Option<(u64, Attempt)> {
+    pub(crate) fn next(&mut self, now: Time) -> Option<(u64, Attempt)> {
         if self.running.len() >= self.slots {
             return None;
         }
         let attempt = self.waiting.pop_front()?;
         self.numbers += 1;
-        self.running.insert(self.numbers, attempt);
+        self.running.insert(self.numbers, (attempt, now));
         Some((self.numbers, attempt))
     }
 
-    /// The attempt of this number, which has just come to its end; `None` when it was stopped before.
-    pub(crate) fn end(&mut self, number: u64) -> Option<Attempt> {
-        let attempt = self.running.remove(&number)?;
+    /// The attempt of this number, which has just come to its end, and when it began; `None` when it was stopped before.
+    pub(crate) fn end(&mut self, number: u64) -> Option<(Attempt, Time)> {
+        let (attempt, begun) = self.running.remove(&number)?;
         self.busy.remove(&attempt);
-        Some(attempt)
+        Some((attempt, begun))
     }
 
     /// Keeps an outcome until [`Self::take_ended`]; true for the first.
-    pub(crate) fn keep(&mut self, attempt: Attempt, outcome: Outcome) -> bool {
-        self.ended.push((attempt, outcome));
+    pub(crate) fn keep(&mut self, attempt: Attempt, outcome: Outcome, took: Duration) -> bool {
+        self.ended.push((attempt, outcome, took));
         self.ended.len() == 1
     }
 
-    /// What ended, by lease, neighbours with equal outcomes together.
-    pub(crate) fn take_ended(&mut self) -> BTreeMap<LeaseId, Vec<(Range, Outcome)>> {
+    /// What ended, by lease, neighbours with equal outcomes together, and how long it took.
+    pub(crate) fn take_ended(&mut self) -> BTreeMap<LeaseId, (Vec<(Range, Outcome)>, Duration)> {
         let mut ended = std::mem::take(&mut self.ended);
-        ended.sort_by_key(|(attempt, _)| (attempt.lease, attempt.task));
-        let mut leases = BTreeMap::<LeaseId, Vec<(Range, Outcome)>>::new();
-        for (attempt, outcome) in ended {
-            let runs = leases.entry(attempt.lease).or_default();
+        ended.sort_by_key(|(attempt, ..)| (attempt.lease, attempt.task));
+        let mut leases = BTreeMap::<LeaseId, (Vec<(Range, Outcome)>, Duration)>::new();
+        for (attempt, outcome, took) in ended {
+            let (runs, busy) = leases.entry(attempt.lease).or_default();
+            *busy += took;
             match runs.last_mut() {
                 Some((range, last)) if range.end() == attempt.task && *last == outcome => range.count += 1,
                 _ => runs.push((Range { first: attempt.task, count: 1 }, outcome)),
@@ -246,7 +247,7 @@ impl Slots {
         };
         self.busy.retain(|attempt| !stopped(attempt));
         self.waiting.retain(|attempt| !stopped(attempt));
-        self.running.retain(|_, attempt| !stopped(attempt));
+        self.running.retain(|_, (attempt, _)| !stopped(attempt));
         self.held.values_mut().for_each(|attempts| attempts.retain(|attempt| !stopped(attempt)));
     }
 

@@ -38,6 +38,8 @@ pub(crate) enum Fact<'a> {
     Said { node: NodeId, to: NodeId, message: &'a Message },
     /// A node takes in what a linked peer said.
     Heard { node: NodeId, from: NodeId, message: &'a Message },
+    /// A node's disk remembers something of a shard's tasks.
+    Recorded { node: NodeId, shard: ShardId, segment: &'a [Run] },
     /// A node gives a task to its executor; `again` when it is there already under the same lease.
     Started { node: NodeId, lease: LeaseId, task: u32, again: bool },
     /// A guest came to its end.
@@ -88,7 +90,7 @@ pub(crate) struct JobHistory {
     succeed: Vec<u32>,
     /// Per stage, how many different tasks succeeded.
     succeeded: Vec<u32>,
-    /// Per stage, the tasks of which anybody said that they ended.
+    /// Per stage, the tasks of which anybody said or recorded that they ended.
     ended: Vec<BTreeSet<u32>>,
 }
 
@@ -156,7 +158,7 @@ impl JobHistory {
         self.spec.stages.get(position).is_some_and(|it| self.succeeded[position] == it.count)
     }
 
-    /// Whether somebody said of every task of the stage that it ended.
+    /// Whether somebody said or recorded of every task of the stage that it ended.
     pub(crate) fn stage_has_ended(&self, stage: u16) -> bool {
         let position = usize::from(stage);
         self.spec.stages.get(position).is_some_and(|it| self.ended[position].len() == it.count as usize)
@@ -169,7 +171,7 @@ impl JobHistory {
         (self.has_run_honestly(stage, task) && succeeds()) || self.lies.get(&(stage, task)).is_some_and(lied)
     }
 
-    /// Whether somebody said of the task that it ended.
+    /// Whether somebody said or recorded of the task that it ended.
     pub(crate) fn has_task_ended(&self, stage: u16, task: u32) -> bool {
         self.ended.get(usize::from(stage)).is_some_and(|ended| ended.contains(&task))
     }
@@ -185,7 +187,7 @@ impl JobHistory {
         })
     }
 
-    /// Whether somebody said of every task that it ended.
+    /// Whether somebody said or recorded of every task that it ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.spec.stages.iter().zip(&self.ended).all(|(stage, ended)| stage.count as usize == ended.len())
     }
@@ -234,7 +236,7 @@ pub(crate) struct History {
     pub(crate) now: Time,
     /// When the faults were over and all nodes up, or the last trouble after that. `None` before.
     pub(crate) healed: Option<Time>,
-    /// Whether custodians had their time to come to agree.
+    /// Whether custodians had their time to come to agree, and nothing happened since.
     pub(crate) settled: bool,
     /// When all nodes were first linked, and how many there are.
     pub(crate) linked: Option<(Time, usize)>,
@@ -257,6 +259,7 @@ impl History {
             Fact::Disturbed => {
                 self.disturbed = true;
                 self.healed = self.healed.map(|_| at);
+                self.settled = false;
             }
             Fact::Linked { nodes } => self.linked = self.linked.or(Some((at, *nodes))),
             Fact::Ran { lease, task, outcome, .. } => {
@@ -273,6 +276,8 @@ impl History {
             Fact::Told { query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
                 self.change(&shard.job, |it| it.note_ends(*shard, segment));
             }
+            // Whoever is alone tells nobody, and goes by it.
+            Fact::Recorded { shard, segment, .. } => self.change(&shard.job, |it| it.note_ends(*shard, segment)),
             Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use fastrand::Rng;
-use swarm_protocol::{Effects, Event, Hash, Node, NodeId, Time};
+use swarm_protocol::lattice::Segment;
+use swarm_protocol::{Effects, Event, Hash, Node, NodeId, ShardId, Time};
 
 use crate::disk::Disk;
 use crate::guests::Slots;
@@ -129,6 +130,15 @@ pub(crate) struct Crawl {
     pub(crate) room: usize,
 }
 
+/// What waits for the disk.
+#[derive(Default)]
+pub(crate) struct Syncing {
+    /// What the disk is about to remember of tasks.
+    pub(crate) records: Vec<(ShardId, Segment)>,
+    /// What is done after that.
+    pub(crate) then: Effects,
+}
+
 /// A node's process.
 pub(crate) struct Running {
     pub(crate) core: Node,
@@ -144,7 +154,7 @@ pub(crate) struct Running {
     /// Events that the core has not taken yet: it takes none while a sync is under way.
     pub(crate) inbox: VecDeque<Event>,
     /// What is to be done once the sync under way is over.
-    pub(crate) syncing: Option<Effects>,
+    pub(crate) syncing: Option<Syncing>,
     /// The sync is over, but nobody has looked yet.
     pub(crate) sync_is_over: bool,
     /// The earliest tick in the queue.

@@ -19,6 +19,8 @@ const FINISH_MAX: Duration = Duration::from_secs(120);
 /// After the healing nobody is asked for the results before this time: the last nodes to start change who the custodians
 /// are, and views settle for 10 s.
 const SETTLE_MIN: Duration = Duration::from_secs(12);
+/// A job that nobody was promised may go on taking its nodes down after the healing: until that is over, all is asked again.
+const CLOSINGS_MAX: usize = 10;
 /// Questions are answered within this time on a network without faults.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Nodes that are asked for everything in the end, all of them where there are no more.
@@ -148,8 +150,11 @@ impl World {
 
     /// Lets custodians come to agree. That it does not take too long is judged while they do.
     pub(crate) fn settle(&mut self) {
-        let healed = self.auditor.history().healed.unwrap_or_default();
-        self.run_until((healed + SETTLE_MIN).max(self.now()));
+        let quiet_from = |world: &Self| world.auditor.history().healed.unwrap_or_default() + SETTLE_MIN;
+        let bound = self.now() + FINISH_MAX;
+        while self.now() < quiet_from(self).min(bound) && self.broken.is_none() {
+            self.run_until(quiet_from(self));
+        }
         loop {
             self.look_on();
             let jobs = self.clients.acknowledged.iter();
@@ -172,6 +177,19 @@ impl World {
 
     /// Asks every node, in a large swarm some of them, for everything, and judges the answers.
     pub(crate) fn ask_everybody(&mut self) {
+        self.ask_each();
+        for _ in 1..CLOSINGS_MAX {
+            if self.auditor.history().settled || self.broken.is_some() {
+                break;
+            }
+            self.settle();
+            self.ask_each();
+        }
+        self.observe_blobs();
+        self.observe(&Fact::Closed);
+    }
+
+    fn ask_each(&mut self) {
         let jobs: Vec<_> = self.clients.submitted.clone();
         let is_one = |node: &usize| !self.twins.contains_key(&self.machines[*node].id);
         let up = (0..self.machines.len()).filter(|node| self.machines[*node].is_up());
@@ -188,8 +206,6 @@ impl World {
         while self.clients.waiting() > 0 && self.now() < bound && self.broken.is_none() {
             self.run_for(Duration::from_millis(100));
         }
-        self.observe_blobs();
-        self.observe(&Fact::Closed);
     }
 
     /// Counts the holders of every blob of a result that users were told of.

@@ -50,6 +50,13 @@ impl Swarm {
         self
     }
 
+    /// The same with so many slots on each node. To be called before it is started.
+    #[must_use]
+    pub fn with_slots(mut self, slots: u32) -> Self {
+        self.world.machines.iter_mut().for_each(|machine| machine.slots = slots);
+        self
+    }
+
     fn of(scenario: Scenario) -> Self {
         Self { world: World::new(scenario, Faults::default(), Trace::Rough) }
     }
@@ -75,6 +82,21 @@ impl Swarm {
     /// Lets virtual time pass.
     pub fn pass(&mut self, time: Duration) {
         self.world.run_for(time);
+    }
+
+    /// The virtual time that passes while a job of one stage is submitted to a node, runs, and is told to be over.
+    ///
+    /// # Panics
+    /// As [`Self::run_until`].
+    pub fn time(&mut self, node: usize, tasks: u32, script: Script) -> Duration {
+        let before = self.world.now();
+        let job = self.submit(node, tasks, script);
+        while !self.is_over(job) {
+            self.ask(node, job);
+            self.pass(LOOK_EVERY);
+            assert!(self.world.now().since(before) < PATIENCE, "it was not over within {PATIENCE:?} of virtual time");
+        }
+        self.world.now().since(before)
     }
 
     /// Lets time pass until the condition holds.

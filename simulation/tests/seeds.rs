@@ -103,6 +103,25 @@ fn who_leaves_asks_once_more_what_others_have() {
     assert_holds(2_000_373, 7);
 }
 
+/// A node alone gave a task up, since it had taken it down, and went on with the stage that waited for its end.
+#[test]
+fn who_is_alone_goes_by_what_it_recorded() {
+    assert_holds(9_302_262, 5);
+}
+
+/// A job that was not acknowledged took the last node down while everything was asked.
+#[test]
+fn what_goes_on_after_the_healing_is_waited_for() {
+    assert_holds(10_006_972, 3);
+    assert_holds(10_007_275, 4);
+}
+
+/// A node that was told of the end of a task, whose job it did not know, owes nothing for that.
+#[test]
+fn what_was_only_heard_is_not_owed() {
+    assert_holds(10_016_205, 6);
+}
+
 fn assert_holds(seed: u64, nodes: usize) {
     let failed = failures(|seed| Scenario::new(seed, nodes), seed..seed + 1);
     assert!(failed.is_empty(), "{}", explain(&failed));
@@ -146,7 +165,7 @@ fn a_failing_run_is_shrunk() {
     assert_eq!(smallest.violation.unwrap().invariant, first.violation.as_ref().unwrap().invariant);
     let (before, after) = (&first.scenario, &smallest.scenario);
     assert!(after.tasks < before.tasks && after.storm_seconds() <= before.storm_seconds(), "{after:?}");
-    assert!(after.faults.iter().count() < 3, "{after:?}");
+    assert!(after.faults.iter().count() * 4 <= before.faults.iter().count(), "{after:?}");
 }
 
 #[test]

@@ -131,3 +131,25 @@ fn a_drained_node_may_leave_in_the_middle_of_a_job() {
     swarm.heal_and_settle().unwrap();
     assert!(swarm.is_over(job));
 }
+
+/// Short tasks teach a node how fast it is at them, and nothing about the long ones that follow.
+#[test]
+fn all_slots_are_busy_until_the_end() {
+    const NEAR: u64 = 103;
+    const FAR: u64 = 100;
+    for (seed, nodes, slots, ms, least) in [
+        (NEAR, 2, 1, 1, 0.95),
+        (NEAR, 2, 1, 100, 0.98),
+        (NEAR, 4, 2, 100, 0.97),
+        (NEAR, 4, 2, 1000, 0.97),
+        (FAR, 2, 1, 10, 0.9),
+        (FAR, 4, 2, 1000, 0.88),
+    ] {
+        let mut swarm = Swarm::from_seed(seed).with_nodes(nodes).with_slots(slots).started();
+        swarm.time(0, 200, Script::running_for(Duration::from_millis(1)));
+        let tasks = nodes as u32 * slots * 10_000 / ms;
+        let took = swarm.time(0, tasks, Script::running_for(Duration::from_millis(u64::from(ms))));
+        let efficiency = 10.0 / took.as_secs_f64();
+        assert!(efficiency >= least, "{nodes} nodes with {slots} slots, {ms} ms a task: {efficiency}");
+    }
+}

@@ -127,10 +127,10 @@ impl State {
         self.report_due = false;
         self.reported = Instant::now();
         if !self.outcomes.is_empty() {
-            let outcomes = self.outcomes.take();
+            let (outcomes, busy) = (self.outcomes.take(), self.outcomes.take_busy());
             let ended = outcomes.iter().filter(|(_, outcome)| outcome.ending != Ending::Cancelled);
             super::log("ended", self.lease, ended.map(|(range, _)| *range));
-            (self.sources.tell)(Event::Ended { lease: self.lease, outcomes }).await;
+            (self.sources.tell)(Event::Ended { lease: self.lease, outcomes, busy }).await;
         }
     }
 }

@@ -1,17 +1,21 @@
 //! Outcomes on their way to the core: equal neighbours become one range.
 
+use std::time::Duration;
+
 use swarm_protocol::{Outcome, Range};
 
 /// Outcomes of some tasks of one lease.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     ranges: Vec<(Range, Outcome)>,
+    /// What slots spent on them.
+    busy: Duration,
 }
 
 impl Outcomes {
     /// The same outcome for several ranges.
     pub(super) fn of_all(ranges: impl Iterator<Item = Range>, outcome: &Outcome) -> Self {
-        Self { ranges: ranges.map(|range| (range, outcome.clone())).collect() }
+        Self { ranges: ranges.map(|range| (range, outcome.clone())).collect(), ..Self::default() }
     }
 
     /// Adds the outcome of one task.
@@ -22,6 +26,18 @@ impl Outcomes {
     /// Adds other outcomes to these.
     pub(super) fn append(&mut self, other: Self) {
         self.ranges.extend(other.ranges);
+        self.busy += other.busy;
+    }
+
+    /// A slot spent so much time on them.
+    pub(super) fn took(mut self, busy: Duration) -> Self {
+        self.busy += busy;
+        self
+    }
+
+    /// What slots spent on them since this was last asked.
+    pub(super) fn take_busy(&mut self) -> Duration {
+        std::mem::take(&mut self.busy)
     }
 
     /// Whether there are none.

@@ -125,15 +125,22 @@ impl<'a> Shift<'a> {
             }
         }
         if self.reported.elapsed() >= REPORT_EVERY && !self.outcomes.is_empty() {
-            self.reported = Instant::now();
-            (self.job.report)(SlotReport::Ended(std::mem::take(&mut self.outcomes)));
+            let outcomes = self.hand_over();
+            (self.job.report)(SlotReport::Ended(outcomes));
         }
+    }
+
+    /// What ended since the last time: the slot did nothing else meanwhile.
+    fn hand_over(&mut self) -> Outcomes {
+        let since = std::mem::replace(&mut self.reported, Instant::now());
+        std::mem::take(&mut self.outcomes).took(self.reported.duration_since(since))
     }
 }
 
 impl Drop for Shift<'_> {
     fn drop(&mut self) {
-        (self.job.report)(SlotReport::Left(std::mem::take(&mut self.outcomes)));
+        let outcomes = self.hand_over();
+        (self.job.report)(SlotReport::Left(outcomes));
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use swarm_protocol::{Batch, Ending, Event, LeaseId, Outcome, Range};
@@ -157,6 +158,6 @@ impl State {
         let all: Vec<_> = tasks.ranges().collect();
         tasks.stop(&all);
         let outcomes = Outcomes::of_all(all.into_iter(), &Outcome::bare(Ending::Lost)).take();
-        (self.shared.sources.tell)(Event::Ended { lease, outcomes }).await;
+        (self.shared.sources.tell)(Event::Ended { lease, outcomes, busy: Duration::ZERO }).await;
     }
 }

@@ -427,7 +427,7 @@ impl TestNode {
         let mut known = 0;
         while known < count {
             let event = timeout(DEADLINE, self.events.recv()).await.expect("outcomes come").unwrap();
-            let Event::Ended { lease, outcomes } = event else { panic!("{event:?}") };
+            let Event::Ended { lease, outcomes, .. } = event else { panic!("{event:?}") };
             assert_eq!(lease, wanted);
             for (range, outcome) in outcomes {
                 known += range.count;

@@ -9,6 +9,9 @@ use swarm_protocol::{
     NodeId, NodeRecord, Notice, Outcome, Query, Retry, RetryOn, SignedJob, StageSpec, Table, Time, Write,
 };
 
+/// What every task takes.
+const BUSY: Duration = Duration::from_millis(1);
+
 /// One core with a disk that keeps what it is told.
 pub(crate) struct Lone {
     key: SigningKey,
@@ -146,7 +149,7 @@ impl Lone {
                 self.batches.push(batch);
             }
             if !ended.is_empty() {
-                self.tell(Event::Ended { lease, outcomes: ended });
+                self.tell(Event::Ended { lease, outcomes: ended, busy: BUSY });
             }
         }
     }
@@ -168,7 +171,7 @@ impl Lone {
             }
             let (lease, range) = (batch.lease, swarm_protocol::Range { first: task, count: 1 });
             self.batches.retain(|batch| !batch.tasks.is_empty());
-            self.tell(Event::Ended { lease, outcomes: vec![(range, Outcome::bare(Ending::Exited(0)))] });
+            self.tell(Event::Ended { lease, outcomes: vec![(range, Outcome::bare(Ending::Exited(0)))], busy: BUSY });
         }
     }
 
@@ -181,7 +184,7 @@ impl Lone {
                 for task in range.indexes() {
                     let range = swarm_protocol::Range { first: task, count: 1 };
                     let outcome = Outcome::bare(ending(task, attempts));
-                    self.tell(Event::Ended { lease: batch.lease, outcomes: vec![(range, outcome)] });
+                    self.tell(Event::Ended { lease: batch.lease, outcomes: vec![(range, outcome)], busy: BUSY });
                 }
             }
         }

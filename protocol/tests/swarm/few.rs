@@ -4,7 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use swarm_protocol::{Batch, Config, Effects, Event, Hash, Node, NodeId, NodeRecord, Notice, Table, Time, Write};
+use swarm_protocol::{
+    Answer, Batch, Config, Content, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, Limits,
+    Message, Node, NodeId, NodeRecord, Notice, Outcome, Query, Retry, SignedJob, StageOptions, StageSpec, Stdin, Table,
+    Time, Write,
+};
 
 pub(crate) fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[number + 1; 32])
@@ -30,12 +34,14 @@ pub(crate) struct Few {
     pub(crate) cores: BTreeMap<NodeId, Core>,
     pub(crate) links: BTreeSet<(NodeId, NodeId)>,
     pub(crate) now: Time,
+    /// Which messages never arrive.
+    pub(crate) lost: fn(&Message) -> bool,
 }
 
 impl Few {
     /// So many, linked to each other.
     pub(crate) fn new(count: u8) -> Self {
-        let mut few = Self { cores: BTreeMap::new(), links: BTreeSet::new(), now: Time::ZERO };
+        let mut few = Self { cores: BTreeMap::new(), links: BTreeSet::new(), now: Time::ZERO, lost: |_| false };
         (0..count).for_each(|number| few.add(number, BTreeMap::new()));
         few
     }
@@ -107,7 +113,7 @@ impl Few {
             }
         }
         for (to, message) in effects.ask.into_iter().chain(effects.send) {
-            if self.links.contains(&(node, to)) {
+            if self.links.contains(&(node, to)) && !(self.lost)(&message) {
                 self.tell(to, Event::Received { from: node, message });
             }
         }
@@ -126,4 +132,75 @@ impl Few {
         }
         self.now = until;
     }
+}
+
+pub(crate) fn spec(number: u8) -> JobSpec {
+    let stage = StageSpec {
+        options: StageOptions::default(),
+        name: "only".into(),
+        wasm: Hash::of(b"wasm"),
+        entry: "_start".into(),
+        args: vec![],
+        env: vec![],
+        stdin: Stdin::Empty,
+        count: 100,
+        shard_tasks: 64,
+        elements: Elements::Numbers { start: 0 },
+        inputs: vec![],
+        outputs: vec![],
+        needs: vec![],
+        retry: Retry { max: 0, lost_max: 3, backoff_ms: 0, backoff_ms_max: 0, on: vec![] },
+        run_ms_max: 1000,
+        queue_ms_max: None,
+        limits: Limits { memory_bytes_max: 1, fuel_max: 1, stdout_bytes_max: 1, outputs_bytes_max: 1 },
+    };
+    JobSpec {
+        version: 1,
+        name: "job".into(),
+        description: String::new(),
+        options: JobOptions::default(),
+        submitter: id(number),
+        submitted_unix_ms: 0,
+        nonce: 0,
+        source: None,
+        blobs: Hash::of(b"list"),
+        failures_max: 0,
+        stages: vec![stage],
+    }
+}
+
+/// Submits a job at a node and ends its tasks as they are started, each with a blob.
+pub(crate) fn run(few: &mut Few, number: u8) -> JobId {
+    let job = SignedJob::sign(&spec(number), &key(number)).unwrap();
+    let result = job.id();
+    few.tell(id(number), Event::Submit { token: 1, job });
+    for _ in 0..200 {
+        few.pass(Duration::from_millis(50));
+        let nodes: Vec<_> = few.cores.keys().copied().collect();
+        for node in nodes {
+            for batch in std::mem::take(&mut few.cores.get_mut(&node).unwrap().batches) {
+                let stdout = Content::Blob { hash: Hash::of(b"printed"), len: 7 };
+                let outcome = Outcome { stdout, ..Outcome::bare(Ending::Exited(0)) };
+                let outcomes = batch.tasks.iter().map(|(range, _)| (*range, outcome.clone())).collect();
+                few.tell(node, Event::Ended { lease: batch.lease, outcomes, busy: Duration::from_millis(1) });
+            }
+        }
+    }
+    assert!(is_over(few, number, result));
+    result
+}
+
+pub(crate) fn is_over(few: &mut Few, number: u8, job: JobId) -> bool {
+    few.cores.get_mut(&id(number)).unwrap().notices.clear();
+    few.tell(id(number), Event::Ask { token: 9, query: Query::Job(job) });
+    few.pass(Duration::from_secs(3));
+    few.cores[&id(number)].notices.iter().any(|notice| match notice {
+        Notice::Answered { token: 9, answer: Answer::Job { status, .. } } => status.state().is_over(),
+        _ => false,
+    })
+}
+
+/// Records of a table on a node's disk.
+pub(crate) fn stored(few: &Few, number: u8, table: Table) -> usize {
+    few.cores[&id(number)].disk.keys().filter(|(of, _)| *of == table).count()
 }

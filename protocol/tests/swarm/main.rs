@@ -4,4 +4,5 @@
 mod expiry;
 mod few;
 mod modules;
+mod records;
 mod why;

@@ -64,7 +64,7 @@ impl Swarm {
     fn end(&mut self, node: NodeId, outcome: &Outcome) {
         for batch in std::mem::take(&mut self.few.cores.get_mut(&node).unwrap().batches) {
             let outcomes = batch.tasks.iter().map(|(range, _)| (*range, outcome.clone())).collect();
-            self.few.tell(node, Event::Ended { lease: batch.lease, outcomes });
+            self.few.tell(node, Event::Ended { lease: batch.lease, outcomes, busy: Duration::from_millis(1) });
         }
     }
 

@@ -20,7 +20,7 @@ const DRAINED: Duration = Duration::from_secs(30);
 pub(super) struct Judge {
     /// What each node started and nobody took from it: acknowledged, recorded by itself, or dropped on demand.
     owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
-    /// Who said of a task, or was told, that it ended.
+    /// Who said or recorded of a task that it ended. Whoever was told may not know the job, and forget it.
     known: BTreeMap<(ShardId, u32), BTreeSet<NodeId>>,
     /// Nodes that ever heard of another: who did not has nobody to whom it could hand over anything.
     met: BTreeSet<NodeId>,
@@ -80,8 +80,6 @@ impl Judge {
     fn on_heard(&mut self, node: NodeId, message: &Message) {
         if let Message::Ack { lease, tasks } = message {
             self.take_from(node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
-        } else if let Some((shard, segment)) = facts_in(message) {
-            self.note_ends(node, shard, segment);
         }
     }
 
@@ -134,6 +132,7 @@ impl Invariant for Judge {
                 self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
             }
             Fact::Said { node, to, message } => return self.on_said(*node, *to, message),
+            Fact::Recorded { node, shard, segment } => self.note_ends(*node, *shard, segment),
             Fact::Heard { node, message, .. } => {
                 self.met.insert(*node);
                 self.on_heard(*node, message);
@@ -201,8 +200,14 @@ mod tests {
         let job = Job::of(1);
         let said = ran(&job).says(3, 2, &record(job.shard(), 3, job.done(0)));
         said.fact(&drained()).breaks("nobody else knows");
-        let told = ran(&job).tells(3, 2, &record(job.shard(), 3, job.done(0)));
-        told.fact(&drained()).passes();
+        let heard = || ran(&job).tells(3, 2, &record(job.shard(), 3, job.done(0)));
+        heard().fact(&drained()).breaks("nobody else knows");
+        let kept = [job.done(0)];
+        let recorded = |node| Fact::Recorded { node: id(node), shard: job.shard(), segment: &kept };
+        heard().fact(&recorded(2)).fact(&drained()).passes();
+        // What it was told of a job that it does not know it may forget.
+        let told = Tale::of(Judge::default()).with(&job).tells(2, 3, &record(job.shard(), 2, job.done(0)));
+        told.fact(&Fact::Forgot { node: id(2) }).fact(&drained()).passes();
     }
 
     #[test]

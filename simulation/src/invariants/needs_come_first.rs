@@ -49,9 +49,9 @@ fn early(job: &JobHistory, edge: &Edge, task: u32) -> Option<(u16, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use swarm_protocol::{SameNeed, StageOptions};
+    use swarm_protocol::{Ending, SameNeed, StageOptions};
 
-    use super::super::tale::{Job, Tale};
+    use super::super::tale::{Job, Tale, given_up, id};
     use super::*;
 
     fn second(job: &Job) -> swarm_protocol::LeaseId {
@@ -79,8 +79,11 @@ mod tests {
     #[test]
     fn a_stage_that_is_needed_over_must_be_over() {
         let job = Job::of_two_stages_with(2, StageOptions { needs_finished: vec![0], ..StageOptions::default() });
-        let half = Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
-        half.starts(3, second(&job), 0).breaks("before stage 0 is done");
+        let half = || Tale::of(Judge).with(&job).runs(3, job.lease(1, 1), 0, &job.left(0));
+        half().starts(3, second(&job), 0).breaks("before stage 0 is done");
+        let ended = [job.done(0), given_up(1, job.lease(1, 1), 3, Ending::Lost)];
+        let recorded = Fact::Recorded { node: id(3), shard: job.shard(), segment: &ended };
+        half().fact(&recorded).starts(3, second(&job), 0).passes();
     }
 
     #[test]
