@@ -309,6 +309,7 @@ impl Driver {
                 self.told.drain_asked.send_replace(Some(DrainAsked { by, timeout }));
             }
             Notice::Drained => {
+                self.events.flush_now();
                 self.told.drained.send_replace(true);
             }
         }

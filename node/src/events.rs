@@ -182,9 +182,19 @@ impl Events {
 
     /// Called after every round of the core: hands to the disk what is due.
     pub(crate) fn flush(&self) {
-        let mut log = self.log();
-        let due = log.flushed.elapsed() >= FLUSH_EVERY || log.fresh.len() >= BATCH_EVENTS_MAX;
-        if log.fresh.is_empty() || !due {
+        let log = self.log();
+        if log.flushed.elapsed() >= FLUSH_EVERY || log.fresh.len() >= BATCH_EVENTS_MAX {
+            self.hand_over(log);
+        }
+    }
+
+    /// The same at once, when the node is about to leave.
+    pub(crate) fn flush_now(&self) {
+        self.hand_over(self.log());
+    }
+
+    fn hand_over(&self, mut log: MutexGuard<'_, Log>) {
+        if log.fresh.is_empty() {
             return;
         }
         let key = u16::try_from(log.batch % BATCHES_MAX).unwrap_or_default().to_be_bytes();

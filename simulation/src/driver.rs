@@ -149,7 +149,8 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { ask: _, persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } = effects;
+        let Effects { ask: _, persist: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify, happened: _ } =
+            effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
@@ -416,6 +417,8 @@ impl World {
             Notice::Over(_) => self.census.count("end of a job noticed"),
             // Users of the simulation publish no modules and collect no blobs; the tests of the core do.
             Notice::ModulePublished { .. } | Notice::BlobsMarked { .. } => {}
+            // Nobody asks another node to leave; the drains of the simulation come from the node's own user.
+            Notice::DrainAsked { .. } => {}
             Notice::Drained => self.on_drained(node),
         }
     }
