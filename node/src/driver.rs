@@ -268,6 +268,9 @@ impl Driver {
         for fetch in effects.fetch {
             fetches.spawn(fetch_blobs(self.artifacts.clone(), self.network.clone(), fetch));
         }
+        for happened in effects.happened {
+            self.events.push(What::Core(happened));
+        }
         // One round may start a batch and stop it again, never the other way round: a lease is started once.
         for batch in effects.start {
             self.events.granted(batch.lease, &batch.tasks);
@@ -275,9 +278,6 @@ impl Driver {
         }
         for (lease, tasks) in effects.stop {
             self.work.stop(lease, tasks);
-        }
-        for happened in effects.happened {
-            self.events.push(What::Core(happened));
         }
         for notice in effects.notify {
             self.notify(notice, inbox);
@@ -309,6 +309,7 @@ impl Driver {
                 self.told.drain_asked.send_replace(Some(DrainAsked { by, timeout }));
             }
             Notice::Drained => {
+                self.events.flush_now();
                 self.told.drained.send_replace(true);
             }
         }

@@ -31,6 +31,8 @@ const BATCHES_MAX: u64 = 4096;
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 /// Events in one batch, or it is written at once.
 const BATCH_EVENTS_MAX: usize = 1024;
+/// Neighbouring tasks are one event when so few others, not told either, lie between: grants and facts take turns.
+const JOINED_WITHIN: usize = 4;
 /// Numbers left out at each start.
 const START_SKIP: u64 = 1 << 20;
 /// The longest batch read back.
@@ -165,7 +167,7 @@ impl Events {
 
     pub(crate) fn push(&self, what: What) {
         let mut log = self.log();
-        if log.fresh.last_mut().is_some_and(|last| take_in(&mut last.what, &what)) {
+        if log.fresh.iter_mut().rev().take(JOINED_WITHIN).any(|event| take_in(&mut event.what, &what)) {
             return;
         }
         let seq = log.next;
@@ -180,9 +182,19 @@ impl Events {
 
     /// Called after every round of the core: hands to the disk what is due.
     pub(crate) fn flush(&self) {
-        let mut log = self.log();
-        let due = log.flushed.elapsed() >= FLUSH_EVERY || log.fresh.len() >= BATCH_EVENTS_MAX;
-        if log.fresh.is_empty() || !due {
+        let log = self.log();
+        if log.flushed.elapsed() >= FLUSH_EVERY || log.fresh.len() >= BATCH_EVENTS_MAX {
+            self.hand_over(log);
+        }
+    }
+
+    /// The same at once, when the node is about to leave.
+    pub(crate) fn flush_now(&self) {
+        self.hand_over(self.log());
+    }
+
+    fn hand_over(&self, mut log: MutexGuard<'_, Log>) {
+        if log.fresh.is_empty() {
             return;
         }
         let key = u16::try_from(log.batch % BATCHES_MAX).unwrap_or_default().to_be_bytes();
@@ -225,19 +237,31 @@ impl Events {
     }
 }
 
-/// Makes one event of two neighbours that are not told yet and say the same of neighbouring tasks.
-fn take_in(last: &mut What, next: &What) -> bool {
-    let (What::Core(Happened::Tasks { shard, tasks }), What::Core(Happened::Tasks { shard: same, tasks: more })) =
-        (last, next)
-    else {
-        return false;
-    };
-    let (Some((range, change)), [(following, same_change)]) = (tasks.last_mut(), more.as_slice()) else { return false };
-    let joins = shard == same && change == same_change && range.end() == following.first;
-    if joins {
-        range.count += following.count;
+/// Makes one event of two that are not told yet and say the same of neighbouring tasks.
+fn take_in(event: &mut What, next: &What) -> bool {
+    match (event, next) {
+        (What::Core(Happened::Tasks { shard, tasks }), What::Core(Happened::Tasks { shard: same, tasks: more }))
+            if shard == same =>
+        {
+            match (tasks.last_mut(), more.as_slice()) {
+                (Some((range, change)), [(next, same)]) if change == same => follows(range, next),
+                _ => false,
+            }
+        }
+        (What::Granted { shard, tasks }, What::Granted { shard: same, tasks: more }) if shard == same => {
+            match (tasks.last_mut(), more.as_slice()) {
+                (Some(range), [next]) => follows(range, next),
+                _ => false,
+            }
+        }
+        _ => false,
     }
-    joins
+}
+
+fn follows(range: &mut Range, next: &Range) -> bool {
+    let follows = range.end() == next.first;
+    range.count += if follows { next.count } else { 0 };
+    follows
 }
 
 #[cfg(test)]

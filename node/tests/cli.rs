@@ -335,6 +335,41 @@ fn a_busy_node_that_leaves_finishes_what_runs_and_nothing_runs_twice() {
     assert!(outcomes.len() == 24 && outcomes.iter().all(|it| it["attempts"] == 1), "{shown}");
 }
 
+#[test]
+fn a_reader_of_events_goes_on_where_it_was_after_the_node_was_killed() {
+    let dir = Dir::new();
+    let first = Node::start(&dir);
+    let job = "name = \"echo\"\n[task.x]\nwasm = \"hello.wasm\"\narray = \"0..200\"\n";
+    let id = dir.swarm(&["submit", "-"]).stdin(job).finish().stdout.trim().to_owned();
+    assert_eq!(dir.swarm(&["wait", &id]).finish().code, 0);
+    let read = |words: &[&str]| -> Vec<Value> {
+        let all = dir.swarm(&[&["events", "-o", "jsonl"], words].concat()).finish();
+        assert_eq!(all.code, 0, "{all:?}");
+        all.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    eventually("the end is told", || read(&[]).iter().any(|event| event["kind"] == "job_over"));
+    let all = read(&["--job", &id]);
+    let done = all.iter().filter(|event| event["kind"] == "tasks_done");
+    let ranges = done.flat_map(|event| event["tasks"].as_array().unwrap().clone());
+    assert_eq!(ranges.map(|range| range["count"].as_u64().unwrap()).sum::<u64>(), 200);
+    let all = read(&[]);
+    let numbers: Vec<u64> = all.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next) && all[0]["kind"] == "node_started", "{all:?}");
+    let last = numbers.last().unwrap().to_string();
+    assert_eq!(read(&["--since", &last]).len(), 0);
+
+    first.signal(rustix::process::Signal::KILL);
+    drop(first);
+    let _again = Node::start(&dir);
+    let mut following = dir.swarm(&["events", "-o", "jsonl", "--follow", "--since", &last]);
+    let told = following.stdout.take().unwrap();
+    let next: Value = serde_json::from_str(&told.recv_timeout(DEADLINE).unwrap()).unwrap();
+    assert_eq!(next["kind"], "node_started", "nothing between was lost, and no number is used twice");
+    assert!(next["seq"].as_u64() > numbers.last().copied());
+    let gap = read(&["--since", "1000000000000"]);
+    assert_eq!(gap[0]["kind"], "gap", "that is another log");
+}
+
 /// A task that never ends is given to another node, and that is no failed attempt.
 #[test]
 fn what_does_not_finish_in_time_is_released_and_the_node_leaves() {
