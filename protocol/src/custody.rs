@@ -207,10 +207,10 @@ impl Custody {
     }
 }
 
-/// The facts about a shard's tasks in a write to the store, if it is such a write: what a disk remembers, for auditors.
-pub fn recorded_in(write: &Write) -> Option<(ShardId, Segment)> {
-    let value = write.value.as_ref().filter(|_| write.table == Table::Segments)?;
-    Some((shard_of_key(&write.key).ok()?, codec::decode(value, SEGMENT_BYTES_MAX).ok()?))
+/// The facts about a shard's tasks in a record of the store, if it is such a record: what a disk remembers, for auditors.
+pub fn recorded_in(table: Table, key: &[u8], value: &[u8]) -> Option<(ShardId, Segment)> {
+    let facts = || Some((shard_of_key(key).ok()?, codec::decode(value, SEGMENT_BYTES_MAX).ok()?));
+    (table == Table::Segments).then(facts)?
 }
 
 impl Node {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use swarm_protocol::lattice::Segment;
 use swarm_protocol::{
-    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, Table,
-    Wanted, Write, codec, recorded_in,
+    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, ShardId,
+    Table, Wanted, Write, codec, recorded_in,
 };
 
 use crate::bug::Bug;
@@ -81,7 +82,8 @@ impl World {
             self.act(node, std::mem::take(&mut then));
         }
         if let Some(running) = &mut self.machines[node].running {
-            running.syncing = Some(Syncing { records: batch.iter().filter_map(recorded_in).collect(), then });
+            let recorded = |write: &Write| recorded_in(write.table, &write.key, write.value.as_deref()?);
+            running.syncing = Some(Syncing { records: batch.iter().filter_map(recorded).collect(), then });
         }
         self.after(took, Happening::Synced { node, boot });
         self.meet_doom(node, took);
@@ -101,11 +103,16 @@ impl World {
         }
         let (id, syncing) = (machine.id, machine.running.as_mut().and_then(|running| running.syncing.take()));
         let Syncing { records, then } = syncing.unwrap_or_default();
-        for (shard, segment) in &records {
-            self.observe(&Fact::Recorded { node: id, shard: *shard, segment });
-        }
+        self.observe_records(id, &records);
         self.act(node, then);
         self.turn(node);
+    }
+
+    /// A node's disk remembers these.
+    pub(crate) fn observe_records(&mut self, node: NodeId, records: &[(ShardId, Segment)]) {
+        for (shard, segment) in records {
+            self.observe(&Fact::Recorded { node, shard: *shard, segment });
+        }
     }
 
     /// A node that stood still takes up what came meanwhile.

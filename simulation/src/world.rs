@@ -14,6 +14,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{
     Config, Epoch, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, ShardId, Time,
+    recorded_in,
 };
 
 use crate::after_ack::Ambush;
@@ -301,6 +302,10 @@ impl World {
             Err(error) => return self.refuse_to_start(node, &error),
         };
         let peers = known_peers(&records);
+        // What was not synced when the last process died may have survived.
+        let remembered =
+            records.iter().filter_map(|(table, key, value)| recorded_in(*table, key, value)).collect::<Vec<_>>();
+        let id = machine.id;
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {
                 let mut running = Running::new(core, LocalClock { origin: now, skew, drift_ppm }, machine.slots, peers);
@@ -308,6 +313,7 @@ impl World {
                 machine.running = Some(running);
                 self.note_at(node, format_args!("starts, boot {boot}"));
                 self.census.count("start");
+                self.observe_records(id, &remembered);
                 self.carry_out(node, effects);
                 self.keep_dialling(node);
                 self.after(COLLECT_EVERY, Happening::Collect { node, boot });

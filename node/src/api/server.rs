@@ -44,6 +44,8 @@ const BLOB_BYTES_MAX: u64 = 16 << 30;
 const SOURCE_BYTES_MAX: u64 = 4 << 20;
 /// Pieces of an upload that wait for the disk.
 const PIECES_QUEUED_MAX: usize = 8;
+/// What is still taken of an upload that was refused, so that its user hears why: a second or two on a local socket.
+const UNHEARD_BYTES_MAX: usize = 1 << 30;
 /// Lists are sent in pieces of this size: few system calls, little memory.
 const PIECE_BYTES: usize = 128 << 10;
 /// How long a request may wait for the end of a job; whoever waits longer asks again.
@@ -436,10 +438,15 @@ async fn keep(
     let (pieces, written) = mpsc::channel(PIECES_QUEUED_MAX);
     let writing = tokio::task::spawn_blocking(move || store(receiver()?, written));
     let mut body = body.into_data_stream();
+    let mut unheard = 0;
     while let Some(piece) = body.next().await {
+        let len = piece.as_ref().map_or(0, Bytes::len);
         // An upload that breaks off must not pass for a shorter blob. The writer may have gone away because it failed; its
-        // own error is told below.
-        if pieces.send(piece.map_err(drop)).await.is_err() {
+        // own error is told below, which the user hears only once all was sent.
+        if unheard > 0 || pieces.send(piece.map_err(drop)).await.is_err() {
+            unheard += len.max(1);
+        }
+        if unheard > UNHEARD_BYTES_MAX {
             break;
         }
     }
