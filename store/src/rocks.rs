@@ -314,10 +314,7 @@ fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
     match error.kind() {
         ErrorKind::Corruption => OpenError::Damaged { dir, source: engine(error) },
         ErrorKind::IOError if says_full(&error) => OpenError::NoRoom { dir, source: engine(error) },
-        // RocksDB looks only for files that it wrote, and tells this kind of I/O error in prose alone.
-        ErrorKind::IOError if error.as_ref().contains("No such file") => {
-            OpenError::Damaged { dir, source: engine(error) }
-        }
+        ErrorKind::IOError if says_missing(&error) => OpenError::Damaged { dir, source: engine(error) },
         _ => OpenError::Engine { dir, source: engine(error) },
     }
 }
@@ -334,10 +331,17 @@ fn says_full(error: &rocksdb::Error) -> bool {
     ["No space left on device", "Disk quota exceeded"].iter().any(|words| error.as_ref().contains(words))
 }
 
+/// Whether a file is gone. RocksDB looks only for files that it wrote, and tells this kind of I/O error in prose alone.
+fn says_missing(error: &rocksdb::Error) -> bool {
+    error.as_ref().contains("No such file")
+}
+
 fn unread(table: Table, error: rocksdb::Error) -> StoreError {
     let table = table.name();
     match error.kind() {
         ErrorKind::Corruption => StoreError::Damaged { table, source: engine(error) },
+        // Not every file is opened with the store.
+        ErrorKind::IOError if says_missing(&error) => StoreError::Damaged { table, source: engine(error) },
         _ => StoreError::Read { table, source: engine(error) },
     }
 }
