@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use swarm_node::{Client, Runtime, RuntimeOptions};
 //!
-//! let runtime = Runtime::start(RuntimeOptions::new("/var/lib/swarm".into())).await?;
+//! let runtime = Runtime::start(RuntimeOptions::new("/var/lib/swarm")).await?;
 //! let client = Client::new(runtime.handle());
 //! let job = client.load("job.toml").await?;
 //! let id = client.submit(&job).await?;
