@@ -662,10 +662,14 @@ impl Node {
 
     fn grant_wants(&mut self) {
         let claimants = self.membership.links.len() as u64 + 1;
-        let mut wants: Vec<_> = self.custody.wants.iter().map(|(node, want)| (want.at, *node)).collect();
+        // Of those who wait whoever has the artifact and the inputs already goes first: that costs no waiting.
+        let next = self.custody.claims.queue.first();
+        let lacks = |node: &NodeId| next.is_some_and(|job| !self.has_blobs_of(job, *node));
+        let wants = self.custody.wants.iter().map(|(node, want)| (lacks(node), want.at, *node));
+        let mut wants: Vec<_> = wants.collect();
         wants.sort_unstable();
         let mut remaining = self.count_claimable();
-        for (_, executor) in wants {
+        for (.., executor) in wants {
             if remaining == 0 {
                 break;
             }

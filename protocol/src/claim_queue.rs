@@ -157,6 +157,12 @@ impl ClaimQueue {
             .map(|(id, pending)| (*id, *pending))
     }
 
+    /// The job that comes first.
+    pub(crate) fn first(&self) -> Option<JobId> {
+        let firsts = self.groups.iter().filter_map(|(group, queue)| Some((group, queue.stages.first()?)));
+        firsts.min_by_key(|(group, place)| self.rank(group, place)).map(|(_, (.., job, _))| *job)
+    }
+
     fn stages_in_order(&self, groups: &[&Group]) -> impl Iterator<Item = (JobId, u16)> + use<'_> {
         let mut queues: Vec<(&Group, btree_set::Iter<'_, Place>)> = Vec::new();
         queues.extend(

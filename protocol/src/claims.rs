@@ -21,7 +21,7 @@ use crate::lattice::{End, Results, Run, TaskState};
 use crate::message::{Message, NodeRecord};
 use crate::node::Node;
 use crate::situation::{Ahead, Order};
-use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, Resources, ShardId};
+use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, Resources, ShardId, StageSpec, Strategy};
 
 /// Tasks are kept for nodes that their stage likes as long as one of them took some so recently.
 const LIKED_FIRST: Duration = Duration::from_secs(1);
@@ -163,10 +163,14 @@ impl Node {
     pub(crate) fn may_take(&self, id: ShardId, executor: NodeId, count: u64) -> u64 {
         let (Some(stage), Some(record)) = (self.stage_of(id), self.record_of(executor)) else { return count };
         let Some(resources) = stage.resources_on(record) else { return 0 };
-        if !stage.options.place.likes(record) && self.waits_for_liked(id) {
+        if !self.is_liked(id, stage, record) && self.waits_for_liked(id) {
             return 0;
         }
-        (count / u64::from(resources.slots.max(1))).max(1)
+        let count = (count / u64::from(resources.slots.max(1))).max(1);
+        match stage.options.place.strategy {
+            Strategy::Spread => count.min(self.even_part(id, stage, record).max(1).into()),
+            Strategy::Any | Strategy::Pack => count,
+        }
     }
 
     fn record_of(&self, node: NodeId) -> Option<&NodeRecord> {
@@ -185,7 +189,47 @@ impl Node {
         recent
             && self
                 .stage_of(id)
-                .is_some_and(|stage| self.living_records().any(|it| stage.fits(it) && stage.options.place.likes(it)))
+                .is_some_and(|stage| self.living_records().any(|it| stage.fits(it) && self.is_liked(id, stage, it)))
+    }
+
+    /// Whether there is no node that its tasks should rather go to.
+    fn is_liked(&self, id: ShardId, stage: &StageSpec, record: &NodeRecord) -> bool {
+        let place = &stage.options.place;
+        place.likes(record)
+            && match place.strategy {
+                Strategy::Any => true,
+                Strategy::Spread => self.even_part(id, stage, record) > 0,
+                Strategy::Pack => {
+                    let mine = (self.room_on(record), record.node);
+                    !self.rivals(stage, record).any(|other| (self.room_on(other), other.node) < mine)
+                }
+            }
+    }
+
+    /// How many tasks of a shard bring the node to one more than those that have the fewest.
+    fn even_part(&self, id: ShardId, stage: &StageSpec, record: &NodeRecord) -> u32 {
+        let fewest = self.rivals(stage, record).map(|other| self.leased_to(id, other.node)).min();
+        fewest.map_or(u32::MAX, |fewest| (fewest + 1).saturating_sub(self.leased_to(id, record.node)))
+    }
+
+    /// Other nodes that could take a task of the stage now, and are liked as much.
+    fn rivals(&self, stage: &StageSpec, record: &NodeRecord) -> impl Iterator<Item = &NodeRecord> {
+        let has_room = |it: &NodeRecord| stage.resources_on(it).is_some_and(|taken| taken.slots <= self.room_on(it));
+        let place = &stage.options.place;
+        let others = self.living_records().filter(move |it| it.node != record.node && !it.draining);
+        others.filter(move |it| place.allows(it) && place.likes(it) && has_room(it))
+    }
+
+    /// Free slots: what the node said last, or less by what was leased to it here since.
+    fn room_on(&self, record: &NodeRecord) -> u32 {
+        let leased = |id: &ShardId| self.leased_to(*id, record.node);
+        record.slots_free.min(record.slots.saturating_sub(self.custody.active().iter().map(leased).sum()))
+    }
+
+    fn leased_to(&self, id: ShardId, executor: NodeId) -> u32 {
+        let arbiter = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref());
+        let leases = arbiter.into_iter().flat_map(|arbiter| arbiter.leases.values());
+        leases.filter(|lease| lease.executor == executor).map(|lease| count_of(&lease.tasks)).sum()
     }
 
     /// Nodes that may be granted something.
@@ -195,10 +239,8 @@ impl Node {
     }
 
     pub(crate) fn note_liked(&mut self, id: ShardId, executor: NodeId) {
-        let Some(place) = self.stage_of(id).map(|stage| &stage.options.place).filter(|place| !place.is_empty()) else {
-            return;
-        };
-        let likes = self.record_of(executor).is_some_and(|record| place.likes(record));
+        let Some(stage) = self.stage_of(id).filter(|stage| !stage.options.place.is_empty()) else { return };
+        let likes = self.record_of(executor).is_some_and(|record| self.is_liked(id, stage, record));
         let now = self.now;
         if let Some(arbiter) = self.arbiter_mut(id).filter(|_| likes) {
             arbiter.liked_at = Some(now);

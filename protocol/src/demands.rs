@@ -27,6 +27,22 @@ pub struct Where {
     /// Nodes for which one of them holds are given the tasks last.
     #[serde(default)]
     pub avoid: Vec<Condition>,
+    /// Which of those that are left.
+    #[serde(default)]
+    pub strategy: Strategy,
+}
+
+/// Which of several nodes that may run a task is given it; a wish, for which nothing waits long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The one that asks first: those with nothing to do do.
+    #[default]
+    Any,
+    /// One with as few tasks of the same shard as any: what one node's end takes with it is little.
+    Spread,
+    /// The one with the fewest free slots: whole nodes stay free for what needs them.
+    Pack,
 }
 
 /// One condition, as `label.zone in (a, b)`.
@@ -97,7 +113,7 @@ pub struct Resources {
 impl Where {
     /// Whether nothing is said.
     pub const fn is_empty(&self) -> bool {
-        self.require.is_empty() && self.prefer.is_empty() && self.avoid.is_empty()
+        self.require.is_empty() && self.is_indifferent()
     }
 
     /// Whether the node must not be left out.
@@ -112,7 +128,7 @@ impl Where {
 
     /// Whether all nodes that it allows are the same to it.
     pub(crate) const fn is_indifferent(&self) -> bool {
-        self.prefer.is_empty() && self.avoid.is_empty()
+        self.prefer.is_empty() && self.avoid.is_empty() && matches!(self.strategy, Strategy::Any)
     }
 
     /// Every condition.

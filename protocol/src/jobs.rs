@@ -989,6 +989,12 @@ impl Node {
         !self.plants(PlantedBug::GrantsStopped) && self.jobs.jobs.get(&job).is_some_and(|job| job.stop.is_some())
     }
 
+    /// Whether a node is known to have the job's blobs.
+    pub(crate) fn has_blobs_of(&self, job: JobId, node: NodeId) -> bool {
+        let has = |job: &Job| if node == self.me() { job.holds_blobs() } else { job.held_by.contains(&node) };
+        self.jobs.get(job).is_some_and(has)
+    }
+
     /// The blob list of the job, for those who run its tasks.
     pub(crate) fn job_sources(&self, job: JobId) -> Vec<NodeId> {
         self.jobs.jobs.get(&job).map(Job::sources).unwrap_or_default()

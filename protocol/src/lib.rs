@@ -44,7 +44,7 @@ mod worker;
 mod write;
 
 pub use custody::recorded_in;
-pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Test, Unmet, Where};
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Strategy, Test, Unmet, Where};
 pub use edges::Edge;
 pub use effects::{
     Batch, Effects, Event, Fetch, Happened, MemberState, MemberView, Notice, Refusal, TaskChange, Wanted,

@@ -5,7 +5,7 @@
 //! Elsewhere: what a condition means is `swarm_protocol::Condition`.
 
 use bytesize::ByteSize;
-use swarm_protocol::{Attribute, CONDITIONS_MAX, Comparison, Condition, Test, Where};
+use swarm_protocol::{Attribute, CONDITIONS_MAX, Comparison, Condition, Strategy, Test, Where};
 
 use super::error::{Fault, FaultCode, suggestion};
 use super::keys;
@@ -29,6 +29,10 @@ pub(super) fn read(value: &Value, place: &mut Where) -> Result<(), Fault> {
     let table = value.table("{ require = [\"arch = x86_64\"] }")?;
     keys::WHERE.check(table)?;
     for entry in &table.entries {
+        if entry.key == "strategy" {
+            place.strategy = strategy(&entry.value)?;
+            continue;
+        }
         let list = entry.value.list("conditions")?;
         let conditions = list.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
         match entry.key.as_str() {
@@ -39,6 +43,18 @@ pub(super) fn read(value: &Value, place: &mut Where) -> Result<(), Fault> {
     }
     let many = || value.fault(format!("`where` has more than {CONDITIONS_MAX} conditions")).coded(FaultCode::Limit);
     if place.conditions().count() > CONDITIONS_MAX { Err(many()) } else { Ok(()) }
+}
+
+fn strategy(value: &Value) -> Result<Strategy, Fault> {
+    match value.plain()? {
+        "any" => Ok(Strategy::Any),
+        "spread" => Ok(Strategy::Spread),
+        "pack" => Ok(Strategy::Pack),
+        other => {
+            let hint = suggestion(other, ["any", "spread", "pack"]);
+            Err(value.fault(format!("`{other}` is no strategy; there are `any`, `spread` and `pack`{hint}")))
+        }
+    }
 }
 
 fn condition(value: &Value) -> Result<Condition, Fault> {

@@ -372,4 +372,18 @@ pub(super) struct Where {
     prefer: Option<Vec<String>>,
     /// Nodes for which one of them holds come last.
     avoid: Option<Vec<String>>,
+    /// Which of the nodes that are left.
+    strategy: Option<Strategy>,
+}
+
+/// Which of several nodes that may run a task is given it.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+pub(super) enum Strategy {
+    /// The one that asks first.
+    Any,
+    /// One with as few tasks of the job as any.
+    Spread,
+    /// The one with the fewest free slots.
+    Pack,
 }

@@ -36,12 +36,19 @@ pub(crate) struct Few {
     pub(crate) now: Time,
     /// Which messages never arrive.
     pub(crate) lost: fn(&Message) -> bool,
+    slots: u32,
 }
 
 impl Few {
     /// So many, linked to each other.
     pub(crate) fn new(count: u8) -> Self {
-        let mut few = Self { cores: BTreeMap::new(), links: BTreeSet::new(), now: Time::ZERO, lost: |_| false };
+        Self::with_slots(count, 1)
+    }
+
+    /// The same with so many slots each.
+    pub(crate) fn with_slots(count: u8, slots: u32) -> Self {
+        let (cores, links) = (BTreeMap::new(), BTreeSet::new());
+        let mut few = Self { cores, links, now: Time::ZERO, lost: |_| false, slots };
         (0..count).for_each(|number| few.add(number, BTreeMap::new()));
         few
     }
@@ -54,8 +61,8 @@ impl Few {
             sequence: 0,
             name: format!("n{number}"),
             addresses: vec![],
-            slots: 1,
-            slots_free: 1,
+            slots: self.slots,
+            slots_free: self.slots,
             memory_bytes: 0,
             labels: BTreeMap::new(),
             arch: "x86_64".into(),

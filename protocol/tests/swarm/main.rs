@@ -6,4 +6,5 @@ mod few;
 mod leases;
 mod modules;
 mod records;
+mod strategies;
 mod why;
