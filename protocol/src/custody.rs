@@ -528,6 +528,9 @@ impl Node {
     pub(crate) fn on_prepare(&mut self, from: NodeId, shards: Vec<(ShardId, Epoch)>) {
         let mut promises = Vec::new();
         for (shard, epoch) in shards.into_iter().take(SHARDS_PER_MESSAGE) {
+            if self.tells_expired(from, shard.job) {
+                continue; // what was promised of it is forgotten
+            }
             if self.jobs.get(shard.job).is_none() {
                 self.pull_job(shard.job, from);
             }
