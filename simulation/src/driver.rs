@@ -158,7 +158,6 @@ impl World {
         self.note_speaker(node);
         let Effects { ask: _, persist: _, happened, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
             effects;
-        self.observe_happened(node, &happened);
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
@@ -166,6 +165,8 @@ impl World {
         for (to, message) in send {
             self.send(node, to, message);
         }
+        // What one event made it say may be over with the next one of the same turn.
+        self.observe_happened(node, &happened);
         gossip.into_iter().for_each(|it| self.gossip(node, it));
         dial.into_iter().for_each(|(to, addresses)| self.dial(node, to, &addresses));
         hang_up.into_iter().for_each(|peer| self.hang_up(node, peer));

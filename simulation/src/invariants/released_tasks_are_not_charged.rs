@@ -1,7 +1,9 @@
 //! A task that an executor gave back is not charged: once its arbiter has heard of it, no attempt under that lease is
 //! counted as failed or lost. And who gave a task back reports nothing of it any more.
+//!
+//! An executor that dies before it is drained may have lost its note that it gave the task back, and then charges itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use swarm_protocol::lattice::{AttemptId, Run};
 use swarm_protocol::{Epoch, LeaseId, Message, NodeId, ShardId};
@@ -14,11 +16,13 @@ type Attempt = (ShardId, AttemptId, u32);
 
 #[derive(Default)]
 pub(super) struct Judge {
-    released: BTreeSet<Attempt>,
+    /// With who gave it back.
+    released: BTreeMap<Attempt, NodeId>,
     /// Charged before they were released.
     charged: BTreeSet<Attempt>,
     /// Given back by this node.
     given_back: BTreeSet<(NodeId, LeaseId, u32)>,
+    drained: BTreeSet<NodeId>,
 }
 
 impl Judge {
@@ -27,7 +31,7 @@ impl Judge {
             for (attempt, failure) in &run.state.failures {
                 for task in tasks_of(run.range) {
                     let one = (shard, *attempt, task);
-                    if self.charged.insert(one) && self.released.contains(&one) {
+                    if self.charged.insert(one) && self.released.contains_key(&one) {
                         let ending = &failure.ending;
                         return Err(format!("task {task} of {shard:?} was given back, and is charged: {ending:?}"));
                     }
@@ -52,9 +56,9 @@ impl Invariant for Judge {
 
     fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Heard { message: Message::Release { lease, tasks }, .. } => {
+            Fact::Heard { from, message: Message::Release { lease, tasks }, .. } => {
                 let tasks = tasks.iter().flat_map(|range| tasks_of(*range));
-                self.released.extend(tasks.map(|task| (lease.shard, AttemptId::from(*lease), task)));
+                self.released.extend(tasks.map(|task| ((lease.shard, AttemptId::from(*lease), task), *from)));
                 Ok(())
             }
             Fact::Said { node, message: Message::Report { lease, outcomes }, .. } => {
@@ -69,10 +73,20 @@ impl Invariant for Judge {
                 self.given_back.extend(tasks.map(|task| (*node, *lease, task)));
                 Ok(())
             }
+            Fact::Drained { node } => {
+                self.drained.insert(*node);
+                Ok(())
+            }
+            Fact::Down { node } => {
+                if !self.drained.remove(node) {
+                    self.released.retain(|_, from| from != node);
+                }
+                Ok(())
+            }
             // An arbiter that forgot what it promised may give the same names once more.
             Fact::Forgot { node } => {
                 let tie = Epoch::NONE.next(*node).tie;
-                self.released.retain(|(_, attempt, _)| attempt.epoch.tie != tie);
+                self.released.retain(|(_, attempt, _), from| attempt.epoch.tie != tie && from != node);
                 self.given_back.retain(|(at, lease, _)| at != node && lease.epoch.tie != tie);
                 Ok(())
             }
@@ -101,6 +115,16 @@ mod tests {
         // A release that is lost on its way leaves the lease to run out.
         tale().says(3, 1, &release).says(1, 2, &lost(&job)).passes();
         tale().says(1, 2, &lost(&job)).tells(3, 1, &release).says(1, 2, &lost(&job)).passes();
+    }
+
+    #[test]
+    fn who_is_drained_has_noted_what_it_gave_back() {
+        let job = Job::of(1);
+        let release = Message::Release { lease: job.lease(1, 1), tasks: vec![one(0)] };
+        let tale = || Tale::of(Judge::default()).with(&job).tells(3, 1, &release);
+        let down = Fact::Down { node: id(3) };
+        tale().fact(&down).says(3, 2, &lost(&job)).passes();
+        tale().fact(&Fact::Drained { node: id(3) }).fact(&down).says(3, 2, &lost(&job)).breaks("is charged");
     }
 
     #[test]
