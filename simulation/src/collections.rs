@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use swarm_protocol::{Hash, InUse};
+use swarm_protocol::{Hash, InUse, Node};
 
 use crate::bug::Bug;
 use crate::history::Fact;
@@ -38,14 +38,19 @@ impl World {
         machine.is_awake() && machine.running.as_ref().is_some_and(is_done)
     }
 
+    /// What a core names as in use, and what the lists among it name.
+    pub(crate) fn in_use(&self, core: &Node) -> BTreeSet<Hash> {
+        let InUse { held_lists, lists, blobs } = core.blobs_in_use();
+        held_lists.union(&lists).flat_map(|list| self.with_listed(*list)).chain(blobs).collect()
+    }
+
     /// Removes what is neither in use nor claimed lately.
     fn collect(&mut self, node: usize) {
         let Some(running) = &self.machines[node].running else { return };
-        let InUse { held_lists, lists, blobs } = running.core.blobs_in_use();
-        let listed = held_lists.union(&lists).flat_map(|list| self.with_listed(*list));
+        let mut stays = self.in_use(&running.core);
         let forgets_pins = self.scenario.bug == Some(Bug::ForgetsPins);
         let pins = self.machines[node].pins.iter().copied().filter(|_| !forgets_pins);
-        let stays: BTreeSet<Hash> = listed.chain(blobs).chain(pins).collect();
+        stays.extend(pins);
         let (now, machine) = (self.now(), &self.machines[node]);
         let is_old = |blob: &Hash| machine.claimed.get(blob).is_none_or(|at| now.since(*at) >= GRACE);
         let goes: Vec<Hash> =

@@ -217,7 +217,7 @@ impl World {
         let of_jobs = jobs.into_iter().filter(|job| stop_of(core, **job) == Some(None));
         let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
         let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));
-        let used = self.clients.jobs_expire().then(|| core.blobs_in_use().blobs);
+        let used = self.clients.jobs_expire().then(|| self.in_use(core));
         let in_use = |blob: &Hash| used.as_ref().is_none_or(|used| used.contains(blob));
         needed.find(|blob| !held(blob) && in_use(blob)).map(|blob| format!("blob {blob}"))
     }
