@@ -70,6 +70,10 @@ impl Node {
         self.expiry.next_look = self.now + LOOK_EVERY;
         let (mut old, mut aged) = (Vec::new(), Vec::new());
         for (id, job) in self.jobs_over() {
+            // What passed before it was over does not count.
+            if !core::mem::replace(&mut job.ages, true) {
+                continue;
+            }
             let keep = keep_of(&job.spec);
             let before = job.over_for;
             job.over_for += passed;

@@ -86,6 +86,8 @@ pub(crate) struct Job {
     said_over: bool,
     /// How long this node has seen it over, all its runs together.
     pub(crate) over_for: Duration,
+    /// It was over when this was last looked at.
+    pub(crate) ages: bool,
 }
 
 impl Job {
@@ -282,6 +284,7 @@ impl Node {
             arrived: self.now,
             said_over: false,
             over_for: Duration::ZERO,
+            ages: false,
         };
         self.jobs.jobs.insert(id, job);
     }

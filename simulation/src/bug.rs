@@ -22,13 +22,15 @@ pub enum Bug {
     ForgetfulDisk,
     /// Nodes speak, start and notify before the sync is over.
     SpeaksBeforeSync,
+    /// Collectors remove blobs that a user pinned.
+    ForgetsPins,
     /// The cores themselves.
     #[cfg(feature = "planted-bugs")]
     Core(swarm_protocol::PlantedBug),
 }
 
 static ALL: LazyLock<Vec<Bug>> = LazyLock::new(|| {
-    let machines = [Bug::ForgetfulDisk, Bug::SpeaksBeforeSync];
+    let machines = [Bug::ForgetfulDisk, Bug::SpeaksBeforeSync, Bug::ForgetsPins];
     #[cfg(feature = "planted-bugs")]
     let machines = machines.into_iter().chain(swarm_protocol::PlantedBug::ALL.iter().map(|bug| Bug::Core(*bug)));
     machines.into_iter().collect()
@@ -45,6 +47,7 @@ impl Bug {
         match self {
             Self::ForgetfulDisk => "forgetful-disk",
             Self::SpeaksBeforeSync => "speaks-before-sync",
+            Self::ForgetsPins => "forgets-pins",
             #[cfg(feature = "planted-bugs")]
             Self::Core(bug) => bug.name(),
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
-    Answer, Elements, Event, Hash, JobId, JobOptions, JobSpec, JobStatus, Limits, NodeId, OutputSpec, Query, Refusal,
-    Retry, RetryOn, SameNeed, ShardId, SignedJob, StageOptions, StageSpec, Stdin, Time, codec,
+    Answer, Elements, Event, Hash, JobId, JobOptions, JobSpec, JobStatus, KEEP_MS_DEFAULT, Limits, NodeId, OutputSpec,
+    Query, Refusal, Retry, RetryOn, SameNeed, ShardId, SignedJob, StageOptions, StageSpec, Stdin, Time, codec,
 };
 
 use crate::dice;
@@ -34,6 +34,10 @@ pub(crate) struct Clients {
     asked: BTreeMap<u64, (usize, Asked)>,
     /// Every job that was ever handed over.
     pub(crate) submitted: Vec<JobId>,
+    /// Of users who keep the results for seconds only: these expire. Not in [`Self::submitted`].
+    pub(crate) brief: Vec<JobId>,
+    /// Of the users who keep some results for seconds and others for ever; not every run has some.
+    pub(crate) tidy: Option<Rng>,
     /// Those that are safe, as the users were told.
     pub(crate) acknowledged: BTreeSet<JobId>,
     /// Those that are over, as the users were told.
@@ -66,7 +70,7 @@ impl StagePlan {
 pub(crate) const RUN_MS_MAX: u64 = 60_000;
 
 impl Clients {
-    pub(crate) const fn new(rng: Rng, particular: Option<Rng>, tasks: u32) -> Self {
+    pub(crate) const fn new(rng: Rng, particular: Option<Rng>, tidy: Option<Rng>, tasks: u32) -> Self {
         Self {
             rng,
             particular,
@@ -74,6 +78,8 @@ impl Clients {
             tokens: 0,
             asked: BTreeMap::new(),
             submitted: Vec::new(),
+            brief: Vec::new(),
+            tidy,
             acknowledged: BTreeSet::new(),
             over: BTreeSet::new(),
             disputed: BTreeSet::new(),
@@ -84,6 +90,11 @@ impl Clients {
     /// Nobody answers any more what was asked of this node.
     pub(crate) fn node_gone(&mut self, node: usize) {
         self.asked.retain(|_, (asked, _)| *asked != node);
+    }
+
+    /// Whether there are jobs in this run that expire.
+    pub(crate) const fn jobs_expire(&self) -> bool {
+        self.tidy.is_some()
     }
 
     /// How many questions are open.
@@ -188,6 +199,7 @@ impl World {
     pub(crate) fn begin_users(&mut self) {
         let wait = dice::millis(&mut self.clients.rng, 500..=3000);
         self.after(wait, Happening::User);
+        self.begin_to_tidy();
     }
 
     pub(crate) fn on_user(&mut self) {
@@ -245,7 +257,19 @@ impl World {
 
     fn submit_with(&mut self, node: usize, plans: Vec<StagePlan>, failures_max: u32, whole: JobOptions) -> JobId {
         let nonce = self.clients.rng.u64(..);
-        let module = Hash::of(&nonce.to_be_bytes());
+        self.submit_module(node, nonce, Hash::of(&nonce.to_be_bytes()), plans, failures_max, whole)
+    }
+
+    /// Hands a job of this module to a node.
+    pub(crate) fn submit_module(
+        &mut self,
+        node: usize,
+        nonce: u64,
+        module: Hash,
+        plans: Vec<StagePlan>,
+        failures_max: u32,
+        whole: JobOptions,
+    ) -> JobId {
         let listed = vec![module];
         let list = Hash::of(&codec::encode(&listed));
         let now = self.now();
@@ -259,7 +283,10 @@ impl World {
         let scripts: Vec<_> = plans.into_iter().map(|plan| plan.script).collect();
         self.lists.insert(list, listed);
         self.jobs.insert(job, (Arc::clone(&spec), scripts.clone()));
-        self.clients.submitted.push(job);
+        match spec.options.keep_ms {
+            KEEP_MS_DEFAULT => self.clients.submitted.push(job),
+            _ => self.clients.brief.push(job),
+        }
         self.census.count("job submitted");
         let stages: Vec<_> = spec.stages.iter().map(|stage| stage.count).collect();
         self.note_at(node, format_args!("is handed {job:?} by a user: stages of {stages:?}"));
@@ -298,7 +325,9 @@ impl World {
         match result {
             Ok(named) if named == job => {
                 self.census.count("job acknowledged");
-                self.clients.acknowledged.insert(job);
+                if !self.clients.brief.contains(&job) {
+                    self.clients.acknowledged.insert(job);
+                }
                 self.job_acknowledged(node);
                 self.observe(&Fact::Acknowledged { node: self.machines[node].id, job });
             }
@@ -420,7 +449,10 @@ fn stage_of(position: usize, plan: &StagePlan, wasm: Hash, nodes: usize) -> Stag
         shard_tasks: StageSpec::shard_tasks_for(plan.count, nodes),
         elements: if plan.count == 1 { Elements::One } else { Elements::Numbers { start: 0 } },
         inputs: Vec::new(),
-        outputs: if plan.script.leaves == Leaves::File { vec![OutputSpec::required(FILE)] } else { Vec::new() },
+        outputs: match plan.script.leaves {
+            Leaves::File | Leaves::Common => vec![OutputSpec::required(FILE)],
+            Leaves::Same | Leaves::Own => Vec::new(),
+        },
         needs: plan.needs.clone(),
         retry: plan.retry.clone(),
         run_ms_max: plan.run_ms_max,

@@ -1,15 +1,16 @@
 //! Collections: each node removes, again and again, the blobs that nothing on it needs, as `node::collector` does.
 //!
-//! Always true: what the core names as in use stays, and what was written or relied on within the time of grace. Looking draws
+//! Always true: what the core names as in use stays, what a user pinned, and what was written or relied on within the time of grace. Looking draws
 //! no lots and tells the core nothing, so that a seed plays the same with and without it as long as nothing is removed.
 //!
-//! Not here: pins, and jobs that expire, which need days.
+//! Elsewhere: who pins blobs and lets jobs expire is `tidy`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use swarm_protocol::{Hash, InUse};
+use swarm_protocol::{Hash, InUse, Node};
 
+use crate::bug::Bug;
 use crate::history::Fact;
 use crate::machine::Running;
 use crate::world::{Happening, World};
@@ -18,7 +19,7 @@ use crate::world::{Happening, World};
 pub(crate) const COLLECT_EVERY: Duration = Duration::from_secs(3);
 /// A blob stays so long after it was written or relied on: above what passes until it is recorded that somebody needs it,
 /// faults included, as the hour of real nodes is.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 impl World {
     pub(crate) fn on_collect(&mut self, node: usize, boot: u64) {
@@ -37,12 +38,19 @@ impl World {
         machine.is_awake() && machine.running.as_ref().is_some_and(is_done)
     }
 
+    /// What a core names as in use, and what the lists among it name.
+    pub(crate) fn in_use(&self, core: &Node) -> BTreeSet<Hash> {
+        let InUse { held_lists, lists, blobs } = core.blobs_in_use();
+        held_lists.union(&lists).flat_map(|list| self.with_listed(*list)).chain(blobs).collect()
+    }
+
     /// Removes what is neither in use nor claimed lately.
     fn collect(&mut self, node: usize) {
         let Some(running) = &self.machines[node].running else { return };
-        let InUse { held_lists, lists, blobs } = running.core.blobs_in_use();
-        let listed = held_lists.union(&lists).flat_map(|list| self.with_listed(*list));
-        let stays: BTreeSet<Hash> = listed.chain(blobs).collect();
+        let mut stays = self.in_use(&running.core);
+        let forgets_pins = self.scenario.bug == Some(Bug::ForgetsPins);
+        let pins = self.machines[node].pins.iter().copied().filter(|_| !forgets_pins);
+        stays.extend(pins);
         let (now, machine) = (self.now(), &self.machines[node]);
         let is_old = |blob: &Hash| machine.claimed.get(blob).is_none_or(|at| now.since(*at) >= GRACE);
         let goes: Vec<Hash> =

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use swarm_protocol::lattice::End;
-use swarm_protocol::{Hash, Message, Node, ShardId};
+use swarm_protocol::{Hash, JobId, Message, Node, ShardId};
 use swarm_store::StoreError;
 
 use crate::dice;
@@ -129,7 +129,8 @@ impl World {
 
     /// The node ends, and will start with an empty disk.
     pub(crate) fn lose_disk(&mut self, node: usize, fault: Fault) {
-        let empty = Copy { disk: self.machines[node].disk.emptied(), blobs: BTreeSet::new() };
+        let disk = self.machines[node].disk.emptied();
+        let empty = Copy { disk, blobs: BTreeSet::new(), pins: BTreeSet::new() };
         self.replace_disk(node, fault, empty);
     }
 
@@ -153,15 +154,16 @@ impl World {
         let Some(node) = self.some_node(Fault::OldDisk, Machine::is_up) else { return };
         self.note_at(node, format_args!("has its disk copied"));
         let machine = &mut self.machines[node];
-        machine.copy = Some(Copy { disk: machine.disk.synced_copy(), blobs: machine.blobs.clone() });
+        let (disk, blobs, pins) = (machine.disk.synced_copy(), machine.blobs.clone(), machine.pins.clone());
+        machine.copy = Some(Copy { disk, blobs, pins });
     }
 
-    fn replace_disk(&mut self, node: usize, fault: Fault, Copy { disk, blobs }: Copy) {
+    fn replace_disk(&mut self, node: usize, fault: Fault, Copy { disk, blobs, pins }: Copy) {
         self.census.hit(fault);
         let survivors = self.machines[node].disk.unsynced();
         self.crash(node, survivors);
         let machine = &mut self.machines[node];
-        (machine.disk, machine.blobs) = (disk, blobs);
+        (machine.disk, machine.blobs, machine.pins) = (disk, blobs, pins);
         let id = machine.id;
         self.observe(&Fact::Forgot { node: id });
         let wait = dice::millis(self.dice(fault), REPLACED_MS);
@@ -197,7 +199,10 @@ impl World {
         let running = others.iter().filter_map(|other| self.machines[*other].running.as_ref());
         let cores: Vec<_> = running.filter(|it| it.syncing.is_none()).map(|it| &it.core).collect();
         let stop_of = |core: &Node, job| core.job_status(job).map(|status| status.stop);
-        for job in &self.clients.submitted {
+        // What is no more for one of them need not be known to anybody.
+        let lasts = |job: &&JobId| !cores.iter().any(|other| other.has_expired(**job));
+        let jobs: Vec<_> = self.clients.submitted.iter().chain(&self.clients.brief).filter(lasts).collect();
+        for job in jobs.iter().copied() {
             let Some(stop) = stop_of(core, *job) else { continue };
             if !cores.iter().any(|other| stop_of(other, *job) >= Some(stop)) {
                 return Some(format!("job {job:?}, stopped: {stop:?}"));
@@ -209,9 +214,11 @@ impl World {
         }
         let blobs = &self.machines[node].blobs;
         let held = |blob: &Hash| others.iter().any(|it| self.machines[*it].blobs.contains(blob));
-        let of_jobs = self.clients.submitted.iter().filter(|job| stop_of(core, **job) == Some(None));
+        let of_jobs = jobs.into_iter().filter(|job| stop_of(core, **job) == Some(None));
         let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
         let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));
-        needed.find(|blob| !held(blob)).map(|blob| format!("blob {blob}"))
+        let used = self.clients.jobs_expire().then(|| self.in_use(core));
+        let in_use = |blob: &Hash| used.as_ref().is_none_or(|used| used.contains(blob));
+        needed.find(|blob| !held(blob) && in_use(blob)).map(|blob| format!("blob {blob}"))
     }
 }

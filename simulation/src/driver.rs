@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use swarm_protocol::lattice::Segment;
 use swarm_protocol::{
-    Batch, Effects, Event, Fetch, Gossip, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice, ShardId,
-    Table, Wanted, Write, codec, recorded_in,
+    Batch, Effects, Event, Fetch, Gossip, Happened, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice,
+    ShardId, Table, Wanted, Write, codec, recorded_in,
 };
 
 use crate::bug::Bug;
@@ -156,8 +156,7 @@ impl World {
     /// Everything but persisting.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        // What happened is for users to read; what it follows from is judged itself.
-        let Effects { ask: _, persist: _, happened: _, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
+        let Effects { ask: _, persist: _, happened, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
             effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
@@ -166,6 +165,8 @@ impl World {
         for (to, message) in send {
             self.send(node, to, message);
         }
+        // What one event made it say may be over with the next one of the same turn.
+        self.observe_happened(node, &happened);
         gossip.into_iter().for_each(|it| self.gossip(node, it));
         dial.into_iter().for_each(|(to, addresses)| self.dial(node, to, &addresses));
         hang_up.into_iter().for_each(|peer| self.hang_up(node, peer));
@@ -181,6 +182,17 @@ impl World {
             self.fill_slots(node);
         });
         notify.into_iter().for_each(|notice| self.notify(node, notice));
+    }
+
+    /// Of what a core tells for users to read, only that jobs are gone; the rest follows from what is judged itself.
+    fn observe_happened(&mut self, node: usize, happened: &[Happened]) {
+        let id = self.machines[node].id;
+        for happened in happened {
+            if let Happened::JobExpired(job) = happened {
+                self.census.count("job expired");
+                self.observe(&Fact::Expired { node: id, job: *job });
+            }
+        }
     }
 
     fn observe_queues(&mut self, node: usize, send: &[(NodeId, Message)]) {
@@ -314,7 +326,7 @@ impl World {
     }
 
     /// Copies what reachable nodes hold of these blobs; true when all are here.
-    fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
+    pub(crate) fn bring(&mut self, node: usize, wanted: &[Hash]) -> bool {
         let held_by = |machine: usize, blob: &Hash| {
             self.machines[machine].is_awake()
                 && self.network.meets(node, machine)

@@ -39,6 +39,8 @@ pub enum Leaves {
     Own,
     /// A declared output, which is a blob.
     File,
+    /// A declared output, which tasks of any job may leave.
+    Common,
 }
 
 /// One success in so many is lied about, on a machine that lies.
@@ -102,11 +104,8 @@ impl Script {
         match self.leaves {
             Leaves::Same => Outcome { stdout: line("ok".into()), ..Outcome::bare(Ending::Exited(0)) },
             Leaves::Own => Outcome { stdout: line(format!("{number:x}")), ..Outcome::bare(Ending::Exited(0)) },
-            Leaves::File => {
-                let hash = Hash::of(&number.to_le_bytes());
-                let outputs = vec![OutputFile { path: FILE.into(), hash, len: 8 }];
-                Outcome { outputs, ..Outcome::bare(Ending::Exited(0)) }
-            }
+            Leaves::File => wrote(number),
+            Leaves::Common => wrote(number % COMMON),
         }
     }
 
@@ -114,6 +113,15 @@ impl Script {
     pub(crate) fn duration(&self, rng: &mut Rng) -> Duration {
         dice::micros(rng, self.run_us.0..=self.run_us.1)
     }
+}
+
+/// Different outputs of tasks that leave what others leave.
+const COMMON: u64 = 3;
+
+fn wrote(number: u64) -> Outcome {
+    let hash = Hash::of(&number.to_le_bytes());
+    let outputs = vec![OutputFile { path: FILE.into(), hash, len: 8 }];
+    Outcome { outputs, ..Outcome::bare(Ending::Exited(0)) }
 }
 
 /// Scatters all tasks of all jobs.
@@ -249,6 +257,18 @@ impl Slots {
         self.waiting.retain(|attempt| !stopped(attempt));
         self.running.retain(|_, (attempt, _)| !stopped(attempt));
         self.held.values_mut().for_each(|attempts| attempts.retain(|attempt| !stopped(attempt)));
+    }
+
+    /// Drops what is not begun, and with `begun` what runs: tasks by lease.
+    pub(crate) fn give_back(&mut self, begun: bool) -> BTreeMap<LeaseId, Vec<Range>> {
+        let running: BTreeSet<_> = self.running.values().map(|(attempt, _)| *attempt).collect();
+        let given: Vec<_> = self.busy.iter().filter(|it| begun || !running.contains(it)).copied().collect();
+        let mut leases = BTreeMap::<LeaseId, Vec<Range>>::new();
+        for Attempt { lease, task } in given {
+            leases.entry(lease).or_default().push(Range { first: task, count: 1 });
+        }
+        leases.iter().for_each(|(lease, tasks)| self.stop(*lease, tasks));
+        leases
     }
 
     /// Leases of which something is held, waits or runs.

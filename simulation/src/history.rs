@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use swarm_protocol::lattice::{Counts, Run};
 use swarm_protocol::{
-    Answer, Edge, Hash, JobId, JobSpec, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time,
+    Answer, Edge, Hash, JobId, JobSpec, KEEP_MS_DEFAULT, LeaseId, Message, NodeId, Outcome, Query, Range, ShardId, Time,
 };
 
 use crate::clients::patient;
@@ -46,6 +46,8 @@ pub(crate) enum Fact<'a> {
     Ran { node: NodeId, lease: LeaseId, task: u32, outcome: &'a Outcome },
     /// A node tells its executor to stop tasks, which then owe no outcome.
     Dropped { node: NodeId, lease: LeaseId, tasks: &'a [Range] },
+    /// A node that drains gives tasks back, which it then does not run.
+    Released { node: NodeId, lease: LeaseId, tasks: &'a [Range] },
     /// A user who asked at that moment was answered.
     Told { node: NodeId, asked: Time, query: &'a Query, answer: &'a Answer },
     /// Faults are over, all nodes are up.
@@ -60,6 +62,12 @@ pub(crate) enum Fact<'a> {
     Kept { shard: ShardId, copies: &'a [(NodeId, Option<Hash>)] },
     /// A node removed a blob that nothing on it needs.
     Collected { node: NodeId, blob: Hash },
+    /// A user was told that this blob stays on this node until it is unpinned.
+    Pinned { node: NodeId, blob: Hash },
+    /// A user wants it to stay there no longer.
+    Unpinned { node: NodeId, blob: Hash },
+    /// A node forgot a job whose time was over.
+    Expired { node: NodeId, job: JobId },
     /// Which nodes hold a blob, after everything settled.
     Held { blob: Hash, holders: usize },
     /// Every question after the settling was asked, and had its time to be answered.
@@ -94,10 +102,14 @@ pub(crate) struct JobHistory {
     succeeded: Vec<u32>,
     /// Per stage, the tasks of which anybody said or recorded that they ended.
     ended: Vec<BTreeSet<u32>>,
+    /// When a user handed it over.
+    pub(crate) submitted: Time,
+    /// When somebody had said or recorded of every task that it ended; only of jobs that expire.
+    pub(crate) ended_at: Option<Time>,
 }
 
 impl JobHistory {
-    fn new(spec: Arc<JobSpec>, scripts: Vec<Script>) -> Self {
+    fn new(spec: Arc<JobSpec>, scripts: Vec<Script>, submitted: Time) -> Self {
         let stages = spec.stages.len();
         let succeeds = |stage: usize, task| scripts[stage].outcome(spec.nonce, stage as u16, task).ending.is_success();
         let succeed = spec
@@ -117,7 +129,19 @@ impl JobHistory {
             succeed,
             succeeded: vec![0; stages],
             ended: vec![BTreeSet::new(); stages],
+            submitted,
+            ended_at: None,
         }
+    }
+
+    /// Whether its results are kept only for so short a time that it expires in a run.
+    pub(crate) fn is_brief(&self) -> bool {
+        self.spec.options.keep_ms < KEEP_MS_DEFAULT
+    }
+
+    /// Whether users were told that it is safe, and it does not expire in a run.
+    pub(crate) fn is_to_last(&self) -> bool {
+        self.acknowledged.is_some() && !self.is_brief()
     }
 
     /// How a task ends on an honest machine; `None` when there is no such task.
@@ -207,14 +231,21 @@ impl JobHistory {
         }
     }
 
-    fn note_ends(&mut self, shard: ShardId, segment: &[Run]) {
+    fn note_ends(&mut self, shard: ShardId, segment: &[Run], at: Time) {
         let Some(ended) = self.ended.get_mut(usize::from(shard.stage)) else { return };
         for run in segment.iter().filter(|run| run.state.end.is_some()) {
             ended.extend(tasks_of(run.range));
         }
+        self.note_end(at);
     }
 
-    fn note_progress(&mut self, shards: &[(u16, u32, Counts)]) {
+    fn note_end(&mut self, at: Time) {
+        if self.is_brief() && self.ended_at.is_none() && self.has_ended() {
+            self.ended_at = Some(at);
+        }
+    }
+
+    fn note_progress(&mut self, shards: &[(u16, u32, Counts)], at: Time) {
         for (stage, number, counts) in shards {
             let Some(spec) = self.spec.stages.get(usize::from(*stage)) else { continue };
             let range = spec.shard_range(*number);
@@ -222,6 +253,7 @@ impl JobHistory {
                 self.ended[usize::from(*stage)].extend(tasks_of(range));
             }
         }
+        self.note_end(at);
     }
 
     /// How many tasks fail by their script, whatever is tried.
@@ -252,7 +284,7 @@ impl History {
         self.now = at;
         match fact {
             Fact::Submitted { job, spec, scripts } => {
-                self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone()));
+                self.jobs.insert(*job, JobHistory::new(Arc::clone(spec), scripts.clone(), at));
             }
             Fact::Acknowledged { job, .. } => self.change(job, |it| it.acknowledged = it.acknowledged.or(Some(at))),
             Fact::Cancelling { job } => self.change(job, |it| it.cancelling = true),
@@ -268,18 +300,18 @@ impl History {
                 self.change(&lease.shard.job, |it| it.note_run(lease.shard.stage, *task, outcome));
             }
             Fact::Said { message: Message::Progress { job, shards }, .. } => {
-                self.change(job, |it| it.note_progress(shards));
+                self.change(job, |it| it.note_progress(shards, at));
             }
             Fact::Said { message, .. } => {
                 if let Some((shard, segment)) = facts_in(message) {
-                    self.change(&shard.job, |it| it.note_ends(shard, segment));
+                    self.change(&shard.job, |it| it.note_ends(shard, segment, at));
                 }
             }
             Fact::Told { query: Query::Shard { shard, .. }, answer: Answer::Shard { segment, .. }, .. } => {
-                self.change(&shard.job, |it| it.note_ends(*shard, segment));
+                self.change(&shard.job, |it| it.note_ends(*shard, segment, at));
             }
             // Whoever is alone tells nobody, and goes by it.
-            Fact::Recorded { shard, segment, .. } => self.change(&shard.job, |it| it.note_ends(*shard, segment)),
+            Fact::Recorded { shard, segment, .. } => self.change(&shard.job, |it| it.note_ends(*shard, segment, at)),
             Fact::Healed => self.healed = Some(at),
             Fact::Settled => self.settled = true,
             _ => {}

@@ -34,6 +34,7 @@ mod shrink;
 mod story;
 mod strikes;
 mod sweep;
+mod tidy;
 mod trace;
 mod twins;
 mod walls;

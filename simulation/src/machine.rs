@@ -22,6 +22,8 @@ pub(crate) struct Machine {
     pub(crate) blobs: BTreeSet<Hash>,
     /// When blobs were last written or relied on.
     pub(crate) claimed: BTreeMap<Hash, Time>,
+    /// Blobs that a user wants to stay here.
+    pub(crate) pins: BTreeSet<Hash>,
     /// What somebody copied of the disk and the blobs some time ago.
     pub(crate) copy: Option<Copy>,
     /// Counts the starts; what was meant for an earlier one is void.
@@ -38,6 +40,7 @@ pub(crate) struct Machine {
 pub(crate) struct Copy {
     pub(crate) disk: Disk,
     pub(crate) blobs: BTreeSet<Hash>,
+    pub(crate) pins: BTreeSet<Hash>,
 }
 
 impl Machine {
@@ -54,6 +57,7 @@ impl Machine {
             disk,
             blobs: BTreeSet::new(),
             claimed: BTreeMap::new(),
+            pins: BTreeSet::new(),
             copy: None,
             boot: 0,
             wall_off_ms: 0,
@@ -63,11 +67,11 @@ impl Machine {
     }
 
     /// A second machine with the same identity, on a copy of its disk.
-    pub(crate) fn twin(&self, position: usize, Copy { disk, blobs }: Copy) -> Self {
+    pub(crate) fn twin(&self, position: usize, Copy { disk, blobs, pins }: Copy) -> Self {
         let (id, key, slots) = (self.id, self.key.clone(), self.slots);
         let address = address_of(position);
         let (claimed, copy, boot, wall_off_ms, gone, running) = (BTreeMap::new(), None, 0, 0, false, None);
-        Self { id, key, slots, address, disk, blobs, claimed, copy, boot, wall_off_ms, gone, running }
+        Self { id, key, slots, address, disk, blobs, claimed, pins, copy, boot, wall_off_ms, gone, running }
     }
 
     /// Keeps blobs that were written, or that somebody is about to rely on.

@@ -15,7 +15,7 @@ use crate::trace::Trace;
 use crate::world::World;
 
 /// After the healing every acknowledged job is over within this time: the longest task takes 4 s, a stage 20 s of work.
-const FINISH_MAX: Duration = Duration::from_secs(120);
+pub(crate) const FINISH_MAX: Duration = Duration::from_secs(120);
 /// After the healing nobody is asked for the results before this time: the last nodes to start change who the custodians
 /// are, and views settle for 10 s.
 const SETTLE_MIN: Duration = Duration::from_secs(12);
@@ -80,7 +80,14 @@ fn run_to_end(scenario: &Scenario, faults: Faults, trace: Trace) -> Report {
     while world.broken.is_none() && world.now() < world.storm_until {
         world.run_until(world.storm_until);
     }
-    let phases = [World::end_storm, World::demand_acceptance, World::finish_jobs, World::settle, World::ask_everybody];
+    let phases = [
+        World::end_storm,
+        World::demand_acceptance,
+        World::finish_jobs,
+        World::settle,
+        World::ask_everybody,
+        World::expire,
+    ];
     for phase in phases {
         if world.broken.is_none() {
             phase(&mut world);

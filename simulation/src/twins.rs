@@ -39,7 +39,8 @@ impl World {
         let (old, wait) = (dice.bool(), dice::millis(dice, TWIN_MS));
         let twin = self.machines.len();
         let machine = &mut self.machines[first];
-        let now = || Copy { disk: machine.disk.synced_copy(), blobs: machine.blobs.clone() };
+        let now =
+            || Copy { disk: machine.disk.synced_copy(), blobs: machine.blobs.clone(), pins: machine.pins.clone() };
         let copy = if old { machine.copy.take().unwrap_or_else(now) } else { now() };
         let machine = machine.twin(twin, copy);
         let id = machine.id;

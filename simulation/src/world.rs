@@ -93,6 +93,10 @@ pub(crate) enum Happening {
     Leave { node: usize, boot: u64 },
     /// A node collects blobs, and again some time later.
     Collect { node: usize, boot: u64 },
+    /// A user pins or unpins a blob, or hands over a job that is kept for seconds.
+    Tidy,
+    /// A node that drains gives back what it has not begun, and when its time is over what runs.
+    GiveBack { node: usize, boot: u64, over: Time },
 }
 
 /// The swarm.
@@ -140,6 +144,8 @@ pub(crate) struct World {
 const STEPS_MAX: u64 = 5_000_000;
 /// In one run of so many, users say more of their jobs than which stage needs which.
 const PARTICULAR_ONE_IN: u32 = 3;
+/// In one run of so many, users pin blobs and have jobs that expire.
+const TIDY_ONE_IN: u32 = 3;
 /// In large swarms and long runs: more than so many for each node and second.
 const STEPS_A_NODE_SECOND: u64 = 400;
 /// Starts of the nodes are spread over this many milliseconds.
@@ -156,7 +162,9 @@ impl World {
         // A generator of their own: what the other users do is the same with and without them.
         let mut particular = dice::fork(seed, "particular");
         let particular = (particular.u32(0..PARTICULAR_ONE_IN) == 0).then_some(particular);
-        let clients = Clients::new(dice::fork(seed, "clients"), particular, scenario.tasks);
+        let mut tidy = dice::fork(seed, "tidy");
+        let tidy = (tidy.u32(0..TIDY_ONE_IN) == 0).then_some(tidy);
+        let clients = Clients::new(dice::fork(seed, "clients"), particular, tidy, scenario.tasks);
         let mut world = Self {
             queue: Queue::new(),
             machines,
@@ -258,6 +266,8 @@ impl World {
             Happening::Room { node } => self.make_room(node),
             Happening::Leave { node, boot } if self.is_boot(node, boot) => self.leave(node),
             Happening::Collect { node, boot } => self.on_collect(node, boot),
+            Happening::Tidy => self.on_tidy(),
+            Happening::GiveBack { node, boot, over } => self.on_give_back(node, boot, over),
             Happening::Leave { .. } => {}
         }
     }
@@ -314,6 +324,7 @@ impl World {
                 self.note_at(node, format_args!("starts, boot {boot}"));
                 self.census.count("start");
                 self.observe_records(id, &remembered);
+                self.observe_expired(node);
                 self.carry_out(node, effects);
                 self.keep_dialling(node);
                 self.after(COLLECT_EVERY, Happening::Collect { node, boot });

@@ -22,7 +22,7 @@ use swarm_protocol::{
     Limits, NodeId, Outcome, Range, Resources, ShardId, StageSpec, Stdin, TreeFile,
 };
 use swarm_store::{BlobError, Blobs, NoRoom, is_full};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::inputs::{InputError, Inputs, Link, plain_path, temp_dir};
 use super::outputs::{self, OutputError};
@@ -63,6 +63,10 @@ pub(super) enum Unready {
     Unfetched(String),
     #[error(transparent)]
     Module(#[from] InvalidModule),
+    #[error("there is no thread for compiling its module")]
+    NoThread(#[source] io::Error),
+    #[error("the compiler panicked")]
+    CompilerPanicked,
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("a list of the job does not decode")]
@@ -77,6 +81,18 @@ pub(super) enum Unready {
     TooManyFiles { stage: String, count: u32 },
     #[error("what `{stage}` left in `{path}` is known for {known} of its {count} tasks only")]
     Incomplete { stage: String, path: String, known: u32, count: u32 },
+}
+
+/// Compiles on a thread of its own. Nothing can interrupt the compiler, so whoever waits for it must be able to stop
+/// waiting; and a process that ends would wait for a thread of its runtime.
+async fn compile(engine: Engine, hash: Hash, bytes: Vec<u8>) -> Result<Module, Unready> {
+    let (done, heard) = oneshot::channel();
+    let work = move || {
+        // Nobody waits for it any more; the code is kept all the same.
+        let _unheard = done.send(engine.prepare(hash, &bytes));
+    };
+    thread::Builder::new().name("compiler".into()).spawn(work).map_err(Unready::NoThread)?;
+    Ok(heard.await.map_err(|_| Unready::CompilerPanicked)??)
 }
 
 /// Why one task cannot be started, or its results not be kept.
@@ -233,8 +249,7 @@ impl Stages {
             Some(known) => known?,
             None => {
                 let bytes = self.read(stage.wasm, MODULE_BYTES_MAX, from).await?;
-                let (engine, hash) = (self.engine.clone(), stage.wasm);
-                blocking(move || engine.prepare(hash, &bytes)).await?
+                compile(self.engine.clone(), stage.wasm, bytes).await?
             }
         };
         module.check_entry(&stage.entry)?;

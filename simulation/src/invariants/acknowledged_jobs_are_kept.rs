@@ -1,4 +1,5 @@
-//! An acknowledged job is never lost: once everything settled, whichever node is asked knows it.
+//! An acknowledged job is never lost: once everything settled, whichever node is asked knows it. Of jobs that expire,
+//! `expired_jobs_were_over` tells.
 
 use std::collections::BTreeSet;
 
@@ -25,11 +26,11 @@ impl Invariant for Judge {
                     Ok(())
                 }
                 Answer::Job { job: other, .. } => Err(format!("{node:?}, asked for {job:?}, gave {:?}", other.id())),
-                _ if history.jobs.get(job).is_none_or(|it| it.acknowledged.is_none()) => Ok(()),
+                _ if history.jobs.get(job).is_none_or(|it| !it.is_to_last()) => Ok(()),
                 _ => Err(format!("{node:?} does not know job {job:?}, which was acknowledged")),
             },
             Fact::Closed => {
-                let acknowledged = history.jobs.iter().filter(|(_, it)| it.acknowledged.is_some());
+                let acknowledged = history.jobs.iter().filter(|(_, it)| it.is_to_last());
                 match acknowledged.map(|(job, _)| job).find(|job| !self.known.contains(job)) {
                     Some(job) => Err(format!("nobody answered for job {job:?}, which was acknowledged")),
                     None => Ok(()),

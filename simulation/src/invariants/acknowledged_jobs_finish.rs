@@ -29,7 +29,7 @@ impl Invariant for Judge {
                 Ok(())
             }
             Fact::Bounded => {
-                let acknowledged = history.jobs.iter().filter(|(_, it)| it.acknowledged.is_some());
+                let acknowledged = history.jobs.iter().filter(|(_, it)| it.is_to_last());
                 let mut open = acknowledged.map(|(job, _)| job).filter(|job| !self.over.contains_key(job));
                 open.next().map_or(Ok(()), |job| match self.last.get(job) {
                     Some(status) => Err(format!("job {job:?} is not over; last told: {status:?}")),

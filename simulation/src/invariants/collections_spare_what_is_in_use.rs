@@ -1,31 +1,48 @@
 //! No node removes a blob that others count on it for by its own word: of a result that it reported, or of a job that it told
-//! others it has with all its blobs.
+//! others it has with all its blobs, until that job expires there; nor one of which it told a user that it stays.
 //!
 //! A node that lost its disk, or was set back to an older one, forgot what it held together with what it said. A custodian that
 //! has handed a shard over may remove what it had of it; that somebody has it then is judged by `outputs_are_held`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use swarm_protocol::{Hash, JobSpec, Message, NodeId};
+use swarm_protocol::{Hash, JobId, JobSpec, Message, NodeId};
 
 use super::Invariant;
 use crate::history::{Fact, History};
 
 #[derive(Default)]
 pub(super) struct Judge {
-    /// What each node said that it holds.
-    held: BTreeMap<NodeId, BTreeSet<Hash>>,
+    /// What each node said that it holds, and for which job.
+    held: BTreeMap<NodeId, BTreeMap<JobId, BTreeSet<Hash>>>,
+    pinned: BTreeSet<(NodeId, Hash)>,
 }
 
 impl Judge {
     fn says(&mut self, history: &History, node: NodeId, message: &Message) {
         let held = self.held.entry(node).or_default();
         match message {
-            Message::Published(job) => {
-                history.jobs.get(job).into_iter().for_each(|job| held.extend(blobs_of(&job.spec)));
+            Message::Published(id) => {
+                if let Some(job) = history.jobs.get(id) {
+                    held.entry(*id).or_default().extend(blobs_of(&job.spec));
+                }
             }
-            Message::Report { outcomes, .. } => held.extend(outcomes.iter().flat_map(|(_, outcome)| outcome.blobs())),
+            Message::Report { lease, outcomes } => {
+                let blobs = outcomes.iter().flat_map(|(_, outcome)| outcome.blobs());
+                held.entry(lease.shard.job).or_default().extend(blobs);
+            }
             _ => {}
+        }
+    }
+
+    fn on_collected(&self, node: NodeId, blob: Hash) -> Result<(), String> {
+        if self.pinned.contains(&(node, blob)) {
+            return Err(format!("{node:?} removed {blob}, of which it told a user that it stays"));
+        }
+        let mut held = self.held.get(&node).into_iter().flatten();
+        match held.find(|(_, blobs)| blobs.contains(&blob)) {
+            Some((job, _)) => Err(format!("{node:?} removed {blob} of {job:?}, which it told others it holds")),
+            None => Ok(()),
         }
     }
 }
@@ -43,10 +60,14 @@ impl Invariant for Judge {
     fn judge(&mut self, history: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
             Fact::Said { node, message, .. } => self.says(history, *node, message),
-            Fact::Forgot { node } => drop(self.held.remove(node)),
-            Fact::Collected { node, blob } if self.held.get(node).is_some_and(|held| held.contains(blob)) => {
-                return Err(format!("{node:?} removed {blob}, which it told others it holds"));
+            Fact::Expired { node, job } => drop(self.held.get_mut(node).and_then(|held| held.remove(job))),
+            Fact::Pinned { node, blob } => drop(self.pinned.insert((*node, *blob))),
+            Fact::Unpinned { node, blob } => drop(self.pinned.remove(&(*node, *blob))),
+            Fact::Forgot { node } => {
+                self.held.remove(node);
+                self.pinned.retain(|(of, _)| of != node);
             }
+            Fact::Collected { node, blob } => return self.on_collected(*node, *blob),
             _ => {}
         }
         Ok(())
@@ -82,5 +103,25 @@ mod tests {
         let said = || Tale::of(Judge::default()).with(&job).says(2, 1, &Message::Published(job.id));
         collects(said(), 2, job.spec.blobs).breaks("which it told others it holds");
         collects(said(), 1, job.spec.blobs).passes();
+    }
+
+    #[test]
+    fn the_blobs_of_a_job_that_expired_may_go_unless_another_needs_them() {
+        let (job, other) = (Job::of(1), Job::of(2));
+        let said = || Tale::of(Judge::default()).with(&job).with(&other).says(2, 1, &Message::Published(job.id));
+        let expired = |tale: Tale<Judge>| tale.fact(&Fact::Expired { node: id(2), job: job.id });
+        collects(expired(said()), 2, job.spec.blobs).passes();
+        let both = said().says(2, 1, &Message::Published(other.id));
+        collects(expired(both), 2, job.spec.blobs).breaks("which it told others it holds");
+        collects(said().fact(&Fact::Expired { node: id(1), job: job.id }), 2, job.spec.blobs).breaks("holds");
+    }
+
+    #[test]
+    fn a_pinned_blob_stays_until_it_is_unpinned() {
+        let blob = Hash::of(b"mine");
+        let pinned = || Tale::of(Judge::default()).fact(&Fact::Pinned { node: id(2), blob });
+        collects(pinned(), 2, blob).breaks("told a user that it stays");
+        collects(pinned(), 1, blob).passes();
+        collects(pinned().fact(&Fact::Unpinned { node: id(2), blob }), 2, blob).passes();
     }
 }

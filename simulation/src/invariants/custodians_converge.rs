@@ -64,7 +64,7 @@ impl Judge {
 
     /// Nothing that was recorded is left to chance.
     fn on_settled(&self, history: &History) -> Result<(), String> {
-        for (id, job) in history.jobs.iter().filter(|(_, job)| job.acknowledged.is_some()) {
+        for (id, job) in history.jobs.iter().filter(|(_, job)| job.is_to_last()) {
             for shard in job.spec.shards(*id) {
                 if self.agreed.get(&shard).is_none_or(|agreed| self.changed.get(&shard).is_some_and(|at| agreed < at)) {
                     return Err(format!("custodians of shard {shard:?} were not seen to agree after it changed"));

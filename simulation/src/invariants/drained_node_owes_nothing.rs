@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use swarm_protocol::lattice::Run;
-use swarm_protocol::{Hash, Message, NodeId, ShardId, Time};
+use swarm_protocol::{Hash, JobId, Message, NodeId, ShardId, Time};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
@@ -27,6 +27,8 @@ pub(super) struct Judge {
     /// Since when nodes drain.
     draining: BTreeMap<NodeId, Time>,
     drained: BTreeSet<NodeId>,
+    /// Jobs that a node forgot because their time was over.
+    expired: BTreeSet<JobId>,
 }
 
 impl Judge {
@@ -99,10 +101,12 @@ impl Judge {
         if !self.met.contains(&node) {
             return Ok(());
         }
-        if let Some((shard, task)) = self.owed.get(&node).and_then(BTreeSet::first) {
+        let lasts = |shard: &ShardId| !self.expired.contains(&shard.job);
+        let owed = self.owed.get(&node).and_then(|owed| owed.iter().find(|(shard, _)| lasts(shard)));
+        if let Some((shard, task)) = owed {
             return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
         }
-        match self.known.iter().find(|(_, known)| is_alone(known, node)) {
+        match self.known.iter().find(|((shard, _), known)| is_alone(known, node) && lasts(shard)) {
             Some(((shard, task), _)) => {
                 Err(format!("{node:?} is drained, but nobody else knows that task {task} of {shard:?} ended"))
             }
@@ -145,6 +149,8 @@ impl Invariant for Judge {
                 self.met.remove(node);
                 self.known.retain(|_, known| !is_alone(known, *node));
             }
+            // What is no more nobody needs to know.
+            Fact::Expired { job, .. } => drop(self.expired.insert(*job)),
             // Whoever starts again has nothing running, and is a node like any other.
             Fact::Down { node } => {
                 self.owed.remove(node);

@@ -11,12 +11,15 @@ mod copies_before_words;
 mod custodians_converge;
 mod done_was_executed;
 mod drained_node_owes_nothing;
+mod expired_jobs_were_over;
 mod grants_obey_promises;
 mod leases_within_credits;
 mod needs_come_first;
 mod one_outcome_a_task;
 mod outputs_are_held;
+mod parallel_within_limits;
 mod queues_within_bounds;
+mod released_tasks_are_not_charged;
 mod reports_need_leases;
 mod stops_have_a_cause;
 #[cfg(test)]
@@ -66,12 +69,15 @@ impl Auditor {
             Box::new(custodians_converge::Judge::default()),
             Box::new(done_was_executed::Judge),
             Box::new(drained_node_owes_nothing::Judge::default()),
+            Box::new(expired_jobs_were_over::Judge::default()),
             Box::new(grants_obey_promises::Judge::default()),
             Box::new(leases_within_credits::Judge::default()),
             Box::new(needs_come_first::Judge),
             Box::new(one_outcome_a_task::Judge::default()),
             Box::new(outputs_are_held::Judge),
+            Box::new(parallel_within_limits::Judge::default()),
             Box::new(queues_within_bounds::Judge::default()),
+            Box::new(released_tasks_are_not_charged::Judge::default()),
             Box::new(reports_need_leases::Judge::default()),
             Box::new(stops_have_a_cause::Judge),
             Box::new(told_never_changes::Judge::default()),

@@ -59,7 +59,7 @@ impl Judge {
 
     /// Every task of every acknowledged job has an end.
     fn on_closed(&self, history: &History) -> Result<(), String> {
-        for (id, job) in history.jobs.iter().filter(|(_, job)| job.acknowledged.is_some()) {
+        for (id, job) in history.jobs.iter().filter(|(_, job)| job.is_to_last()) {
             for shard in job.spec.shards(*id) {
                 let range = job.spec.stages[usize::from(shard.stage)].shard_range(shard.number);
                 if let Some(task) = range.indexes().find(|task| !self.ends.contains_key(&(shard, *task))) {

@@ -7,8 +7,8 @@ use ed25519_dalek::SigningKey;
 use swarm_protocol::lattice::{AttemptId, Counts, End, Failure, Results, Run, TaskState};
 use swarm_protocol::message::Grant;
 use swarm_protocol::{
-    Answer, Content, Ending, Epoch, Hash, JobId, JobSpec, JobStatus, LeaseId, Message, NodeId, Outcome, Query, Range,
-    Retry, RetryOn, ShardId, SignedJob, StageOptions, StopCause, Time,
+    Answer, Content, Ending, Epoch, Hash, JobId, JobOptions, JobSpec, JobStatus, LeaseId, Message, NodeId, Outcome,
+    Query, Range, Retry, RetryOn, ShardId, SignedJob, StageOptions, StopCause, Time,
 };
 
 use super::Invariant;
@@ -155,11 +155,26 @@ impl Job {
         Self::planned(&[StagePlan { retry, ..StagePlan::plain(tasks, script) }])
     }
 
+    /// So many tasks, of a job that is kept so long.
+    pub(super) fn kept_for(tasks: u32, keep: Duration) -> Self {
+        let keep_ms = keep.as_millis() as u64;
+        Self::whole(&[plain(tasks)], JobOptions { keep_ms, ..JobOptions::default() })
+    }
+
+    /// So many tasks, of which so many may run at once.
+    pub(super) fn of_parallel(tasks: u32, most: u32) -> Self {
+        Self::whole(&[plain(tasks)], JobOptions { parallel_max: Some(most), ..JobOptions::default() })
+    }
+
     fn planned(plans: &[StagePlan]) -> Self {
+        Self::whole(plans, JobOptions::default())
+    }
+
+    fn whole(plans: &[StagePlan], options: JobOptions) -> Self {
         let key = SigningKey::from_bytes(&[9; 32]);
         let submitter = NodeId::from_bytes(key.verifying_key().to_bytes());
         let blob = Hash::of(b"list");
-        let spec = spec_of(submitter, 7, blob, blob, 0, plans, 3);
+        let spec = JobSpec { options, ..spec_of(submitter, 7, blob, blob, 0, plans, 3) };
         let signed = SignedJob::sign(&spec, &key).expect("it keeps every limit");
         Self {
             id: signed.id(),
@@ -202,6 +217,10 @@ impl Job {
         run.state.join(&self.done_with(task, self.another()).state);
         run
     }
+}
+
+fn plain(tasks: u32) -> StagePlan {
+    StagePlan::plain(tasks, Script { leaves: Leaves::Same, ..Script::running_for(Duration::ZERO) })
 }
 
 pub(super) const fn id(node: u8) -> NodeId {
