@@ -28,11 +28,14 @@ pub(super) struct Cli {
 }
 
 /// Settings of every command.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct Global {
     /// Data directory of the node to talk to
     #[arg(long, global = true, env = "SWARM_NODE", value_name = "DIR", hide_env_values = true)]
     pub(super) node: Option<PathBuf>,
+    /// Configuration file, in place of the data directory's and the user's own `config.toml`
+    #[arg(long, global = true, env = "SWARM_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub(super) config: Option<PathBuf>,
     /// How data is printed
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(super) output: Format,
@@ -110,6 +113,13 @@ pub(super) enum Command {
     /// List every known node
     #[command(after_help = examples!("swarm nodes", "swarm nodes -o id"))]
     Nodes,
+    /// Say what is wrong with this machine, its node and what that sees of the swarm, and what to type; exits with 1 when
+    /// something needs mending
+    #[command(after_help = examples!("swarm doctor", "swarm doctor --fix -o json"))]
+    Doctor(Doctor),
+    /// What the settings are, and where each comes from
+    #[command(subcommand, after_help = examples!("swarm config show", "swarm config show --slots 2 -o json"))]
+    Config(Config),
     /// Check job files without a node
     #[command(after_help = examples!("swarm validate job.toml", "swarm validate job.toml --set size=64 -o json"))]
     Validate(Validate),
@@ -198,6 +208,24 @@ pub(super) struct Drain {
     /// What runs there may take so long to finish, as 30s; then it is released [default: the node's own]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) drain_timeout: Option<Duration>,
+}
+
+/// `swarm doctor`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Doctor {
+    /// Repair what can be repaired without a loss, and say so: what a crash left behind, missing directories, modes
+    #[arg(long)]
+    pub(super) fix: bool,
+    /// As the node is, or would be, started.
+    #[command(flatten)]
+    pub(super) start: Start,
+}
+
+/// `swarm config`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Config {
+    /// Show every setting as `swarm start` would use it here, with the same flags, environment and files
+    Show(Box<Start>),
 }
 
 /// `swarm explain`.

@@ -57,8 +57,8 @@ pub(super) fn complete_jobs() -> ArgValueCompleter {
 
 /// The ids of the jobs that the node knows; nothing when it does not answer at once.
 fn ids() -> Option<Vec<String>> {
-    let global =
-        Global { node: std::env::var_os("SWARM_NODE").map(Into::into), output: Default::default(), verbose: 0 };
+    let node = std::env::var_os("SWARM_NODE").map(Into::into);
+    let global = Global { node, ..Global::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let client = Client::new(&data_dir(&global).ok()?);

@@ -8,6 +8,8 @@
 mod args;
 mod blob;
 mod complete;
+mod config;
+mod doctor;
 mod events;
 mod explain;
 mod folder;
@@ -29,12 +31,13 @@ mod wait;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command, Global};
+use self::args::{Cli, Command, Config, Global};
+use self::config::Origins;
 use self::node::data_dir;
 use crate::api::{Client, Code, Failure};
 
@@ -46,18 +49,24 @@ const WORKER_THREADS_MAX: usize = 8;
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
     complete::answer_shell();
-    let cli = Cli::parse();
+    let (cli, origins) = match config::parse() {
+        Ok(parsed) => parsed,
+        Err(failure) => return failed(&failure),
+    };
     start_log(&cli);
     std::panic::set_hook(Box::new(|panic| bug(&panic.to_string())));
     // What is told of a panic is the hook's; here it becomes an exit code.
-    let ended = std::panic::catch_unwind(|| run(cli));
+    // Nothing is looked at again that a panic may have left half done.
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(cli, &origins)));
     match ended.unwrap_or_else(|_| std::process::exit(Code::Bug.exit().into())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::from(failure.code.exit())
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    complain(failure);
+    ExitCode::from(failure.code.exit())
 }
 
 /// One line, wherever it happened; the backtrace only for whoever set `RUST_BACKTRACE`.
@@ -70,7 +79,7 @@ fn bug(panic: &str) {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, origins: &Origins) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // Who sets tokio's own variable decides.
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
@@ -78,7 +87,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::caused(Code::Failed, "cannot start threads", &error))?;
-    runtime.block_on(dispatch(cli))
+    runtime.block_on(dispatch(cli, origins))
 }
 
 /// Threads for the network, the core and the API: guests have their own. On few cores one of them is faster than two, as
@@ -88,7 +97,7 @@ fn worker_threads() -> usize {
     (cores / 2).clamp(1, WORKER_THREADS_MAX)
 }
 
-async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
+async fn dispatch(Cli { command, global }: Cli, origins: &Origins) -> Result<(), Failure> {
     match command {
         Command::Start(args) => start::start(&global, args).await,
         Command::Submit(args) => submit::submit(&global, &args).await,
@@ -96,6 +105,8 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Validate(args) => submit::validate(&global, &args).await,
         Command::Version => version(&global),
         Command::Plan(args) => plan::plan(&global, &args).await,
+        Command::Doctor(args) => doctor::doctor(&global, args).await,
+        Command::Config(Config::Show(start)) => config::show(&global, *start, origins),
         Command::Schema(args) => complete::schema(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Man(args) => complete::man(&args),

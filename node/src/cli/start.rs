@@ -44,7 +44,8 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
     ended
 }
 
-fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure> {
+/// What a node is started with.
+pub(super) fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure> {
     let data = args.data.map_or_else(|| data_dir(global), Ok)?;
     // Made absolute, so that the directory in `status` means the same everywhere.
     let data = std::path::absolute(&data).unwrap_or(data);
