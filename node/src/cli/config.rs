@@ -18,6 +18,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory, FromArgMatches};
 use etcetera::BaseStrategy;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
@@ -26,6 +27,7 @@ use super::args::{self, Cli, Global};
 use super::node::data_dir;
 use super::output::{Row, bytes, list, shown};
 use super::start::options;
+use super::usage;
 use crate::api::view::List;
 use crate::api::{Code, Failure, causes};
 use crate::jobfile::{Fault, FaultCode, suggestion};
@@ -71,9 +73,11 @@ struct Key {
     arg: Arg,
 }
 
-/// Reads the command line, with what files say where it is silent. Ends the process when the line makes no sense.
+/// Reads the command line, with what files say where it is silent. Ends the process when help was asked for.
 pub(super) fn parse() -> Result<(Cli, Origins), Failure> {
-    let typed = Cli::command().get_matches();
+    let words: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    let wrong = |error: clap::Error| usage::failure(&error, &words);
+    let typed = Cli::command().try_get_matches().map_err(wrong)?;
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for value in read_files(&typed)? {
         // The nearer file comes first.
@@ -83,8 +87,8 @@ pub(super) fn parse() -> Result<(Cli, Origins), Failure> {
     for value in found.values() {
         command = fill(command, &value.key, &value.texts);
     }
-    let matches = if found.is_empty() { typed } else { command.get_matches() };
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = if found.is_empty() { typed } else { command.try_get_matches().map_err(wrong)? };
+    let cli = Cli::from_arg_matches(&matches).map_err(wrong)?;
     let files = found.into_iter().map(|(key, value)| (key, value.place)).collect();
     Ok((cli, Origins { matches, files }))
 }
@@ -274,7 +278,7 @@ fn fill(command: Command, key: &Key, texts: &[String]) -> Command {
 }
 
 /// One setting, and where it came from.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Setting {
     /// As in a file.
     key: String,

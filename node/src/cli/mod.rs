@@ -16,6 +16,7 @@ mod folder;
 mod get;
 mod jobs;
 mod keeping;
+mod log_items;
 mod logs;
 mod modules;
 mod node;
@@ -24,9 +25,11 @@ mod plan;
 mod progress;
 mod retry;
 mod run;
+mod schemas;
 mod start;
 mod submit;
 mod target;
+mod usage;
 mod wait;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -34,6 +37,8 @@ use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command, Config, Global};
@@ -41,6 +46,8 @@ use self::config::Origins;
 use self::node::data_dir;
 use crate::api::{Client, Code, Failure};
 
+/// Schema of [`Version`].
+const VERSION: &str = "swarm.version/1";
 /// Our crates, as the log filter names them.
 const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store", "swarm_executor"];
 /// The most threads beside those of guests, by default: what a fast network keeps busy.
@@ -107,7 +114,7 @@ async fn dispatch(Cli { command, global }: Cli, origins: &Origins) -> Result<(),
         Command::Plan(args) => plan::plan(&global, &args).await,
         Command::Doctor(args) => doctor::doctor(&global, args).await,
         Command::Config(Config::Show(start)) => config::show(&global, *start, origins),
-        Command::Schema(args) => complete::schema(&args),
+        Command::Schema(args) => schemas::schema(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Man(args) => complete::man(&args),
         Command::Events(args) => events::events(&client(&global)?, &global, &args).await,
@@ -120,10 +127,10 @@ async fn dispatch(Cli { command, global }: Cli, origins: &Origins) -> Result<(),
         Command::Status => jobs::status(&client(&global)?, &global).await,
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
         Command::Drain(args) => jobs::drain(&client(&global)?, &global, &args).await,
-        Command::Get(args) => get::get(&client(&global)?, &args).await,
+        Command::Get(args) => get::get(&client(&global)?, &global, &args).await,
         Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,
-        Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
+        Command::Logs(args) => logs::logs(&client(&global)?, &global, &args).await,
     }
 }
 
@@ -131,14 +138,20 @@ fn client(global: &Global) -> Result<Client, Failure> {
     Ok(Client::new(&data_dir(global)?))
 }
 
+/// Which program this is.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Version {
+    schema: &'static str,
+    version: &'static str,
+}
+
 fn version(global: &Global) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    match global.output {
-        output::Format::Json | output::Format::Jsonl => {
-            output::print(&output::json(&serde_json::json!({ "schema": "swarm.version/1", "version": version }))?)
-        }
-        _ => output::print(&format!("swarm {version}\n")),
-    }
+    output::print(&match global.output {
+        output::Format::Table => format!("swarm {version}\n"),
+        output::Format::Json | output::Format::Jsonl => output::json(&Version { schema: VERSION, version })?,
+        output::Format::Id => format!("{version}\n"),
+    })
 }
 
 /// Tells the user what went wrong; the last line is what to do next.

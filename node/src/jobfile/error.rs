@@ -43,7 +43,7 @@ pub enum JobFileError {
 }
 
 /// The kind of a mistake, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultCode {
     /// The text is no TOML.

@@ -115,7 +115,9 @@ impl Running {
     pub(crate) fn finish(mut self) -> Finished {
         drop(self.child.stdin.take());
         let code = wait(&mut self.child).expect("the command takes too long").code().unwrap_or(-1);
-        let all = |lines: Option<mpsc::Receiver<String>>| lines.unwrap().iter().collect::<String>();
+        let all = |lines: Option<mpsc::Receiver<String>>| {
+            lines.map(|lines| lines.iter().collect::<String>()).unwrap_or_default()
+        };
         let (stdout, stderr) = (all(self.stdout.take()), all(self.stderr.take()));
         Finished { code, stdout, stderr: self.before.clone() + &stderr }
     }

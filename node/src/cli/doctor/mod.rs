@@ -10,6 +10,7 @@ mod disk;
 mod machine;
 mod swarm;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args::{self, Global};
@@ -22,7 +23,7 @@ use crate::api::{Client, Code, Failure};
 pub(super) const CHECKS: &str = "swarm.checks/1";
 
 /// How a check ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum State {
     /// Nothing was found.
@@ -47,7 +48,7 @@ impl State {
 }
 
 /// One check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(super) struct Check {
     /// What was looked at.
     check: &'static str,
