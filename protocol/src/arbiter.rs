@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rangemap::RangeSet;
 
-use crate::claims::ClaimQueue;
+use crate::claim_queue::ClaimQueue;
 use crate::custody::{SHARDS_PER_MESSAGE, Shard};
 use crate::lattice::{AttemptId, Counts, End, Failure, Results, Run, Segment, TaskState};
 use crate::message::{Grant, Message, RATES_MAX, ShardPromise, StageRate};
@@ -349,9 +349,17 @@ pub(crate) fn common(set: &RangeSet<u32>, ranges: &[Range]) -> RangeSet<u32> {
     common
 }
 
+impl Arbiter {
+    /// Whether time alone may change something soon: who only waits for somebody to take its tasks is looked at less often.
+    pub(crate) fn is_active(&self) -> bool {
+        self.phase != Phase::Granting
+            || !(self.delayed.is_empty() && self.leases.is_empty() && self.recordings.is_empty())
+    }
+}
+
 impl Node {
     pub(crate) fn arbiter_mut(&mut self, shard: ShardId) -> Option<&mut Arbiter> {
-        self.custody.shards.get_mut(&shard)?.arbiter.as_mut()
+        self.custody.shard_mut(shard)?.arbiter.as_mut()
     }
 
     /// The arbiter here, if it works under this lease's epoch.
@@ -386,6 +394,7 @@ impl Node {
         if core::mem::take(&mut self.custody.arbitration_changed) {
             self.review_arbitration();
         }
+        self.recount_claims();
         if core::mem::take(&mut self.custody.grants_changed) {
             self.grant_wants();
         }
@@ -402,9 +411,8 @@ impl Node {
         let me = self.me();
         let mut prepares: BTreeMap<NodeId, Vec<(ShardId, Epoch)>> = BTreeMap::new();
         let mut promises: BTreeMap<NodeId, Vec<ShardPromise>> = BTreeMap::new();
-        let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
-        for id in open {
-            let Some(shard) = self.custody.shards.get(&id) else { continue };
+        for id in self.custody.take_review() {
+            let Some(shard) = self.custody.shard(id).filter(|shard| !shard.is_over()) else { continue };
             let first = shard.custodians.iter().copied().find(|node| self.reaches(*node));
             match (first == Some(me), shard.arbiter.is_some()) {
                 (true, false) if may && self.now >= shard.quiet_until => {
@@ -415,8 +423,10 @@ impl Node {
                         }
                     }
                 }
+                (true, false) => self.custody.review_later(id), // as soon as it may
                 (false, true) => self.step_down(id),
-                (false, false) if may && shard.is_new() && !self.custody.promises.contains_key(&id) => {
+                (false, false) if shard.is_new() && !may => self.custody.review_later(id),
+                (false, false) if shard.is_new() && !self.custody.promises.contains_key(&id) => {
                     let Some(first) = first else { continue };
                     let promised = Epoch::NONE.next(first);
                     self.promise(id, promised);
@@ -441,14 +451,14 @@ impl Node {
         let before = self.custody.promises.get(&id).copied().unwrap_or_default();
         let epoch = before.next(me);
         self.promise(id, epoch);
-        let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
+        let Some(shard) = self.custody.shard(id) else { return Vec::new() };
         let waiting = self.other_custodians(shard);
         let asked = waiting.iter().map(|other| (*other, epoch)).collect();
         let numbers = self.rng.u64(..NUMBERS_MAX);
         let first_repeat = self.now + if before == Epoch::NONE { UNASKED } else { REPEAT };
         self.wake(first_repeat, "promise");
         let arbiter = Arbiter::new(epoch, waiting, first_repeat, before != Epoch::NONE, numbers);
-        if let Some(shard) = self.custody.shards.get_mut(&id) {
+        if let Some(shard) = self.custody.shard_mut(id) {
             shard.arbiter = Some(arbiter);
         }
         self.hurry_if_unsure(id);
@@ -458,11 +468,11 @@ impl Node {
 
     /// Gives up; executors are told to look for the next arbiter.
     pub(crate) fn step_down(&mut self, id: ShardId) {
-        let Some(arbiter) = self.custody.shards.get_mut(&id).and_then(|shard| shard.arbiter.take()) else { return };
+        let Some(arbiter) = self.custody.shard_mut(id).and_then(|shard| shard.arbiter.take()) else { return };
         for (number, lease) in arbiter.leases {
             self.send(lease.executor, Message::Fenced(LeaseId { shard: id, epoch: arbiter.epoch, number }));
         }
-        self.custody.arbitration_changed = true;
+        self.custody.review(id);
         self.progress_is_due(id);
     }
 
@@ -471,7 +481,7 @@ impl Node {
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.epoch < epoch) {
             self.promise(id, epoch);
             let (now, first) = (self.now, Duration::from_millis(self.rng.u64(QUIET_FIRST_MS)));
-            if let Some(shard) = self.custody.shards.get_mut(&id) {
+            if let Some(shard) = self.custody.shard_mut(id) {
                 let goes_on = now.since(shard.quiet_until) < QUIET_MEMORY;
                 shard.quiet = if goes_on { (shard.quiet * 2 + first / 2).clamp(first, QUIET_MAX) } else { first };
                 shard.quiet_until = now + shard.quiet;
@@ -498,7 +508,7 @@ impl Node {
     fn advance(&mut self, id: ShardId) {
         let now = self.now;
         let is_stopped = self.is_stopped(id.job);
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let open = shard.open_tasks();
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
         match &arbiter.phase {
@@ -521,7 +531,7 @@ impl Node {
 
     /// Ends tasks that several arbiters, on both sides of a partition, gave more attempts together than are allowed.
     pub(crate) fn exhaust_overrun(&mut self, id: ShardId) {
-        let Some(shard) = self.custody.shards.get(&id).filter(|shard| shard.arbiter.is_some()) else { return };
+        let Some(shard) = self.custody.shard(id).filter(|shard| shard.arbiter.is_some()) else { return };
         let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
         let overrun = |run: Run| {
             let outcome = Outcome::bare(run.state.overrun(&stage.retry)?);
@@ -538,8 +548,10 @@ impl Node {
 
     /// Called every tick.
     pub(crate) fn keep_custody(&mut self) {
-        let open: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).collect();
-        for id in open {
+        for id in self.custody.take_looks() {
+            if self.custody.shard(id).is_none_or(Shard::is_over) {
+                continue;
+            }
             self.keep_preparing(id);
             self.advance(id);
             self.end_back_off(id);
@@ -548,6 +560,8 @@ impl Node {
             self.end_queue(id);
             self.end_total(id);
         }
+        // Waits for an avoided executor end with time, too.
+        self.custody.grants_changed |= self.custody.claimable > 0;
         self.keep_recordings();
         self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
         self.keep_digests();
@@ -555,7 +569,7 @@ impl Node {
 
     fn keep_preparing(&mut self, id: ShardId) {
         let now = self.now;
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let reachable = self.other_custodians(shard);
         let Some(arbiter) = self.arbiter_mut(id) else { return };
         let epoch = arbiter.epoch;
@@ -578,14 +592,13 @@ impl Node {
             arbiter.pending.insert(task..task + 1);
             any = true;
         }
-        // Waits for an avoided executor end with time, too.
-        self.custody.grants_changed |= any || self.custody.claimable > 0;
+        self.custody.grants_changed |= any;
     }
 
     /// Fails tasks that waited longer than their job allows while no node took one, and every custodian could be asked.
     fn end_queue(&mut self, id: ShardId) {
         let now = self.now;
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let Some(queue_ms_max) = shard.spec.stages.get(usize::from(id.stage)).and_then(|stage| stage.queue_ms_max)
         else {
             return;
@@ -633,13 +646,13 @@ impl Node {
 
     // ---- granting
 
-    /// Tasks that could be granted now.
+    /// Tasks that could be granted when grants were made last.
     pub(crate) fn claimable(&self) -> u32 {
         self.custody.claimable
     }
 
     pub(crate) fn grantable(&self, id: ShardId) -> Option<&Arbiter> {
-        let arbiter = self.custody.shards.get(&id)?.arbiter.as_ref()?;
+        let arbiter = self.custody.shard(id)?.arbiter.as_ref()?;
         let job = self.jobs.get(id.job)?;
         let stopped = job.stop.is_some() && !self.plants(PlantedBug::GrantsStopped);
         let waits = !job.is_ready(id.stage) && !self.plants(PlantedBug::IgnoresNeeds);
@@ -648,21 +661,24 @@ impl Node {
     }
 
     fn grant_wants(&mut self) {
-        let mut queue = self.claim_queue();
-        let mut remaining = queue.pending();
         let claimants = self.membership.links.len() as u64 + 1;
         let mut wants: Vec<_> = self.custody.wants.iter().map(|(node, want)| (want.at, *node)).collect();
         wants.sort_unstable();
+        let mut remaining = self.count_claimable();
         for (_, executor) in wants {
             if remaining == 0 {
                 break;
             }
             let Some(want) = self.custody.wants.remove(&executor) else { continue };
-            let granted = self.grant_some(executor, &want, remaining / claimants, &mut queue);
-            remaining = remaining.saturating_sub(granted);
+            let queue = core::mem::take(&mut self.custody.claims.queue);
+            let granted = self.grant_some(executor, &want, remaining / claimants, &queue);
+            self.custody.claims.queue = queue;
             if granted == 0 {
                 self.custody.wants.insert(executor, want);
+                continue;
             }
+            self.recount_claims();
+            remaining = self.count_claimable();
         }
         let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
         self.custody.hint_due = remaining > 0 && (before == 0 || self.custody.hint_due);
@@ -686,23 +702,26 @@ impl Node {
     }
 
     /// Grants a batch of the first shards that have any tasks for this executor; returns how many tasks.
-    fn grant_some(&mut self, executor: NodeId, want: &Want, fair: u64, queue: &mut ClaimQueue) -> u64 {
+    fn grant_some(&mut self, executor: NodeId, want: &Want, fair: u64, queue: &ClaimQueue) -> u64 {
         let mut granted = 0;
         // Parts of a batch: tasks of several stages may fill it, each at its own rate.
         let mut left = BATCH_PARTS;
-        for at in queue.order() {
+        let mut shares: BTreeMap<JobId, u32> = BTreeMap::new();
+        let groups: Vec<_> = queue.groups().map(|(group, _)| group).filter(|it| self.may_claim(executor, it)).collect();
+        for (id, pending) in queue.order(&groups) {
             // A shard ends: the rest of a batch is not worth a lease of its own, unless a slot waits for it.
             let fills_slots = granted >= u64::from(want.slots.max(1));
             if left * if fills_slots { 2 } else { BATCH_TASKS_MAX } < BATCH_PARTS {
                 break;
             }
-            let (id, pending) = queue.at(at);
             let batch = match self.plants(PlantedBug::GrantsBeyondWants) {
                 true => BATCH_TASKS_MAX,
                 false => want.batch(id, fair),
             };
-            let count = batch * left / BATCH_PARTS;
-            let most = if count > 0 { self.may_take(id, executor, count.min(pending)) } else { 0 };
+            let limited = self.jobs.is_limited(id.job);
+            let share = limited.then(|| *shares.entry(id.job).or_insert_with(|| self.share_left(id.job)));
+            let count = (batch * left / BATCH_PARTS).min(pending.min(share.unwrap_or(u32::MAX)).into());
+            let most = if count > 0 { self.may_take(id, executor, count) } else { 0 };
             let now = self.now;
             let Some(arbiter) = self.arbiter_mut(id).filter(|_| most > 0) else { continue };
             let tasks = arbiter.take(executor, most, now);
@@ -710,7 +729,7 @@ impl Node {
             if taken == 0 {
                 continue;
             }
-            queue.note(at, taken);
+            shares.entry(id.job).and_modify(|share| *share = share.saturating_sub(taken));
             granted += u64::from(taken);
             left = left.saturating_sub(u64::from(taken) * BATCH_PARTS / batch);
             self.note_liked(id, executor);
@@ -721,7 +740,7 @@ impl Node {
 
     fn send_grant(&mut self, id: ShardId, executor: NodeId, tasks: RangeSet<u32>, continues: Option<LeaseId>) {
         let now = self.now;
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let with_attempts = attempts_of(shard, &tasks);
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
         arbiter.waiting_since = None;
@@ -756,10 +775,10 @@ impl Node {
     pub(crate) fn on_executor_unlinked(&mut self, executor: NodeId) {
         let expires = self.now + LEASE_TTL_UNLINKED;
         self.custody.wants.remove(&executor);
-        let arbiters = self.custody.shards.values_mut().filter_map(|shard| shard.arbiter.as_mut());
         let mut any = false;
-        for lease in arbiters.flat_map(|arbiter| arbiter.leases.values_mut()) {
-            if lease.executor == executor {
+        for id in self.custody.active() {
+            let leases = self.arbiter_mut(id).into_iter().flat_map(|arbiter| arbiter.leases.values_mut());
+            for lease in leases.filter(|lease| lease.executor == executor) {
                 lease.expires = lease.expires.min(expires);
                 any = true;
             }
@@ -820,7 +839,7 @@ impl Node {
     /// Whether every task of the shard has ended, and somebody besides me knows it where there is anybody.
     fn is_over_elsewhere(&self, id: ShardId) -> bool {
         let known = |shard: &Shard| !shard.confirmed.is_empty() || self.keepers(id, shard).is_empty();
-        self.custody.shards.get(&id).is_some_and(|shard| shard.is_over() && known(shard))
+        self.custody.shard(id).is_some_and(|shard| shard.is_over() && known(shard))
     }
 
     // ---- reports and records
@@ -895,7 +914,7 @@ impl Node {
         let jitter = self.rng.u64(0..=250);
         let lost_more = usize::from(self.plants(PlantedBug::RetriesLostOnceMore));
         let failed_more = usize::from(self.plants(PlantedBug::RetriesOnceMore));
-        let shard = self.custody.shards.get_mut(&id.shard).filter(|shard| !shard.state.has_ended(task))?;
+        let shard = self.custody.shard_mut(id.shard).filter(|shard| !shard.state.has_ended(task))?;
         let retry = &shard.spec.stages.get(usize::from(id.shard.stage))?.retry;
         let failure = Failure { node, ending: outcome.ending.clone() };
         let mut state = TaskState::failed(AttemptId::from(id), failure);
@@ -930,13 +949,13 @@ impl Node {
     /// Persists facts and brings them to the other custodians; acknowledges when enough have them.
     pub(crate) fn record(&mut self, id: ShardId, segment: Segment, ack: Option<(NodeId, LeaseId, Vec<Range>)>) {
         let repeat = self.now + REPEAT;
-        let Some(before) = self.custody.shards.get(&id).map(|shard| shard.state.counts()) else { return };
+        let Some(before) = self.custody.shard(id).map(|shard| shard.state.counts()) else { return };
         if self.arbiter_mut(id).is_some_and(|arbiter| arbiter.has_two_runs()) {
             self.recall_ended(id, &segment);
         }
         self.learn(id, segment.clone());
         self.is_mine_alone(id);
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let after = shard.state.counts();
         let others = self.keepers(id, shard);
         let ended = Counts {
@@ -974,7 +993,7 @@ impl Node {
 
     /// Acknowledges what `min(2, live nodes)` nodes, this one included, have synced.
     fn finish_recordings(&mut self, id: ShardId) {
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let others = self.keepers(id, shard);
         let need = others.len().min(usize::from(!self.plants(PlantedBug::RecordsAlone)));
         let Some(arbiter) = self.arbiter_mut(id) else { return };
@@ -993,9 +1012,9 @@ impl Node {
     /// Shards whose last records are not confirmed are over, so not in `open`; they are found by their arbiter.
     fn keep_recordings(&mut self) {
         let now = self.now;
-        let shards = self.custody.shards.iter();
+        let shards = self.custody.active().into_iter().filter_map(|id| Some((id, self.custody.shard(id)?)));
         let busy = shards.filter(|(_, shard)| shard.arbiter.as_ref().is_some_and(|it| !it.recordings.is_empty()));
-        let busy: Vec<_> = busy.map(|(id, shard)| (*id, self.keepers(*id, shard))).collect();
+        let busy: Vec<_> = busy.map(|(id, shard)| (id, self.keepers(id, shard))).collect();
         for (id, others) in busy {
             self.finish_recordings(id);
             let Some(arbiter) = self.arbiter_mut(id) else { continue };
@@ -1016,7 +1035,7 @@ impl Node {
 
     /// A custodian became reachable or unreachable: fewer or more copies may be enough.
     pub(crate) fn on_arbiter_link_change(&mut self, peer: NodeId) {
-        let shards = self.custody.shards.iter();
+        let shards = self.custody.kept().iter();
         let concerned = shards.filter(|(_, shard)| shard.arbiter.is_some() && shard.custodians.contains(&peer));
         let concerned: Vec<_> = concerned.map(|(id, _)| *id).collect();
         for id in concerned {
@@ -1034,7 +1053,8 @@ impl Node {
             return;
         }
         self.drop_leases_of(job);
-        let arbitrated: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).filter(|id| id.job == job).collect();
+        let arbitrated = self.custody.open_of(job);
+        self.custody.touch_all(&arbitrated);
         for id in arbitrated {
             let granting = |arbiter: &Arbiter| !matches!(arbiter.phase, Phase::Preparing { .. });
             if self.arbiter_mut(id).is_some_and(|arbiter| granting(arbiter)) {
@@ -1044,7 +1064,7 @@ impl Node {
     }
 
     fn cancel_rest(&mut self, id: ShardId) {
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let open = ranges_of(&shard.open_tasks());
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
         let epoch = arbiter.epoch;
@@ -1065,16 +1085,24 @@ impl Node {
         self.seek_in(job);
     }
 
-    pub(crate) fn on_stages_unblocked(&mut self, _job: JobId) {
+    /// Whether tasks of the job can be granted may have changed.
+    pub(crate) fn on_job_able(&mut self, job: JobId) {
+        let open = self.custody.open_of(job);
+        self.custody.touch_all(&open);
         self.custody.grants_changed = true;
     }
 
     /// Jobs of which I arbitrate a shard that waits for an earlier stage.
     pub(crate) fn jobs_with_blocked_shards(&self) -> BTreeSet<JobId> {
-        let arbitrates = |id: &ShardId| self.custody.shards.get(id).is_some_and(|shard| shard.arbiter.is_some());
+        let arbitrates = |id: &ShardId| self.custody.shard(*id).is_some_and(|shard| shard.arbiter.is_some());
         let blocked = |id: &ShardId| self.jobs.get(id.job).is_some_and(|job| !job.is_ready(id.stage));
-        let open = self.custody.open.iter().map(|(_, id)| id);
-        open.filter(|id| blocked(id) && arbitrates(id)).map(|id| id.job).collect()
+        self.open_of_staged().into_iter().filter(|id| blocked(id) && arbitrates(id)).map(|id| id.job).collect()
+    }
+
+    /// The open shards of jobs that have several stages: only their tasks wait for others.
+    pub(crate) fn open_of_staged(&self) -> Vec<ShardId> {
+        let staged = self.jobs.iter().filter(|(_, job)| job.spec.stages.len() > 1 && !job.is_said_over());
+        staged.flat_map(|(id, _)| self.custody.open_of(*id)).collect()
     }
 }
 

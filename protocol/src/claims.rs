@@ -7,18 +7,21 @@
 //!
 //! Across arbiters this is a hint: executors ask any arbiter that has work.
 //!
-//! Elsewhere: granting itself is `arbiter`; how many tasks of a job run at once is `parallel`.
+//! Elsewhere: granting itself is `arbiter`; the order is kept by `claim_queue`; how many tasks of a job run at once is `parallel`.
 
-use core::cmp::Reverse;
+use core::cmp::{Ordering, Reverse};
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::arbiter::{count_of, ranges_of};
+use crate::arbiter::{Arbiter, count_of, ranges_of};
+use crate::claim_queue::{ClaimQueue, Group};
+use crate::demands::Needs;
 use crate::lattice::{End, Results, Run, TaskState};
 use crate::message::{Message, NodeRecord};
 use crate::node::Node;
 use crate::situation::{Ahead, Order};
-use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, ShardId};
+use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, Resources, ShardId};
 
 /// Tasks are kept for nodes that their stage likes as long as one of them took some so recently.
 const LIKED_FIRST: Duration = Duration::from_secs(1);
@@ -26,184 +29,140 @@ const LIKED_FIRST: Duration = Duration::from_secs(1);
 /// What is remembered between grants.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    /// Whether any task that could be granted is not for everybody.
-    choosy: bool,
+    pub(crate) queue: ClaimQueue,
     /// The least memory and slots that a member offers.
     least: (u64, u32),
 }
 
-/// A shard with tasks that could be granted.
-struct Claimable {
-    id: ShardId,
-    pending: u32,
-    priority: i8,
-    submitter: NodeId,
-    arrival: u64,
-}
-
-/// What decides who is granted first: the least is.
-type Rank = (Reverse<i8>, (u64, u64), u64);
-
-impl Claimable {
-    fn rank(&self, by_submitter: &BTreeMap<NodeId, u64>, by_job: &BTreeMap<JobId, u64>) -> Rank {
-        let of_submitter = by_submitter.get(&self.submitter).copied().unwrap_or(0);
-        let of_job = by_job.get(&self.id.job).copied().unwrap_or(0);
-        (Reverse(self.priority), (of_submitter, of_job), self.arrival)
-    }
-}
-
-/// The shards of which tasks could be granted now.
-pub(crate) struct ClaimQueue {
-    shards: Vec<Claimable>,
-    /// Tasks leased now, per submitter and per job; only where there are several jobs.
-    leased: Option<(BTreeMap<NodeId, u64>, BTreeMap<JobId, u64>)>,
-}
-
-impl ClaimQueue {
-    /// Tasks in it.
-    pub(crate) fn pending(&self) -> u64 {
-        self.shards.iter().map(|shard| u64::from(shard.pending)).sum()
-    }
-
-    /// Where to look for the next executor's tasks, in order. Thousands of jobs may wait, and the first few are enough.
-    pub(crate) fn order(&self) -> Box<dyn Iterator<Item = usize>> {
-        let shards = self.shards.iter().enumerate().filter(|(_, shard)| shard.pending > 0);
-        let Some((by_submitter, by_job)) = &self.leased else {
-            return Box::new(shards.map(|(at, _)| at).collect::<Vec<_>>().into_iter());
-        };
-        let rank = |(at, shard): (usize, &Claimable)| Reverse((shard.rank(by_submitter, by_job), at));
-        let mut heap: BinaryHeap<_> = shards.map(rank).collect();
-        Box::new(core::iter::from_fn(move || heap.pop().map(|Reverse((_, at))| at)))
-    }
-
-    /// A shard and its tasks.
-    pub(crate) fn at(&self, at: usize) -> (ShardId, u64) {
-        (self.shards[at].id, self.shards[at].pending.into())
-    }
-
-    /// So many of its tasks were granted.
-    pub(crate) fn note(&mut self, at: usize, taken: u32) {
-        let shard = &mut self.shards[at];
-        shard.pending = shard.pending.saturating_sub(taken);
-        if let Some((by_submitter, by_job)) = &mut self.leased {
-            *by_submitter.entry(shard.submitter).or_default() += u64::from(taken);
-            *by_job.entry(shard.id.job).or_default() += u64::from(taken);
-        }
-    }
-}
-
 impl Node {
-    /// What could be granted now, by the order of arrival of the jobs.
-    pub(crate) fn claim_queue(&mut self) -> ClaimQueue {
-        let shards = self.claimable_shards();
-        let mixed = shards.first().is_some_and(|first| shards.iter().any(|shard| shard.id.job != first.id.job));
-        self.custody.claims.choosy = shards.iter().any(|shard| self.is_choosy(shard.id));
-        ClaimQueue { leased: mixed.then(|| self.leased()), shards }
+    // ---- counting
+
+    /// At the end of every event: counts anew the shards that it touched.
+    pub(crate) fn recount_claims(&mut self) {
+        for id in self.custody.take_touched() {
+            self.recount(id);
+        }
+        debug_assert!(self.is_counted(), "whatever changes a shard touches it");
     }
 
-    fn claimable_shards(&self) -> Vec<Claimable> {
-        let mut shares: BTreeMap<JobId, u32> = BTreeMap::new();
-        let mut shards = Vec::new();
-        for (arrival, id) in &self.custody.open {
-            let (Some(arbiter), Some(job)) = (self.grantable(*id), self.jobs.get(id.job)) else { continue };
-            let mut pending = arbiter.claimable();
-            if job.spec.options.parallel_max.is_some() {
-                let share = shares.entry(id.job).or_insert_with(|| self.share_left(id.job));
-                pending = pending.min(*share);
-                *share -= pending;
-            }
-            if pending > 0 {
-                let (priority, submitter) = (job.spec.options.priority, job.spec.submitter);
-                shards.push(Claimable { id: *id, pending, priority, submitter, arrival: *arrival });
-            }
-        }
-        shards
+    /// Whether the queue is what counting everything anew would make it.
+    fn is_counted(&self) -> bool {
+        let queue = &self.custody.claims.queue;
+        let kept = self.custody.kept().keys();
+        let is_right = |id: &ShardId| queue.counts_of(*id) == (self.pending_of(*id), self.leased_of(*id));
+        kept.clone().all(is_right) && queue.shards().all(|id| self.custody.shard(id).is_some())
     }
 
-    /// Tasks leased here now.
-    fn leased(&self) -> (BTreeMap<NodeId, u64>, BTreeMap<JobId, u64>) {
-        let (mut by_submitter, mut by_job) = (BTreeMap::new(), BTreeMap::new());
-        for (_, id) in &self.custody.open {
-            let leased = u64::from(self.leased_of(*id));
-            if let Some(job) = self.jobs.get(id.job).filter(|_| leased > 0) {
-                *by_submitter.entry(job.spec.submitter).or_default() += leased;
-                *by_job.entry(id.job).or_default() += leased;
-            }
-        }
-        (by_submitter, by_job)
+    fn recount(&mut self, id: ShardId) {
+        let (pending, leased) = (self.pending_of(id), self.leased_of(id));
+        let job = self.jobs.get(id.job);
+        let submitter = job.map_or(self.me(), |job| job.spec.submitter);
+        let queue = &mut self.custody.claims.queue;
+        let mut changed = queue.set_leased(id, submitter, leased);
+        changed |= queue.set_pending(id, pending, || {
+            let job = job.expect("only tasks of a job that is known can be granted");
+            let needs = job.spec.stages.get(usize::from(id.stage)).map(Needs::of).unwrap_or_default();
+            let priority = Reverse(job.spec.options.priority);
+            (Group { priority, submitter, needs: Arc::new(needs) }, job.arrival)
+        });
+        self.custody.note_looks(id, changed);
+    }
+
+    /// Tasks of a shard that could be granted, but for the number that its job allows at once.
+    fn pending_of(&self, id: ShardId) -> u32 {
+        let is_open = self.custody.shard(id).is_some_and(|shard| !shard.is_over());
+        self.grantable(id).filter(|_| is_open).map_or(0, Arbiter::claimable)
     }
 
     /// Tasks of a shard leased now.
     pub(crate) fn leased_of(&self, id: ShardId) -> u32 {
-        let arbiter = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
+        let arbiter = self.custody.shard(id).filter(|shard| !shard.is_over()).and_then(|shard| shard.arbiter.as_ref());
         arbiter.map_or(0, |arbiter| arbiter.leases.values().map(|lease| count_of(&lease.tasks)).sum())
+    }
+
+    /// Tasks that could be granted now.
+    pub(crate) fn count_claimable(&self) -> u64 {
+        let queue = &self.custody.claims.queue;
+        queue.pending().saturating_sub(self.held_back(|_| true))
+    }
+
+    /// Tasks in the queue beyond what their jobs allow at once, of some kinds.
+    fn held_back(&self, of: impl Fn(&Group) -> bool) -> u64 {
+        let queue = &self.custody.claims.queue;
+        let beyond = |job: JobId| {
+            let pending: u64 = queue.stages_of(job).filter(|(group, _)| of(group)).map(|(_, pending)| pending).sum();
+            pending.saturating_sub(if pending > 0 { u64::from(self.share_left(job)) } else { 0 })
+        };
+        self.jobs.limited().map(beyond).sum()
     }
 
     /// Tasks of another job that would be granted before those of this shard now.
     pub(crate) fn ahead_of(&self, id: ShardId) -> Option<Ahead> {
-        let shards = self.claimable_shards();
-        let leased = self.leased();
-        let mine = shards.iter().find(|shard| shard.id == id)?;
-        let rank = |shard: &Claimable| shard.rank(&leased.0, &leased.1);
+        let queue = &self.custody.claims.queue;
+        let mine = queue.rank_of(id)?;
         // What no node can run is in nobody's way.
-        let others = shards.iter().filter(|it| it.id.job != id.job && self.fits_somebody(it.id));
-        let first = others.min_by_key(|it| rank(it))?;
-        if rank(first) > rank(mine) {
+        let can_run = |group: &Group| self.living_records().any(|record| group.needs.fit(record));
+        let groups: Vec<_> = queue.groups().map(|(group, _)| group).filter(|group| can_run(group)).collect();
+        let (job, first) = queue.first_but(id.job, &groups)?;
+        if first > mine {
             return None;
         }
-        let why = match (first.priority.cmp(&mine.priority), rank(first).1, rank(mine).1) {
-            (core::cmp::Ordering::Greater, ..) => Order::Priority,
+        let why = match (first.0.cmp(&mine.0), first.1, mine.1) {
+            (Ordering::Less, ..) => Order::Priority,
             (_, theirs, ours) if theirs < ours => Order::Share,
             _ => Order::Arrival,
         };
-        let same = shards.iter().filter(|shard| shard.id.job == first.id.job);
+        let tasks: u64 = queue.stages_of(job).map(|(_, pending)| pending).sum();
         Some(Ahead {
-            job: first.id.job,
-            name: self.jobs.get(first.id.job).map(|job| job.spec.name.clone()).unwrap_or_default(),
-            priority: first.priority,
-            tasks: same.map(|shard| shard.pending).fold(0, u32::saturating_add),
+            job,
+            name: self.jobs.get(job).map(|job| job.spec.name.clone()).unwrap_or_default(),
+            priority: first.0.0,
+            tasks: u32::try_from(tasks).unwrap_or(u32::MAX),
             why,
         })
     }
 
-    fn fits_somebody(&self, id: ShardId) -> bool {
-        self.stage_of(id).is_some_and(|stage| self.living_records().any(|record| stage.fits(record)))
-    }
-
     // ---- to whom
 
-    fn is_choosy(&self, id: ShardId) -> bool {
-        let Some(stage) = self.stage_of(id) else { return false };
+    /// Whether such tasks are not for everybody.
+    fn is_choosy(&self, needs: &Needs) -> bool {
         let (memory, slots) = self.custody.claims.least;
-        !stage.options.place.is_empty()
-            || stage.resources().any(|it| it.slots > 1.max(slots) || (memory > 0 && it.memory_bytes_max > memory))
+        let asks_more = |it: &Resources| it.slots > 1.max(slots) || (memory > 0 && it.memory_bytes_max > memory);
+        !needs.place.is_empty() || needs.resources.iter().any(asks_more)
     }
 
     fn stage_of(&self, id: ShardId) -> Option<&crate::StageSpec> {
-        self.custody.shards.get(&id)?.spec.stages.get(usize::from(id.stage))
+        self.custody.shard(id)?.spec.stages.get(usize::from(id.stage))
     }
 
     /// Tasks that could be granted to this node now.
     pub(crate) fn claimable_for(&self, node: NodeId) -> u32 {
-        let all = self.claimable();
-        if all == 0 || !self.custody.claims.choosy {
-            return all;
+        if self.claimable() == 0 {
+            return 0;
         }
-        let some = |shard: &Claimable| self.may_take(shard.id, node, u64::from(shard.pending)) > 0;
-        let shards = self.claimable_shards();
-        shards.iter().filter(|shard| some(shard)).map(|shard| shard.pending).fold(0, u32::saturating_add)
+        let queue = &self.custody.claims.queue;
+        let groups = queue.groups().filter(|(group, _)| self.may_claim(node, group));
+        let some = |(id, pending): &(ShardId, u32)| self.may_take(*id, node, u64::from(*pending)) > 0;
+        let of_group = |(group, pending): (&Group, u64)| match group.needs.place.is_indifferent() {
+            true => pending,
+            false => queue.order(&[group]).filter(some).map(|(_, pending)| u64::from(pending)).sum(),
+        };
+        let all: u64 = groups.map(of_group).sum();
+        let all = all.saturating_sub(self.held_back(|group| self.may_claim(node, group)));
+        u32::try_from(all).unwrap_or(u32::MAX)
     }
 
-    /// How many tasks of a shard an executor may have that asks for `count` slots' worth.
+    /// Whether an executor may have tasks of this kind at all. Of one that was not heard of yet nothing is known: it is
+    /// granted what is for everybody.
+    pub(crate) fn may_claim(&self, executor: NodeId, group: &Group) -> bool {
+        let record = self.record_of(executor);
+        record.map_or_else(|| !self.is_choosy(&group.needs), |record| group.needs.fit(record))
+    }
+
+    /// How many tasks of a shard an executor may have that asks for `count` slots' worth, of a kind that it may claim.
     pub(crate) fn may_take(&self, id: ShardId, executor: NodeId, count: u64) -> u64 {
-        let Some(stage) = self.stage_of(id) else { return 0 };
-        let Some(record) = self.record_of(executor) else {
-            // Not heard of yet: it is granted what is for everybody.
-            return if self.is_choosy(id) { 0 } else { count };
-        };
-        let Some(resources) = stage.resources_on(record).filter(|_| stage.options.place.allows(record)) else {
-            return 0;
-        };
+        let (Some(stage), Some(record)) = (self.stage_of(id), self.record_of(executor)) else { return count };
+        let Some(resources) = stage.resources_on(record) else { return 0 };
         if !stage.options.place.likes(record) && self.waits_for_liked(id) {
             return 0;
         }
@@ -219,7 +178,7 @@ impl Node {
 
     /// Whether a node that the stage likes is about to take its tasks.
     pub(crate) fn waits_for_liked(&self, id: ShardId) -> bool {
-        let arbiter = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
+        let arbiter = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref());
         let since = arbiter.and_then(|arbiter| arbiter.liked_at.or(arbiter.able_since));
         // Nothing is known yet of a shard that has just become able to run.
         let recent = since.is_none_or(|since| self.now.since(since) < LIKED_FIRST);
@@ -264,7 +223,7 @@ impl Node {
         }
         let total = options.total_ms_max.map(Duration::from_millis);
         let able = self.grantable(id).is_some();
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let open = shard.open_tasks();
         let Some(arbiter) = shard.arbiter.as_mut().filter(|arbiter| able || arbiter.able_since.is_some()) else {
             return;

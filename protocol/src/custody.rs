@@ -7,6 +7,7 @@
 //!
 //! Elsewhere: granting the tasks is `arbiter`; which nodes are custodians is `placement`.
 
+use core::ops::Bound;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use crate::{
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
 /// The same after a change of custodians or links: what else changes at the same time is compared together.
 const DIGEST_SOON: Duration = Duration::from_secs(1);
+/// Of the shards that only wait so many are looked at each heartbeat: all of a thousand every second, at little cost.
+const LOOKS_AT_ONCE: usize = 256;
 /// Shards in one message about many: about 200 KiB of digests.
 pub(crate) const SHARDS_PER_MESSAGE: usize = 1500;
 /// Progress is gathered this long, so that a fast job does not flood its custodians.
@@ -154,9 +157,20 @@ struct ParkedRecord {
 
 #[derive(Debug, Default)]
 pub(crate) struct Custody {
-    pub(crate) shards: BTreeMap<ShardId, Shard>,
+    shards: BTreeMap<ShardId, Shard>,
     /// Shards with open tasks, in order of the arrival of their jobs.
     pub(crate) open: BTreeSet<(u64, ShardId)>,
+    /// Shards that this event may have changed: they are counted again at its end.
+    touched: BTreeSet<ShardId>,
+    /// Shards that are looked at every tick.
+    active: BTreeSet<ShardId>,
+    /// Those that are looked at with the next tick besides.
+    looks: BTreeSet<ShardId>,
+    /// Where the last round of looks at all open shards got to.
+    looked: Option<(u64, ShardId)>,
+    /// Shards of which another node may have to be the arbiter now, and whether that may be so of all.
+    review: BTreeSet<ShardId>,
+    review_all: bool,
     pub(crate) promises: BTreeMap<ShardId, Epoch>,
     /// Executors that wait for work, by node.
     pub(crate) wants: BTreeMap<NodeId, Want>,
@@ -189,9 +203,103 @@ pub(crate) struct Custody {
 }
 
 impl Custody {
+    /// What is kept of a shard.
+    pub(crate) fn shard(&self, id: ShardId) -> Option<&Shard> {
+        self.shards.get(&id)
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn shard_mut(&mut self, id: ShardId) -> Option<&mut Shard> {
+        let shard = self.shards.get_mut(&id)?;
+        self.touched.insert(id);
+        Some(shard)
+    }
+
+    /// All shards.
+    pub(crate) const fn kept(&self) -> &BTreeMap<ShardId, Shard> {
+        &self.shards
+    }
+
+    /// The shards of a job that have open tasks.
+    pub(crate) fn open_of(&self, job: JobId) -> Vec<ShardId> {
+        self.shards.range(all_of(job)).filter(|(_, shard)| !shard.is_over()).map(|(id, _)| *id).collect()
+    }
+
+    // ---- what is to be looked at
+
+    pub(crate) fn touch_all(&mut self, ids: &[ShardId]) {
+        self.touched.extend(ids);
+    }
+
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<ShardId> {
+        core::mem::take(&mut self.touched)
+    }
+
+    /// The shard is looked at with every tick as long as it is active; when it has just changed, with the next at any rate.
+    pub(crate) fn note_looks(&mut self, id: ShardId, changed: bool) {
+        let arbiter = self.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
+        if arbiter.is_some_and(Arbiter::is_active) {
+            self.active.insert(id);
+        } else {
+            self.active.remove(&id);
+        }
+        if changed {
+            self.looks.insert(id);
+        }
+    }
+
+    /// Shards of which time alone may change something soon.
+    pub(crate) fn active(&self) -> Vec<ShardId> {
+        self.active.iter().copied().collect()
+    }
+
+    pub(crate) fn take_looks(&mut self) -> BTreeSet<ShardId> {
+        let mut looks = core::mem::take(&mut self.looks);
+        looks.extend(&self.active);
+        looks
+    }
+
+    /// The arbiter of a shard may have to be another.
+    pub(crate) fn review(&mut self, id: ShardId) {
+        self.review.insert(id);
+        self.arbitration_changed = true;
+    }
+
+    /// The same, from the next heartbeat on.
+    pub(crate) fn review_later(&mut self, id: ShardId) {
+        self.review.insert(id);
+    }
+
+    /// The same of all shards, now.
+    pub(crate) fn review_all(&mut self) {
+        self.review_all = true;
+        self.arbitration_changed = true;
+    }
+
+    pub(crate) fn take_review(&mut self) -> Vec<ShardId> {
+        let some = core::mem::take(&mut self.review);
+        if core::mem::take(&mut self.review_all) {
+            return self.open.iter().map(|(_, id)| *id).collect();
+        }
+        some.into_iter().collect()
+    }
+
+    /// Called every heartbeat: the next shards in turn are looked at. Of thousands that only wait each is seen now and then.
+    pub(crate) fn look_around(&mut self) {
+        let after = self.looked.map_or(Bound::Unbounded, Bound::Excluded);
+        let next: Vec<_> = self.open.range((after, Bound::Unbounded)).take(LOOKS_AT_ONCE).copied().collect();
+        self.looked = next.last().copied().filter(|_| next.len() == LOOKS_AT_ONCE);
+        self.looks.extend(next.iter().map(|(_, id)| *id));
+        self.review.extend(next.iter().map(|(_, id)| *id));
+        self.arbitration_changed = true;
+    }
+
     /// Forgets a shard of a job that is no more.
     pub(crate) fn forget(&mut self, arrival: u64, id: ShardId) -> Option<Shard> {
         self.open.remove(&(arrival, id));
+        self.touched.insert(id);
+        self.looks.remove(&id);
+        self.review.remove(&id);
         self.promises.remove(&id);
         self.blobs_due.remove(&id);
         self.unsure.remove(&id);
@@ -216,13 +324,13 @@ pub fn recorded_in(table: Table, key: &[u8], value: &[u8]) -> Option<(ShardId, S
 impl Node {
     /// Names what this node knows of a shard's tasks; `None` when it keeps nothing of it.
     pub fn shard_digest(&self, shard: ShardId) -> Option<Hash> {
-        self.custody.shards.get(&shard).map(|kept| kept.state.digest())
+        self.custody.shard(shard).map(|kept| kept.state.digest())
     }
 
     /// Whether this node knows all that the other knows of a shard's tasks.
     pub fn knows_all_of(&self, other: &Self, shard: ShardId) -> bool {
-        let Some(theirs) = other.custody.shards.get(&shard) else { return true };
-        let mine = self.custody.shards.get(&shard).map(|kept| kept.state.clone());
+        let Some(theirs) = other.custody.shard(shard) else { return true };
+        let mine = self.custody.shard(shard).map(|kept| kept.state.clone());
         let segment: Segment = theirs.state.runs().collect();
         segment.is_empty() || mine.is_some_and(|mut mine| !mine.join(&segment))
     }
@@ -254,7 +362,6 @@ impl Node {
                 self.ensure_shard(shard);
             }
         }
-        self.custody.arbitration_changed = true;
     }
 
     /// The shard as kept here; `None` when its job is unknown or has no such shard.
@@ -284,6 +391,7 @@ impl Node {
                 quiet: Duration::ZERO,
             };
             self.custody.open.insert((job.arrival, id));
+            self.custody.review(id);
             let is_over = shard.is_over();
             self.custody.shards.insert(id, shard);
             if is_over {
@@ -291,7 +399,7 @@ impl Node {
                 self.close_if_over(id);
             }
         }
-        self.custody.shards.get_mut(&id)
+        self.custody.shard_mut(id)
     }
 
     /// The members changed: so may have the custodians of everything.
@@ -334,7 +442,7 @@ impl Node {
     /// The process before this one may have ended before it heard that a record is on two disks.
     pub(crate) fn restore_unsure(&mut self, key: &[u8]) -> Result<(), DecodeError> {
         let id = shard_of_key(key.strip_prefix(UNSURE_PREFIX).unwrap_or_default())?;
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return Ok(()) };
+        let Some(shard) = self.custody.shard_mut(id) else { return Ok(()) };
         shard.unsure = Some(Unsure { restored: true, ..Unsure::default() });
         shard.unsure_noted = true;
         self.custody.unsure.insert(id);
@@ -369,7 +477,7 @@ impl Node {
     }
 
     fn close_if_over(&mut self, id: ShardId) {
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let Some(arrival) = self.jobs.get(id.job).map(|job| job.arrival) else { return };
         if shard.is_over() {
             self.custody.open.remove(&(arrival, id));
@@ -423,16 +531,17 @@ impl Node {
 
     /// Takes in what an arbiter records, who may not have synced it yet.
     fn learn_unsure(&mut self, id: ShardId, record: (Epoch, u64), segment: Segment) {
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let (told, was_sure) = (shard.settled_counts(), shard.unsure.is_none());
         shard.unsure.get_or_insert_with(|| Unsure { told, ..Unsure::default() });
         let news = self.learn(id, segment);
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Custody { shards, unsure, .. } = &mut self.custody;
+        let Some(shard) = shards.get_mut(&id) else { return };
         if !news && was_sure {
             shard.unsure = None; // known before, and told
-        } else if let Some(unsure) = &mut shard.unsure {
-            unsure.records.insert(record);
-            self.custody.unsure.insert(id);
+        } else if let Some(facts) = &mut shard.unsure {
+            facts.records.insert(record);
+            unsure.insert(id);
             if !core::mem::replace(&mut shard.unsure_noted, true) {
                 self.out.persist.push(Write::put(Table::Meta, unsure_key(id), []));
             }
@@ -445,7 +554,7 @@ impl Node {
         if let Some(parked) = parked.find(|it| (it.shard, it.epoch, it.number) == (id, epoch, number)) {
             parked.kept = true;
         }
-        let Some(unsure) = self.custody.shards.get_mut(&id).and_then(|shard| shard.unsure.as_mut()) else { return };
+        let Some(unsure) = self.custody.shard_mut(id).and_then(|shard| shard.unsure.as_mut()) else { return };
         if unsure.records.remove(&(epoch, number)) && unsure.records.is_empty() && !unsure.restored {
             self.be_sure(id);
         }
@@ -454,7 +563,7 @@ impl Node {
     /// What is known of this shard may be told: it is on another node, too, or there is none.
     fn be_sure(&mut self, id: ShardId) {
         self.custody.unsure.remove(&id);
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         if shard.unsure.take().is_none() {
             return;
         }
@@ -477,7 +586,7 @@ impl Node {
         if self.custody.unsure.is_empty() || !self.has_settled() {
             return;
         }
-        let alone = |id: &ShardId| self.custody.shards.get(id).is_none_or(|shard| self.keepers(*id, shard).is_empty());
+        let alone = |id: &ShardId| self.custody.shard(*id).is_none_or(|shard| self.keepers(*id, shard).is_empty());
         let alone: Vec<_> = self.custody.unsure.iter().copied().filter(alone).collect();
         alone.into_iter().for_each(|id| self.be_sure(id));
     }
@@ -519,7 +628,7 @@ impl Node {
         if !self.plants(PlantedBug::ForgetsPromises) {
             self.out.persist.push(Write::put(Table::Promises, shard_key(shard), codec::encode(&epoch)));
         }
-        let arbitrates = self.custody.shards.get(&shard).and_then(|kept| kept.arbiter.as_ref());
+        let arbitrates = self.custody.shard(shard).and_then(|kept| kept.arbiter.as_ref());
         if arbitrates.is_some_and(|arbiter| arbiter.epoch < epoch) && !self.plants(PlantedBug::IgnoresEpochs) {
             self.step_down(shard);
         }
@@ -528,6 +637,9 @@ impl Node {
     pub(crate) fn on_prepare(&mut self, from: NodeId, shards: Vec<(ShardId, Epoch)>) {
         let mut promises = Vec::new();
         for (shard, epoch) in shards.into_iter().take(SHARDS_PER_MESSAGE) {
+            if self.tells_expired(from, shard.job) {
+                continue; // what was promised of it is forgotten
+            }
             if self.jobs.get(shard.job).is_none() {
                 self.pull_job(shard.job, from);
             }
@@ -558,7 +670,7 @@ impl Node {
 
     /// All that is known here of a shard, in segments of bounded size.
     fn facts_of(&self, id: ShardId) -> Vec<Segment> {
-        let Some(shard) = self.custody.shards.get(&id) else { return Vec::new() };
+        let Some(shard) = self.custody.shard(id) else { return Vec::new() };
         let mut messages = Vec::new();
         let (mut segment, mut weight) = (Vec::new(), 0);
         for run in shard.state.runs() {
@@ -591,7 +703,7 @@ impl Node {
             open.insert(receipt);
             self.send(to, Message::Merge { shard: id, segment, receipt: Some(receipt) });
         }
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         if open.is_empty() {
             shard.given.insert(to);
         } else {
@@ -661,7 +773,7 @@ impl Node {
         let me = self.me();
         for (id, digest) in same {
             // It may have changed here meanwhile; then the next round finds out.
-            if let Some(shard) = self.custody.shards.get_mut(&id)
+            if let Some(shard) = self.custody.shard_mut(id)
                 && shard.digest() == digest
             {
                 shard.confirmed.insert(from);
@@ -669,7 +781,7 @@ impl Node {
             }
         }
         for id in pull.into_iter().take(SHARDS_PER_MESSAGE) {
-            let former = self.custody.shards.get(&id).is_some_and(|shard| !shard.custodians.contains(&me));
+            let former = self.custody.shard(id).is_some_and(|shard| !shard.custodians.contains(&me));
             if former {
                 self.hand_over_facts(from, id);
             } else {
@@ -701,7 +813,7 @@ impl Node {
     pub(crate) fn progress_is_due(&mut self, id: ShardId) {
         self.custody.progress_due.insert(id);
         // Whoever waits for a job or a stage waits for the end of its last shard.
-        let shard = self.custody.shards.get(&id);
+        let shard = self.custody.shard(id);
         self.custody.progress_urgent |= shard.is_some_and(Shard::is_settled);
     }
 
@@ -719,7 +831,7 @@ impl Node {
         let me = self.me();
         let (mut mine, mut others): (Told, Told) = Default::default();
         for id in core::mem::take(&mut self.custody.progress_due) {
-            let Some(shard) = self.custody.shards.get(&id) else { continue };
+            let Some(shard) = self.custody.shard(id) else { continue };
             let counts = (id.stage, id.number, shard.settled_counts());
             mine.entry(id.job).or_default().push(counts);
             // What several custodians know one of them tells, the first that can be reached.

@@ -16,7 +16,7 @@ use crate::{NodeRecord, StageSpec};
 pub const CONDITIONS_MAX: usize = 64;
 
 /// `where`: conditions on the nodes that run a stage's tasks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Where {
     /// All must hold.
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct Where {
 }
 
 /// One condition, as `label.zone in (a, b)`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Condition {
     /// What is looked at.
     pub attribute: Attribute,
@@ -39,7 +39,7 @@ pub struct Condition {
 }
 
 /// Something that a node says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Attribute {
     /// Processor architecture.
     Arch,
@@ -56,7 +56,7 @@ pub enum Attribute {
 }
 
 /// What must be true of an attribute.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Test {
     /// It compares so with the value.
     Compares(Comparison, String),
@@ -69,7 +69,7 @@ pub enum Test {
 }
 
 /// A comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Comparison {
     /// `=`
     Equal,
@@ -86,7 +86,7 @@ pub enum Comparison {
 }
 
 /// What one attempt takes of its node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Resources {
     /// Linear memory in bytes.
     pub memory_bytes_max: u64,
@@ -108,6 +108,11 @@ impl Where {
     /// Whether there is no better node.
     pub fn likes(&self, node: &NodeRecord) -> bool {
         self.prefer.iter().all(|it| it.holds(node)) && !self.avoid.iter().any(|it| it.holds(node))
+    }
+
+    /// Whether all nodes that it allows are the same to it.
+    pub(crate) const fn is_indifferent(&self) -> bool {
+        self.prefer.is_empty() && self.avoid.is_empty()
     }
 
     /// Every condition.
@@ -178,14 +183,36 @@ impl Comparison {
     }
 }
 
+impl Resources {
+    /// Whether the node has so much. One that says nothing of its memory is taken to have enough.
+    const fn are_on(&self, node: &NodeRecord) -> bool {
+        self.slots <= node.slots && (node.memory_bytes == 0 || self.memory_bytes_max <= node.memory_bytes)
+    }
+}
+
+/// What nodes have to offer for a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Needs {
+    /// In order of preference.
+    pub(crate) resources: Vec<Resources>,
+    pub(crate) place: Where,
+}
+
+impl Needs {
+    pub(crate) fn of(stage: &StageSpec) -> Self {
+        Self { resources: stage.resources().collect(), place: stage.options.place.clone() }
+    }
+
+    /// Whether this node can run such tasks at all.
+    pub(crate) fn fit(&self, node: &NodeRecord) -> bool {
+        self.resources.iter().any(|it| it.are_on(node)) && self.place.allows(node)
+    }
+}
+
 impl StageSpec {
     /// What an attempt takes on this node: the first of the alternatives that the node has; `None` when it has none.
     pub fn resources_on(&self, node: &NodeRecord) -> Option<Resources> {
-        // A node that says nothing of its memory is taken to have enough.
-        let has = |it: &Resources| {
-            it.slots <= node.slots && (node.memory_bytes == 0 || it.memory_bytes_max <= node.memory_bytes)
-        };
-        self.resources().find(has)
+        self.resources().find(|it| it.are_on(node))
     }
 
     /// What an attempt takes, in order of preference.

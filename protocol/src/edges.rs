@@ -318,7 +318,7 @@ impl Node {
     fn unblock_tasks(&mut self, id: ShardId) {
         let Some(edges) = self.edges(id) else { return };
         let Some(job) = self.jobs.get(id.job) else { return };
-        let Some(arbiter) = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref()) else { return };
+        let Some(arbiter) = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref()) else { return };
         let moved = arbiter.blocked.iter().filter(|(_, (stage, missing))| job.edges.is_over(*stage, *missing));
         let moved: Vec<u32> = moved.map(|(task, _)| *task).collect();
         if !moved.is_empty() {
@@ -358,7 +358,7 @@ impl Node {
 
     /// Asks the keepers of what the shard's tasks wait for.
     pub(crate) fn ask_for_tasks(&mut self, id: ShardId) {
-        let Some(arbiter) = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref()) else { return };
+        let Some(arbiter) = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref()) else { return };
         let Some(spec) = self.jobs.get(id.job).map(|job| job.spec.clone()) else { return };
         let mut asked = BTreeSet::new();
         for (stage, missing) in arbiter.blocked.values() {
@@ -379,11 +379,10 @@ impl Node {
     /// Called with the nudges: what was told may have been lost.
     pub(crate) fn ask_for_all_tasks(&mut self) {
         let blocked = |id: &ShardId| {
-            let arbiter = self.custody.shards.get(id).and_then(|shard| shard.arbiter.as_ref());
+            let arbiter = self.custody.shard(*id).and_then(|shard| shard.arbiter.as_ref());
             arbiter.is_some_and(|arbiter| !arbiter.blocked.is_empty())
         };
-        let waiting: Vec<_> = self.custody.open.iter().map(|(_, id)| *id).filter(blocked).collect();
-        for id in waiting {
+        for id in self.open_of_staged().into_iter().filter(blocked).collect::<Vec<_>>() {
             self.ask_for_tasks(id);
         }
     }
@@ -396,7 +395,7 @@ impl Node {
         known.edges.learn(stage, done, failed);
         let first = ShardId { job, stage, number: 0 };
         let waiting: Vec<_> =
-            self.custody.shards.range(first..).map(|(id, _)| *id).take_while(|id| id.job == job).collect();
+            self.custody.kept().range(first..).map(|(id, _)| *id).take_while(|id| id.job == job).collect();
         for id in waiting {
             self.unblock_tasks(id);
         }
@@ -453,7 +452,7 @@ impl Node {
     }
 
     pub(crate) fn on_tasks_ask(&mut self, from: NodeId, id: ShardId) {
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let unsafe_yet = shard.arbiter.as_ref().map(Arbiter::unconfirmed_tasks).unwrap_or_default();
         let (mut done, mut failed) = (RangeSet::new(), RangeSet::new());
         for run in shard.state.runs().filter(|run| run.range.count > 0) {

@@ -4,7 +4,7 @@
 //! - a job expires only after a custodian of it has seen it over for so long, by its own clock while it ran; so no
 //!   clock is compared with another, and a swarm that is switched off keeps what it has;
 //! - that a job expired is a fact that only grows. Who hears of it forgets the job, passes it on, and tells it to whoever
-//!   still speaks of the job: a node that was away does not bring it back.
+//!   still speaks of the job: a node that was away does not bring it back. Whoever has no reason to speak of it asks.
 //!
 //! What is remembered of expired jobs is bounded ([`EXPIRED_MAX`]), the oldest are forgotten first.
 //!
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 
 use crate::codec::{self, DecodeError};
 use crate::custody::shard_key;
+use crate::jobs::Job;
 use crate::message::Message;
 use crate::node::Node;
 use crate::{JobId, JobSpec, NodeId, ShardId, Table, Time, Write};
@@ -80,6 +81,23 @@ impl Node {
         }
         aged.into_iter().for_each(|id| self.persist_job(id));
         self.expire_all(&old, None);
+        self.ask_after_jobs(passed);
+    }
+
+    /// Who is no custodian of a job may have been away when it expired, and hears nothing more of it: it asks one, after
+    /// each time for which the job is kept.
+    fn ask_after_jobs(&mut self, passed: Duration) {
+        let (me, now) = (self.me(), self.now);
+        let is_due = |job: &Job| {
+            let (age, keep) = (now.since(job.arrived), keep_of(&job.spec).as_micros().max(1));
+            age.as_micros() / keep > age.saturating_sub(passed).as_micros() / keep
+        };
+        let others = self.jobs.iter().filter(|(_, job)| !job.custodians.contains(&me) && is_due(job));
+        let reached = |job: &Job| job.custodians.iter().copied().find(|node| self.reaches(*node));
+        let asks: Vec<_> = others.filter_map(|(id, job)| Some((reached(job)?, (*id, job.stop)))).collect();
+        for (custodian, job) in asks {
+            self.send(custodian, Message::JobDigests(vec![job]));
+        }
     }
 
     /// A neighbour says that these are no more.

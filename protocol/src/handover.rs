@@ -33,7 +33,7 @@ impl Node {
 
     /// A peer has synced facts that it was given.
     pub(crate) fn on_merged(&mut self, from: NodeId, id: ShardId, receipt: u64) {
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let Some(open) = shard.giving.get_mut(&from) else { return };
         if open.remove(&receipt) && open.is_empty() {
             shard.giving.remove(&from);
@@ -43,7 +43,7 @@ impl Node {
 
     /// A fact that this node made is not with those who were given the others.
     pub(crate) fn is_mine_alone(&mut self, id: ShardId) {
-        if let Some(shard) = self.custody.shards.get_mut(&id) {
+        if let Some(shard) = self.custody.shard_mut(id) {
             shard.given.clear();
             shard.giving.clear();
         }
@@ -53,7 +53,7 @@ impl Node {
     /// left a moment ago.
     pub(crate) fn doubt_all_copies(&mut self) {
         let mut others: BTreeSet<_> = self.membership.members.keys().copied().collect();
-        others.extend(self.custody.shards.values().flat_map(|shard| &shard.custodians));
+        others.extend(self.custody.kept().values().flat_map(|shard| &shard.custodians));
         others.extend(self.jobs.iter().flat_map(|(_, job)| &job.custodians));
         others.into_iter().for_each(|peer| self.doubt_copies_of(peer));
         self.hurry_digests();
@@ -79,7 +79,7 @@ impl Node {
             let keeps = |node: &NodeId| shard.custodians.contains(node) && holds(node);
             !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, keeps))
         };
-        self.custody.shards.values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
+        self.custody.kept().values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
     }
 
     /// Whether there is nobody to whom anything could be handed over, and never was.
@@ -92,7 +92,7 @@ impl Node {
     /// Facts that I did not know say that I hold blobs: my disk may have been replaced. What is here is not fetched again.
     pub(crate) fn doubt_my_blobs(&mut self, id: ShardId, segment: &[Run]) {
         let me = self.me();
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let claimed = |run: &&Run| holders_of(run).contains(&me) && !is_known(shard, run);
         let runs: Segment = segment.iter().filter(claimed).cloned().collect();
         if !runs.is_empty() {
@@ -102,7 +102,7 @@ impl Node {
 
     /// The holders of results may be fewer now.
     pub(crate) fn doubt_blobs(&mut self) {
-        let with_blobs = self.custody.shards.iter().filter(|(_, shard)| shard.has_blobs);
+        let with_blobs = self.custody.kept().iter().filter(|(_, shard)| shard.has_blobs);
         let with_blobs: Vec<_> = with_blobs.map(|(id, _)| *id).collect();
         self.custody.blobs_due.extend(with_blobs);
     }
@@ -119,7 +119,7 @@ impl Node {
     /// Takes those runs out of the segment that are to be learnt only with their blobs; true when there were any.
     pub(crate) fn fetch_before_learning(&mut self, shard: ShardId, segment: &mut Segment) -> bool {
         let me = self.me();
-        let Some(known) = self.custody.shards.get(&shard) else { return false };
+        let Some(known) = self.custody.shard(shard) else { return false };
         let waits = |run: &mut Run| lacks_holders(run, me) && !is_known(known, run);
         let runs: Segment = segment.extract_if(.., waits).collect();
         let any = !runs.is_empty();
@@ -132,7 +132,7 @@ impl Node {
 
     fn repair_blobs(&mut self, id: ShardId) {
         let me = self.me();
-        let Some(shard) = self.custody.shards.get(&id) else { return };
+        let Some(shard) = self.custody.shard(id) else { return };
         let under_way = self.custody.repairs.values().any(|repair| repair.shard == id);
         if under_way || !shard.custodians.contains(&me) {
             return;
@@ -160,7 +160,7 @@ impl Node {
     /// Called with every comparison of copies: what could not be fetched is tried again.
     pub(crate) fn retry_repairs(&mut self) {
         for repair in core::mem::take(&mut self.custody.repairs_failed) {
-            if self.custody.shards.contains_key(&repair.shard) {
+            if self.custody.kept().contains_key(&repair.shard) {
                 self.begin_repair(repair);
             }
         }

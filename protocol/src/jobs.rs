@@ -8,6 +8,7 @@
 //!
 //! Elsewhere: the tasks are `custody` (facts) and `arbiter` (who runs them).
 
+use core::ops::Bound;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -37,7 +38,9 @@ const CANCEL_MAX: Duration = Duration::from_secs(10);
 const REPEAT: Duration = Duration::from_secs(1);
 /// Custodians of an unfinished job remind the custodians of silent shards this often.
 const NUDGE: Duration = Duration::from_secs(2);
-/// Job digests between custodians.
+/// Jobs whose silent shards are looked after in one such round; of more, each has its turn.
+const NUDGED_AT_ONCE: usize = 1000;
+/// How often custodians are told of jobs that they are not known to know.
 const DIGEST_EVERY: Duration = Duration::from_secs(5);
 /// In a sparse swarm the holder of a job that gossip told of is asked for it after this: a neighbour is likely to be faster.
 const NEIGHBOURS_FIRST: Duration = Duration::from_secs(2);
@@ -131,6 +134,11 @@ impl Job {
         self.blobs == Blobs::Held || !self.held_by.is_empty()
     }
 
+    /// Whether this node has seen it over.
+    pub(crate) const fn is_said_over(&self) -> bool {
+        self.said_over
+    }
+
     /// Whether this node said that it holds the job's blobs.
     pub(crate) fn holds_blobs(&self) -> bool {
         self.blobs == Blobs::Held
@@ -162,6 +170,8 @@ struct Pull {
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     jobs: BTreeMap<JobId, Job>,
+    /// Those that limit how many of their tasks run at once.
+    limited: BTreeSet<JobId>,
     arrivals: u64,
     pulls: BTreeMap<JobId, Pull>,
     submits: Vec<Waiting>,
@@ -172,6 +182,8 @@ pub(crate) struct Jobs {
     fetches: BTreeMap<u64, JobId>,
     publishers: BTreeMap<JobId, BTreeSet<NodeId>>,
     next_nudge: Time,
+    /// Where the last round of nudges got to.
+    nudged: Option<JobId>,
     next_digest: Time,
     /// New jobs of which gossip has not told yet.
     gossip_due: BTreeSet<JobId>,
@@ -190,6 +202,15 @@ impl Jobs {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &Job)> {
         self.jobs.iter()
+    }
+
+    /// Jobs that limit how many of their tasks run at once.
+    pub(crate) fn limited(&self) -> impl Iterator<Item = JobId> {
+        self.limited.iter().copied()
+    }
+
+    pub(crate) fn is_limited(&self, job: JobId) -> bool {
+        self.limited.contains(&job)
     }
 }
 
@@ -241,6 +262,9 @@ impl Node {
         let id = signed.id();
         self.jobs.arrivals += 1;
         self.jobs.pulls.remove(&id);
+        if spec.options.parallel_max.is_some() {
+            self.jobs.limited.insert(id);
+        }
         let edges = Edges::new(&spec);
         let job = Job {
             signed,
@@ -371,7 +395,7 @@ impl Node {
                 self.send(publisher, Message::Published(id));
             }
             self.announce(id); // its tasks can be granted now
-            self.custody.grants_changed = true;
+            self.on_job_able(id);
         }
     }
 
@@ -417,9 +441,11 @@ impl Node {
     }
 
     fn note_held_by(&mut self, job: JobId, node: NodeId) {
-        if let Some(job) = self.jobs.jobs.get_mut(&job) {
-            self.custody.grants_changed |= !job.can_be_fetched();
-            job.held_by.insert(node);
+        let Some(known) = self.jobs.jobs.get_mut(&job) else { return };
+        let could_be_fetched = known.can_be_fetched();
+        known.held_by.insert(node);
+        if !could_be_fetched {
+            self.on_job_able(job);
         }
     }
 
@@ -662,19 +688,29 @@ impl Node {
     }
 
     pub(crate) fn on_job_digests(&mut self, from: NodeId, digests: Vec<(JobId, Option<StopCause>)>) {
-        for (job, stop) in digests.into_iter().take(DIGEST_JOBS_MAX) {
-            self.note_known_by(job, from, stop);
-            if !self.jobs.jobs.contains_key(&job) {
-                self.pull_job(job, from);
+        let mut known = Vec::new();
+        for (id, stop) in digests.into_iter().take(DIGEST_JOBS_MAX) {
+            self.note_known_by(id, from, stop);
+            let Some(job) = self.jobs.jobs.get(&id) else {
+                self.pull_job(id, from);
                 continue;
+            };
+            known.push((id, job.stop.max(stop), job.blobs == Blobs::Held));
+            self.even_out_stops(from, id, stop);
+        }
+        if !known.is_empty() {
+            self.send(from, Message::JobsKnown(known));
+        }
+    }
+
+    /// They need not be told of these any more.
+    pub(crate) fn on_jobs_known(&mut self, from: NodeId, known: Vec<(JobId, Option<StopCause>, bool)>) {
+        for (id, stop, held) in known.into_iter().take(DIGEST_JOBS_MAX) {
+            if held {
+                self.note_held_by(id, from);
             }
-            self.even_out_stops(from, job, stop);
-            let Some(known) = self.jobs.jobs.get(&job) else { continue };
-            if !known.custodians.contains(&from) {
-                // It tells me because I am a custodian, and goes on until it knows that I know.
-                let announcement = self.announcement(job);
-                self.send(from, announcement);
-            }
+            self.note_known_by(id, from, stop);
+            self.even_out_stops(from, id, stop);
         }
     }
 
@@ -727,12 +763,12 @@ impl Node {
         if !newly_done.is_empty() {
             let stages = newly_done.clone();
             self.tell_stages(id, &newly_done, Message::StagesDone { job: id, stages });
-            self.on_stages_unblocked(id);
+            self.on_job_able(id);
         }
         if !newly_ended.is_empty() {
             let stages = newly_ended.clone();
             self.tell_stages(id, &newly_ended, Message::StagesEnded { job: id, stages });
-            self.on_stages_unblocked(id);
+            self.on_job_able(id);
         }
         if too_many_failed {
             self.apply_stop(id, StopCause::Failures);
@@ -754,16 +790,20 @@ impl Node {
     }
 
     pub(crate) fn on_stages_done(&mut self, id: JobId, stages: Vec<u16>) {
-        if let Some(job) = self.jobs.jobs.get_mut(&id) {
-            job.stages_done.extend(stages);
-            self.on_stages_unblocked(id);
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        let before = job.stages_done.len();
+        job.stages_done.extend(stages);
+        if job.stages_done.len() > before {
+            self.on_job_able(id);
         }
     }
 
     pub(crate) fn on_stages_ended(&mut self, id: JobId, stages: Vec<u16>) {
-        if let Some(job) = self.jobs.jobs.get_mut(&id) {
-            job.stages_ended.extend(stages);
-            self.on_stages_unblocked(id);
+        let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
+        let before = job.stages_ended.len();
+        job.stages_ended.extend(stages);
+        if job.stages_ended.len() > before {
+            self.on_job_able(id);
         }
     }
 
@@ -791,6 +831,7 @@ impl Node {
     pub(crate) fn forget_job_record(&mut self, id: JobId) {
         let jobs = &mut self.jobs;
         jobs.jobs.remove(&id);
+        jobs.limited.remove(&id);
         jobs.pulls.remove(&id);
         jobs.heard_of.remove(&id);
         jobs.early_cancels.remove(&id);
@@ -850,10 +891,12 @@ impl Node {
     fn nudge_silent_shards(&mut self) {
         let me = self.me();
         let mut nudges = BTreeSet::new();
-        for (&id, job) in &self.jobs.jobs {
-            if !job.custodians.contains(&me) || job.status().state().is_over() {
-                continue;
-            }
+        let after = self.jobs.nudged.map_or(Bound::Unbounded, Bound::Excluded);
+        let waits = |job: &Job| !job.said_over && job.custodians.contains(&me) && !job.status().state().is_over();
+        let waiting = self.jobs.jobs.range((after, Bound::Unbounded)).filter(|(_, job)| waits(job));
+        let waiting: Vec<_> = waiting.take(NUDGED_AT_ONCE).collect();
+        let last = waiting.last().map(|(id, _)| **id).filter(|_| waiting.len() == NUDGED_AT_ONCE);
+        for (&id, job) in waiting {
             let is_open = |shard: &ShardId| {
                 let tasks = job.spec.stages[usize::from(shard.stage)].shard_range(shard.number).count;
                 job.progress.get(&(shard.stage, shard.number)).is_none_or(|counts| counts.ended() < tasks)
@@ -864,6 +907,7 @@ impl Node {
                 nudges.extend(custodians.into_iter().map(|node| (node, id)));
             }
         }
+        self.jobs.nudged = last;
         for (node, id) in nudges {
             let announcement = self.announcement(id);
             self.send(node, announcement);
@@ -899,11 +943,9 @@ impl Node {
                 continue;
             }
             let owes_blobs = draining && job.blobs == Blobs::Held && !job.status().state().is_over();
+            let tells = keeps || !self.plants(PlantedBug::TellsJobsAsCustodian);
             for other in job.custodians.iter().filter(|other| **other != me) {
-                if (owes_blobs && !job.held_by.contains(other))
-                    || keeps
-                    || !(job.known_by.contains(other) || self.plants(PlantedBug::TellsJobsAsCustodian))
-                {
+                if (owes_blobs && !job.held_by.contains(other)) || (tells && !job.known_by.contains(other)) {
                     digests.entry(*other).or_default().push((id, job.stop));
                 }
             }
@@ -931,10 +973,14 @@ impl Node {
 
     /// The peer may have lost its disk: it is told again of the jobs of which it is custodian.
     pub(crate) fn doubt_jobs_of(&mut self, peer: NodeId) {
-        self.jobs.jobs.values_mut().for_each(|job| {
+        let mut unable = Vec::new();
+        for (id, job) in &mut self.jobs.jobs {
             job.known_by.remove(&peer);
-            job.held_by.remove(&peer);
-        });
+            if job.held_by.remove(&peer) && !job.can_be_fetched() {
+                unable.push(*id);
+            }
+        }
+        unable.into_iter().for_each(|id| self.on_job_able(id));
         self.jobs.next_digest = self.jobs.next_digest.min(self.now + REPEAT);
     }
 

@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arbiter;
+mod claim_queue;
 mod claims;
 pub mod codec;
 mod custody;

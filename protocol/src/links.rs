@@ -410,7 +410,7 @@ impl Node {
     fn partners(&self) -> BTreeSet<NodeId> {
         let mut partners: BTreeSet<_> = self.worker.arbiters().chain(self.custody.wants.keys().copied()).collect();
         for (_, id) in &self.custody.open {
-            let Some(shard) = self.custody.shards.get(id) else { continue };
+            let Some(shard) = self.custody.shard(*id) else { continue };
             partners.extend(&shard.custodians);
             partners.extend(shard.arbiter.iter().flat_map(|arbiter| arbiter.leases.values().map(|it| it.executor)));
         }

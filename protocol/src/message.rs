@@ -262,8 +262,11 @@ pub enum Message {
         /// The tasks.
         holds: u32,
     },
-    /// Between custodians of jobs: what I have. Answered by `JobPull`, or by `JobPush` when the receiver knows more.
+    /// To a custodian of jobs of which I do not know that it knows them: what I have. Answered by `JobsKnown`, by `JobPull`,
+    /// or by `JobPush` when the receiver knows more.
     JobDigests(Vec<(JobId, Option<StopCause>)>),
+    /// These I know, and their blobs I hold or not.
+    JobsKnown(Vec<(JobId, Option<StopCause>, bool)>),
 
     /// "I am idle: is there work left in this job?" To a custodian of it, which answers only when there is none.
     Seek(JobId),

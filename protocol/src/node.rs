@@ -265,6 +265,7 @@ impl Node {
             Message::ShareAsk { job, number, holds, wants } => self.on_share_ask(from, job, number, holds, wants),
             Message::Share { job, number, holds } => self.on_share(job, number, holds),
             Message::JobDigests(digests) => self.on_job_digests(from, digests),
+            Message::JobsKnown(known) => self.on_jobs_known(from, known),
 
             Message::Prepare(shards) => self.on_prepare(from, shards),
             Message::Promise(shards) => self.on_promise(from, shards),
@@ -323,7 +324,7 @@ impl Node {
             self.keep_sure();
             self.note_running(true);
             self.send_heartbeats();
-            self.custody.arbitration_changed = true;
+            self.custody.look_around();
         }
         self.keep_dialling();
         self.keep_custody();
@@ -401,14 +402,14 @@ impl Node {
 
     /// A peer became reachable or unreachable.
     pub(crate) fn on_link_change(&mut self, peer: NodeId) {
-        self.custody.arbitration_changed = true;
+        self.custody.review_all();
         self.on_arbiter_link_change(peer);
         self.on_confirmations_changed();
     }
 
     fn on_view_changed(&mut self) {
         self.refresh_custodians();
-        self.custody.arbitration_changed = true;
+        self.custody.review_all();
         self.on_confirmations_changed();
         self.doubt_blobs();
         self.hand_over_jobs();

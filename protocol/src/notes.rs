@@ -39,7 +39,7 @@ impl Node {
     }
 
     fn has_ended(&self, shard: crate::ShardId, task: u32) -> bool {
-        self.custody.shards.get(&shard).is_some_and(|shard| shard.state.has_ended(task))
+        self.custody.shard(shard).is_some_and(|shard| shard.state.has_ended(task))
     }
 
     /// At the end of every event, and at every heartbeat.

@@ -86,25 +86,22 @@ impl Node {
 
     /// Whether no more of the job's tasks may run at present.
     pub(crate) fn is_held_back(&self, job: JobId) -> bool {
-        let limits = self.jobs.get(job).is_some_and(|job| job.spec.options.parallel_max.is_some());
-        limits && self.share_left(job) == 0
+        self.jobs.is_limited(job) && self.share_left(job) == 0
     }
 
     fn leased_of_job(&self, job: JobId) -> u32 {
-        let open = self.custody.open.iter().filter(|(_, id)| id.job == job);
-        open.map(|(_, id)| self.leased_of(*id)).fold(0, u32::saturating_add)
+        let open = self.custody.open_of(job).into_iter();
+        open.map(|id| self.leased_of(id)).fold(0, u32::saturating_add)
     }
 
     /// Called every heartbeat: tells what is held, and asks for what could be used.
     pub(crate) fn keep_shares(&mut self) {
         let mut wants: BTreeMap<JobId, u32> = BTreeMap::new();
-        for (_, id) in &self.custody.open {
-            let limits = self.jobs.get(id.job).is_some_and(|job| job.spec.options.parallel_max.is_some());
-            let arbiter = self.custody.shards.get(id).and_then(|shard| shard.arbiter.as_ref()).filter(|_| limits);
-            if let Some(arbiter) = arbiter {
-                let pending = self.grantable(*id).map_or(0, |_| count_of(&arbiter.pending));
+        for id in self.jobs.limited().flat_map(|job| self.custody.open_of(job)) {
+            if let Some(arbiter) = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref()) {
+                let pending = self.grantable(id).map_or(0, |_| count_of(&arbiter.pending));
                 let want = wants.entry(id.job).or_default();
-                *want = want.saturating_add(pending).saturating_add(self.leased_of(*id));
+                *want = want.saturating_add(pending).saturating_add(self.leased_of(id));
             }
         }
         self.shares.mine.retain(|job, _| wants.contains_key(job));

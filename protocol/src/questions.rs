@@ -97,7 +97,7 @@ impl Node {
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
             }
             Query::Shard { shard: id, first } => {
-                let done = self.custody.shards.get(id).is_some_and(|shard| shard.is_settled() && shard.is_done());
+                let done = self.custody.shard(*id).is_some_and(|shard| shard.is_settled() && shard.is_done());
                 (done && self.was_never_parted(id.job)).then(|| self.answer_shard(*id, *first))
             }
         }
@@ -207,12 +207,12 @@ impl Node {
     }
 
     fn leases(&self, id: ShardId) -> Vec<(Range, NodeId)> {
-        let arbiter = self.custody.shards.get(&id).and_then(|shard| shard.arbiter.as_ref());
+        let arbiter = self.custody.shard(id).and_then(|shard| shard.arbiter.as_ref());
         arbiter.map(|arbiter| arbiter.leased()).unwrap_or_default()
     }
 
     fn answer_shard(&self, id: ShardId, first: u32) -> Answer {
-        let Some(shard) = self.custody.shards.get(&id) else { return Answer::Unknown };
+        let Some(shard) = self.custody.shard(id) else { return Answer::Unknown };
         let leased = self.leases(id);
         let (mut segment, mut weight) = (Vec::new(), 0);
         for run in shard.state.runs_from(first) {

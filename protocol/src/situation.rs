@@ -224,7 +224,7 @@ impl Node {
     }
 
     pub(crate) fn shard_situation(&self, id: ShardId, tasks: Range) -> Option<ShardSituation> {
-        let shard = self.custody.shards.get(&id)?;
+        let shard = self.custody.shard(id)?;
         let silent = shard.custodians.iter().copied().filter(|node| !self.reaches(*node));
         Some(ShardSituation {
             by: self.me(),
@@ -296,7 +296,7 @@ impl Node {
     /// What runs under leases of this arbiter, and when some of it is likely to end.
     fn executor_loads(&self) -> Vec<ExecutorLoad> {
         let mut loads: BTreeMap<NodeId, ExecutorLoad> = BTreeMap::new();
-        for arbiter in self.custody.open.iter().filter_map(|(_, id)| self.custody.shards.get(id)?.arbiter.as_ref()) {
+        for arbiter in self.custody.open.iter().filter_map(|(_, id)| self.custody.shard(*id)?.arbiter.as_ref()) {
             let usual = arbiter.pace.usual();
             for lease in arbiter.leases.values() {
                 let left = usual.map(|usual| usual.saturating_sub(self.now.since(lease.since)).as_millis());

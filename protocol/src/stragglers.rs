@@ -140,7 +140,7 @@ impl Node {
         if self.membership.links.is_empty() {
             return; // nobody else could run them
         }
-        let Some(shard) = self.custody.shards.get_mut(&id) else { return };
+        let Some(shard) = self.custody.shard_mut(id) else { return };
         let (left, count) = (open_count(shard), shard.range.count);
         let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
         // Both runs may take their nodes down: the budget has to allow it.
@@ -154,7 +154,7 @@ impl Node {
 
     /// Facts end tasks that are leased here: nobody needs to go on with them.
     pub(crate) fn recall_ended(&mut self, id: ShardId, segment: &[Run]) {
-        let arbiter = self.custody.shards.get_mut(&id).and_then(|shard| shard.arbiter.as_mut());
+        let arbiter = self.custody.shard_mut(id).and_then(|shard| shard.arbiter.as_mut());
         let recalled = arbiter.map(|arbiter| arbiter.end_leased(id, segment)).unwrap_or_default();
         for (executor, lease, tasks) in recalled {
             self.send(executor, Message::Recall { lease, tasks });

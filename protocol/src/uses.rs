@@ -37,7 +37,7 @@ impl Node {
             lists.insert(job.spec.blobs);
             used.blobs.extend(job.spec.source);
         }
-        for shard in self.custody.shards.values().filter(|shard| shard.has_blobs) {
+        for shard in self.custody.kept().values().filter(|shard| shard.has_blobs) {
             used.blobs.extend(shard.state.runs().flat_map(|run| blobs_of(&run)));
         }
         used.blobs.extend(self.uses.0.values().flatten());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::few::{Few, id, is_over, run, stored};
-use swarm_protocol::{Hash, Table};
+use swarm_protocol::{Epoch, Event, Hash, Message, ShardId, Table};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -36,6 +36,32 @@ fn a_job_leaves_all_nodes_a_day_after_its_end_with_all_its_records() {
         assert!(!is_over(&mut few, number, job));
     }
     assert!(few.cores.values().all(|core| core.batches.is_empty()), "nothing runs again");
+}
+
+/// A node that was cut off when a job expired, and was no custodian of it, kept it and its blobs for ever.
+#[test]
+fn who_only_heard_of_a_job_hears_of_its_end_too() {
+    let mut few = Few::new(4);
+    let job = run(&mut few, 0);
+    let bystander = (0..4).find(|number| stored(&few, *number, Table::Promises) == 0).unwrap();
+    few.cut(bystander);
+    few.pass(24 * HOUR + Duration::from_secs(60));
+    assert!(!few.cores[&id(bystander)].node.has_expired(job));
+    (0..4).filter(|number| *number != bystander).for_each(|number| few.link(bystander, number));
+    few.pass(24 * HOUR);
+    assert!(few.cores[&id(bystander)].node.has_expired(job));
+}
+
+/// A node that had forgotten what it promised of a job that was no more promised an older epoch to whoever had not heard.
+#[test]
+fn of_a_job_that_expired_nothing_is_promised() {
+    let mut few = Few::new(2);
+    let job = run(&mut few, 0);
+    few.pass(24 * HOUR + Duration::from_secs(60));
+    let shard = ShardId { job, stage: 0, number: 0 };
+    let message = Message::Prepare(vec![(shard, Epoch::NONE.next(id(1)))]);
+    few.tell(id(0), Event::Received { from: id(1), message });
+    assert_eq!(stored(&few, 0, Table::Promises), 0);
 }
 
 #[test]

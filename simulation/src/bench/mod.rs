@@ -4,7 +4,7 @@
 //! and is left out when its other half was not measured; every process that is started is ended by its own id.
 //!
 //! The way through: `options` is what a user asks for, `report` and `row` what is printed. The limits are `machine`, `bare`,
-//! `append`, `stream` and `bulk`. The measurements are `noop`, `nodes`, `latency`, `efficiency`, `submit`, `queue`, `disk`,
+//! `append`, `stream` and `bulk`. The measurements are `noop`, `nodes`, `latency`, `efficiency`, `submit`, `queue`, `waiting`, `disk`,
 //! `start`, `idle`, `blobs` and `regrant`; each stands alone. Below: `fleet` is a swarm to be measured, `api` talks to one of its nodes,
 //! `work` are the jobs, `command` runs and times one. Elsewhere: `cluster` starts and stops the processes.
 
@@ -31,6 +31,7 @@ mod row;
 mod start;
 mod stream;
 mod submit;
+mod waiting;
 mod work;
 
 use std::path::PathBuf;
@@ -107,6 +108,7 @@ impl Bench {
             Measurement::Efficiency => efficiency::measure(self),
             Measurement::Submit => submit::measure(self),
             Measurement::Queue => queue::measure(self),
+            Measurement::Waiting => waiting::measure(self),
             Measurement::Disk => disk::measure(self),
             Measurement::Start => start::measure(self),
             Measurement::Idle => idle::measure(self),

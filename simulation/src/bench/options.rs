@@ -50,6 +50,8 @@ pub enum Measurement {
     Submit,
     /// Memory of a queued task
     Queue,
+    /// What thousands of jobs cost that wait: an idle node, and small jobs beside them
+    Waiting,
     /// Disk of a job with a million empty outcomes
     Disk,
     /// From `swarm start` to ready, and `swarm submit hello --local`

@@ -45,6 +45,9 @@ impl Judge {
             Message::JobDigests(digests) => {
                 digests.iter().filter(|(_, stop)| stop.is_some()).for_each(|(job, _)| stopped(*job));
             }
+            Message::JobsKnown(known) => {
+                known.iter().filter(|(_, stop, _)| stop.is_some()).for_each(|(job, ..)| stopped(*job));
+            }
             _ => {}
         }
     }
