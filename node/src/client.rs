@@ -36,6 +36,7 @@ use crate::commands::CommandError;
 use crate::events::What;
 use crate::handle::{Handle, blocking};
 use crate::jobfile::{self, BlobSource, JobFileError, LoadOptions, Plan};
+use crate::modules::{self, Reference, ReferenceError};
 
 /// Jobs of one call that are on their way at once: enough to share syncs and round trips.
 const SUBMITS_AT_ONCE: usize = 64;
@@ -100,14 +101,14 @@ impl Client {
 
     /// Reads a job file, with the files that it names. Nothing is sent.
     pub async fn load(&self, path: impl AsRef<Path>) -> Result<Plan, ClientError> {
-        let (path, nodes) = (path.as_ref().to_owned(), self.nodes());
-        Ok(blocking(move || with_options(nodes, |options| jobfile::load(&path, options))).await?)
+        let (path, node) = (path.as_ref().to_owned(), self.clone());
+        Ok(blocking(move || node.with_options(|options| jobfile::load(&path, options))).await?)
     }
 
-    /// Makes a job of the text of a job file. Paths in it are relative to `base`.
+    /// Makes a job of the text of a job file. Paths in it are relative to `base`; modules may be named as they were published.
     pub async fn parse(&self, text: &str, base: impl AsRef<Path>) -> Result<Plan, ClientError> {
-        let (text, base, nodes) = (text.to_owned(), base.as_ref().to_owned(), self.nodes());
-        Ok(blocking(move || with_options(nodes, |options| jobfile::parse(&text, &base, "job", options))).await?)
+        let (text, base, node) = (text.to_owned(), base.as_ref().to_owned(), self.clone());
+        Ok(blocking(move || node.with_options(|options| jobfile::parse(&text, &base, "job", options))).await?)
     }
 
     /// Hands a job to the swarm; returns once it is acknowledged.
@@ -192,6 +193,28 @@ impl Client {
         self.0.members().iter().filter(|member| member.state == MemberState::Alive).count()
     }
 
+    /// Reads something with what this node knows; on a thread that may wait.
+    fn with_options(
+        &self,
+        read: impl FnOnce(&LoadOptions<'_>) -> Result<Plan, JobFileError>,
+    ) -> Result<Plan, JobFileError> {
+        let validate = |wasm: &[u8]| Engine::validate(wasm, MODULE_BYTES_MAX).map_err(|error| causes(&error));
+        let resolve = |name: &str| tokio::runtime::Handle::current().block_on(self.published(name));
+        let nodes = self.nodes();
+        read(&LoadOptions { name: None, set: Vec::new(), nodes, validate: &validate, resolve: &resolve })
+    }
+
+    /// The published module that a name such as `sh.example.loudify@1` means, or why none.
+    async fn published(&self, name: &str) -> Result<Hash, String> {
+        let wanted: Reference = name.parse().map_err(|error: ReferenceError| error.to_string())?;
+        let registry = self.0.modules(&wanted.name).await.map_err(|error| causes(&error))?;
+        let record = modules::resolve(&registry, &wanted).map_err(|error| error.to_string())?;
+        match record.extensions.as_slice() {
+            [] => Ok(record.wasm),
+            needs => Err(format!("it needs {}, which no node offers", needs.join(", "))),
+        }
+    }
+
     async fn store(&self, blob: &BlobSource) -> Result<(), ClientError> {
         let (blobs, blob) = (self.0.blobs().clone(), blob.clone());
         blocking(move || {
@@ -261,15 +284,6 @@ impl Completions {
     }
 }
 
-fn with_options(
-    nodes: usize,
-    read: impl FnOnce(&LoadOptions<'_>) -> Result<Plan, JobFileError>,
-) -> Result<Plan, JobFileError> {
-    let validate = |wasm: &[u8]| Engine::validate(wasm, MODULE_BYTES_MAX).map_err(|error| causes(&error));
-    let resolve = |name: &str| Err(format!("`{name}` is a published name; give the module's hash or its file"));
-    read(&LoadOptions { name: None, set: Vec::new(), nodes, validate: &validate, resolve: &resolve })
-}
-
 fn task_result(stage: &str, index: u32, end: Option<&End>) -> Option<TaskResult> {
     let none = |ending| TaskResult {
         stage: stage.into(),
@@ -293,4 +307,56 @@ fn task_result(stage: &str, index: u32, end: Option<&End>) -> Option<TaskResult>
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use swarm_protocol::JobState;
+    use swarm_protocol::modules::{MODULE_FACT_VERSION, ModuleRecord, ModuleVersion};
+
+    use super::*;
+    use crate::runtime::{Runtime, RuntimeOptions};
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    fn record(client: &Client, wasm: Hash, version: &str, extensions: &[&str]) -> ModuleRecord {
+        let id = ModuleVersion { name: "sh.example.rest".into(), version: version.into(), publisher: client.0.node() };
+        ModuleRecord {
+            format: MODULE_FACT_VERSION,
+            id,
+            wasm,
+            len: 0,
+            description: String::new(),
+            extensions: extensions.iter().map(|&name| name.to_owned()).collect(),
+            permissions: Vec::new(),
+            published_unix_ms: 0,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_job_may_name_a_module_as_it_was_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = Runtime::start(RuntimeOptions::embedded(dir.path())).await.unwrap();
+        let client = Client::new(runtime.handle());
+        let wasm = wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"_start\")))").unwrap();
+        let wasm = runtime.handle().put_blob(wasm).await.unwrap();
+        runtime.handle().publish_module(record(&client, wasm, "1.0.0", &[])).await.unwrap();
+        runtime.handle().publish_module(record(&client, wasm, "2.0.0", &["space"])).await.unwrap();
+        let text = |name: &str| format!("name = \"named\"\n[task.x]\nwasm = \"{name}\"\narray = \"0..3\"\n");
+        let job = client.parse(&text("sh.example.rest@1"), dir.path()).await.unwrap();
+        let id = client.submit(&job).await.unwrap();
+        let over = tokio::time::timeout(DEADLINE, client.wait(id)).await.unwrap().unwrap();
+        assert_eq!(over.state(), JobState::Done);
+        for (name, said) in [
+            ("sh.example.rest@3", "no version of `sh.example.rest` fits"),
+            ("sh.example.rest@2", "it needs space"),
+            ("sh.example.other@1", "no module `sh.example.other`"),
+        ] {
+            let refused = client.parse(&text(name), dir.path()).await.unwrap_err();
+            assert!(refused.to_string().contains(said), "{name}: {refused}");
+        }
+        runtime.shutdown().await;
+    }
 }

@@ -59,6 +59,14 @@ pub const DEFAULT_SWARM: &str = "default";
 const LOOPBACK: &str = "/ip4/127.0.0.1/tcp/0";
 /// Where the records are, in the data directory.
 const RECORDS_DIR: &str = "db";
+/// Locked by the process that has the data directory, for as long as it lives.
+pub(crate) const LOCK_NAME: &str = "lock";
+/// Compiled code, in the data directory.
+pub(crate) const CACHE_DIR: &str = "cache";
+/// Files of running tasks, in the data directory.
+pub(crate) const SCRATCH_DIR: &str = "scratch";
+/// Blobs, in the data directory.
+pub(crate) const BLOBS_DIR: &str = "blobs";
 /// The longest time for compiling one module: above any honest one of the largest size on a slow and busy machine.
 const COMPILE_TIME_MAX: Duration = Duration::from_secs(600);
 /// The largest memory of one task, and so the address space that each slot reserves: all that 32-bit WebAssembly has.
@@ -299,7 +307,7 @@ impl Parts {
         let work = Work::start(WorkOptions {
             engine,
             blobs: blobs.clone(),
-            scratch: options.data.join("scratch"),
+            scratch: options.data.join(SCRATCH_DIR),
             slots: options.slots,
             memory_bytes: options.memory_bytes,
             board: board.clone(),
@@ -385,7 +393,7 @@ impl Disk {
         let lock = lock(dir)?;
         let records = dir.join(RECORDS_DIR);
         let storage = Storage::open(&records).map_err(|error| StartError::opened(records, error))?;
-        let blobs = Blobs::open(&dir.join("blobs"))?;
+        let blobs = Blobs::open(&dir.join(BLOBS_DIR))?;
         options.disk_bytes.map(|bytes| blobs.set_budget(bytes)).transpose()?;
         if let Some(bytes) = options.disk_reserve_bytes {
             blobs.set_reserve(bytes);
@@ -399,7 +407,7 @@ impl Disk {
 fn lock(dir: &Path) -> Result<File, StartError> {
     let unusable = |source| StartError::DataDir { dir: dir.into(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
-    let file = File::create(dir.join("lock")).map_err(unusable)?;
+    let file = File::create(dir.join(LOCK_NAME)).map_err(unusable)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StartError::Locked { dir: dir.into() }),
@@ -425,7 +433,8 @@ fn node_record(options: &RuntimeOptions, node: NodeId) -> NodeRecord {
     }
 }
 
-fn machine_name() -> Option<String> {
+/// What this machine is called.
+pub(crate) fn machine_name() -> Option<String> {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
@@ -467,7 +476,7 @@ fn network_config(options: &RuntimeOptions, identity: &Identity, blobs: &Blobs, 
 
 fn engine_config(options: &RuntimeOptions, cache_room: Room) -> EngineConfig {
     EngineConfig {
-        cache_dir: Some(options.data.join("cache")),
+        cache_dir: Some(options.data.join(CACHE_DIR)),
         cache_bytes_max: options.code_cache_bytes,
         cache_room,
         memory_bytes_max: options.memory_bytes.min(TASK_MEMORY_BYTES_MAX),

@@ -65,7 +65,8 @@ fn ambiguous(text: &str, several: &[&JobSummary]) -> Failure {
         list.push(format!("  and {} more", several.len() - CANDIDATES_MAX));
     }
     let message = format!("`{text}` names {} jobs:\n{}", several.len(), list.join("\n"));
-    Failure::new(Code::NotFound, message).hint("give more of the id")
+    let first = several.first().map(|job| short_id(&job.name, job.job)).unwrap_or_default();
+    Failure::new(Code::NotFound, message).hint(format!("give more of the id, as {first}"))
 }
 
 #[cfg(test)]

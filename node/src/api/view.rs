@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swarm_protocol::lattice::{Counts, End, Run};
 use swarm_protocol::modules::{ModuleRecord, ModuleVersion, Registry};
@@ -23,7 +24,7 @@ use crate::network::NetworkCounts;
 use crate::words;
 
 /// A list of things.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct List<T> {
     /// Names the form of the items, as `swarm.nodes/1`.
     pub schema: String,
@@ -40,6 +41,8 @@ impl<T> List<T> {
 
 /// Schema of a list of [`NodeItem`].
 pub const NODES: &str = "swarm.nodes/1";
+/// Schema of one [`NodeItem`].
+pub const NODE: &str = "swarm.node/1";
 /// Schema of a list of [`JobItem`].
 pub const JOBS: &str = "swarm.jobs/1";
 /// Schema of [`JobDetail`].
@@ -52,7 +55,7 @@ pub const STATUS: &str = "swarm.status/1";
 pub const BLOB: &str = "swarm.blob/1";
 
 /// One node, as another sees it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeItem {
     /// 64 hexadecimal digits.
     pub id: String,
@@ -108,7 +111,7 @@ const fn member_state(state: MemberState) -> &'static str {
 }
 
 /// The asked node and what it sees of the swarm.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeStatus {
     /// [`STATUS`].
     pub schema: String,
@@ -152,7 +155,7 @@ pub struct NodeStatus {
 }
 
 /// Blobs that were found damaged on the disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Scrub {
     /// Looks at all blobs.
     pub rounds: u64,
@@ -174,7 +177,7 @@ impl Scrub {
 }
 
 /// Blobs between this node and others, since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transfers {
     /// Bytes sent, with their proofs.
     pub sent_bytes: u64,
@@ -204,8 +207,25 @@ impl Transfers {
     }
 }
 
+/// A [`JobState`], for the schema.
+#[derive(JsonSchema)]
+#[schemars(rename = "JobState", rename_all = "lowercase")]
+#[expect(dead_code, reason = "it is only looked at as a type")]
+enum StateWord {
+    /// Tasks are waiting or running.
+    Running,
+    /// Stopped; the running tasks are being ended.
+    Stopping,
+    /// Every task succeeded.
+    Done,
+    /// Over, and not every task succeeded.
+    Failed,
+    /// Over, because it was cancelled.
+    Cancelled,
+}
+
 /// One job in a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobItem {
     /// `NAME-xxxxxx`.
     pub id: String,
@@ -214,6 +234,7 @@ pub struct JobItem {
     /// Its name.
     pub name: String,
     /// How far it is, in one word.
+    #[schemars(with = "StateWord")]
     pub state: JobState,
     /// All tasks.
     pub tasks: u64,
@@ -279,7 +300,7 @@ pub(super) fn rfc3339(unix_ms: u64) -> String {
 }
 
 /// A job with its stages.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobDetail {
     /// [`JOB`].
     pub schema: String,
@@ -311,7 +332,7 @@ impl JobDetail {
 }
 
 /// One stage of a job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageItem {
     /// Its name.
     pub name: String,
@@ -400,7 +421,7 @@ pub struct TaskNews {
 }
 
 /// How a task ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ended {
     /// It succeeded.
@@ -462,7 +483,7 @@ impl TaskRun {
 }
 
 /// Some bytes of a result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Bytes {
     /// Few, and UTF-8.
@@ -485,7 +506,7 @@ impl Default for Bytes {
 }
 
 impl Bytes {
-    pub(super) fn of(content: &Content) -> Self {
+    pub(crate) fn of(content: &Content) -> Self {
         match content {
             Content::Blob { hash, len } => Self::Blob { hash: hash.to_hex(), len_bytes: *len },
             Content::Inline(bytes) => match std::str::from_utf8(bytes) {
@@ -532,8 +553,13 @@ pub fn parse_hash(hex: &str) -> Result<Hash, BadDocument> {
     Hash::from_hex(hex).map_err(|_| BadDocument("hash"))
 }
 
+/// Schema of a list of [`Stored`] that a user stored.
+pub const STORED: &str = "swarm.stored/1";
+/// Schema of a list of [`Stored`] whose every byte was checked.
+pub const VERIFIED: &str = "swarm.verified/1";
+
 /// The answer to a stored blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Stored {
     /// 64 hexadecimal digits of its BLAKE3.
     pub hash: String,
@@ -547,7 +573,7 @@ pub const BLOBS: &str = "swarm.blobs/1";
 pub const COLLECTED: &str = "swarm.collected/1";
 
 /// A blob on a node, and why it stays.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlobItem {
     /// 64 hexadecimal digits of its BLAKE3.
     pub hash: String,
@@ -562,7 +588,7 @@ pub struct BlobItem {
 }
 
 /// What a collection did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CollectedBlobs {
     /// [`COLLECTED`].
     pub schema: String,
@@ -575,7 +601,7 @@ pub struct CollectedBlobs {
 }
 
 /// One published version of a module.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ModuleItem {
     /// Namespace and name.
     pub name: String,
@@ -656,7 +682,7 @@ pub struct YankModule {
 }
 
 /// What a node has of a blob.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlobStat {
     /// [`BLOB`].
     pub schema: String,
@@ -673,7 +699,7 @@ pub struct BlobStat {
 pub const EVENTS: &str = "swarm.events/1";
 
 /// Something that a node heard of. Fields that do not belong to its `kind` are absent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventItem {
     /// Grows with every event of this node; the same number never names two events of one data directory.
     pub seq: u64,
@@ -704,7 +730,7 @@ pub struct EventItem {
 }
 
 /// Neighbouring tasks of one stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TaskRange {
     /// The first one's index.
     pub first: u32,
@@ -782,7 +808,7 @@ const fn change_kind(change: TaskChange) -> &'static str {
 pub const DRAINED: &str = "swarm.drained/1";
 
 /// A node that has left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drained {
     /// [`DRAINED`].
     pub schema: String,
@@ -799,7 +825,7 @@ pub struct Drained {
 pub const EXPLANATION: &str = "swarm.explanation/1";
 
 /// Why a job, or some of its tasks, are not done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// [`EXPLANATION`].
     pub schema: String,
@@ -808,6 +834,7 @@ pub struct Explanation {
     /// 64 hexadecimal digits.
     pub job: String,
     /// How far it is, in one word.
+    #[schemars(with = "StateWord")]
     pub state: JobState,
     /// Succeeded.
     pub done: u64,
@@ -823,7 +850,7 @@ pub struct Explanation {
 }
 
 /// One reason: its words, and the evidence, whose fields depend on `cause`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReasonItem {
     /// In words.
     pub text: String,
@@ -887,7 +914,7 @@ fn next(first: Option<&Cause>, id: &str, state: JobState) -> String {
 }
 
 /// The answer to a submitted job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Submitted {
     /// `NAME-xxxxxx`.
     pub id: String,

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use swarm_protocol::Hash;
 
 use super::complete::complete_jobs;
 use super::output::Format;
+use super::schemas::{self, JOB_FILE};
 
 /// The end of a command's help. A test executes every line of it.
 macro_rules! examples {
@@ -28,11 +30,14 @@ pub(super) struct Cli {
 }
 
 /// Settings of every command.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(super) struct Global {
     /// Data directory of the node to talk to
     #[arg(long, global = true, env = "SWARM_NODE", value_name = "DIR", hide_env_values = true)]
     pub(super) node: Option<PathBuf>,
+    /// Configuration file, in place of the data directory's and the user's own `config.toml`
+    #[arg(long, global = true, env = "SWARM_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub(super) config: Option<PathBuf>,
     /// How data is printed
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub(super) output: Format,
@@ -67,8 +72,13 @@ pub(super) enum Command {
     /// List the jobs, newest first
     #[command(after_help = examples!("swarm ls", "swarm ls --state running --label team=art", "swarm ls --all -o id"))]
     Ls(Ls),
-    /// Show a job
-    #[command(after_help = examples!("swarm show @last", "swarm show @last --tasks", "swarm show @last --spec"))]
+    /// Show a job, a task of it, or a node
+    #[command(after_help = examples!(
+        "swarm show @last",
+        "swarm show '@last/hello[2]'",
+        "swarm show @last --spec",
+        "swarm show $(swarm status -o id)",
+    ))]
     Show(Show),
     /// Wait until jobs are finished
     #[command(after_help = examples!("swarm wait @last", "swarm wait @last --timeout 5m"))]
@@ -110,11 +120,18 @@ pub(super) enum Command {
     /// List every known node
     #[command(after_help = examples!("swarm nodes", "swarm nodes -o id"))]
     Nodes,
+    /// Say what is wrong with this machine, its node and what that sees of the swarm, and what to type; exits with 1 when
+    /// something needs mending
+    #[command(after_help = examples!("swarm doctor", "swarm doctor --fix -o json"))]
+    Doctor(Doctor),
+    /// What the settings are, and where each comes from
+    #[command(subcommand, after_help = examples!("swarm config show", "swarm config show --slots 2 -o json"))]
+    Config(Config),
     /// Check job files without a node
     #[command(after_help = examples!("swarm validate job.toml", "swarm validate job.toml --set size=64 -o json"))]
     Validate(Validate),
-    /// Print the JSON Schema of job files, for editors
-    #[command(after_help = examples!("swarm schema job > job.schema.json"))]
+    /// Print the JSON Schema of job files, for editors, or of a document that a command prints with -o json
+    #[command(after_help = examples!("swarm schema job > job.schema.json", "swarm schema swarm.nodes/1"))]
     Schema(Schema),
     /// Print what a shell needs to complete commands, flags and the ids of jobs
     #[command(after_help = examples!("swarm completions bash > swarm.bash", "swarm completions fish > swarm.fish"))]
@@ -200,6 +217,25 @@ pub(super) struct Drain {
     pub(super) drain_timeout: Option<Duration>,
 }
 
+/// `swarm doctor`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Doctor {
+    /// Repair what can be repaired without a loss, and say so: what a crash left behind, missing directories, modes
+    #[arg(long)]
+    pub(super) fix: bool,
+    /// As the node is, or would be, started.
+    #[command(flatten)]
+    pub(super) start: Start,
+}
+
+/// `swarm config`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Config {
+    /// Show every setting as `swarm start` would use it here, with the same flags, environment and files
+    #[command(after_help = examples!("swarm config show", "swarm config show --slots 2 --label zone=a -o json"))]
+    Show(Box<Start>),
+}
+
 /// `swarm explain`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Explain {
@@ -227,17 +263,10 @@ pub(super) struct Retry {
 /// `swarm schema`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Schema {
-    /// Of what
-    #[arg(value_enum, default_value_t)]
-    pub(super) of: SchemaOf,
-}
-
-/// What there are schemas of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum SchemaOf {
-    /// Job files
-    #[default]
-    Job,
+    /// `job` for job files, or what a document that a command prints has as its `schema`
+    #[arg(value_name = "NAME", default_value = JOB_FILE, hide_default_value = true,
+        value_parser = PossibleValuesParser::new(schemas::names()))]
+    pub(super) of: String,
 }
 
 /// `swarm completions`.
@@ -401,8 +430,8 @@ pub(super) struct Run {
 /// `swarm show`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Show {
-    /// The job
-    #[arg(value_name = "JOB", add = complete_jobs())]
+    /// The job, a stage or task of it as poster-3fa9c1/tile[3], or a node by its name or the beginning of its id
+    #[arg(value_name = "JOB[/TASK]|NODE", add = complete_jobs())]
     pub(super) id: String,
     /// List its tasks, too
     #[arg(long)]
@@ -470,28 +499,33 @@ pub(super) struct Get {
 pub(super) enum Module {
     /// Publish a version of a module, for ever: `module.toml` has `name`, `namespace`, `version` and `binary`, and may have
     /// `description`, `required_extensions` and `permissions`
+    #[command(after_help = examples!("swarm module publish", "swarm module publish module.toml -o json"))]
     Publish {
         /// The manifest; the binary's path is relative to it
         #[arg(default_value = "module.toml")]
         manifest: PathBuf,
     },
     /// List what is published
+    #[command(after_help = examples!("swarm module ls", "swarm module ls sh.example.loudify -o json"))]
     Ls {
         /// Only this name, as `sh.example.loudify`
         name: Option<String>,
     },
     /// Show the version that a name means
+    #[command(after_help = examples!("swarm module show sh.example.loudify@1", "swarm module show sh.example.loudify -o id"))]
     Show {
         /// As `sh.example.loudify@1`; with `#KEY` where several published the name
         #[arg(value_name = "NAME@VERSION")]
         reference: String,
     },
     /// Say what is in a module and what it would need
+    #[command(after_help = examples!("swarm module inspect hello.wasm", "swarm module inspect sh.example.loudify@1 -o json"))]
     Inspect {
         /// A file, `blake3:HEX`, or `NAME@VERSION` of a published one
         module: String,
     },
     /// Take a version back that this node published: it is not chosen any more; jobs that have it still run
+    #[command(after_help = examples!("swarm module yank sh.example.loudify@1.2.0"))]
     Yank {
         /// As `sh.example.loudify@1.2.0`
         #[arg(value_name = "NAME@VERSION")]
@@ -503,24 +537,30 @@ pub(super) enum Module {
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Blob {
     /// List the blobs on the node, and what each is kept for
+    #[command(after_help = examples!("swarm blob ls", "swarm blob ls -o id"))]
     Ls,
     /// Bring blobs to the node, to stay there whatever becomes of the jobs that name them
+    #[command(after_help = examples!("swarm blob pin $(swarm blob put hello.wasm)"))]
     Pin(Hashes),
     /// Let blobs go that were pinned
+    #[command(after_help = examples!("swarm blob unpin $(swarm blob put hello.wasm)"))]
     Unpin(Hashes),
     /// Remove the blobs that no pin, job or published module needs
+    #[command(after_help = examples!("swarm blob gc", "swarm blob gc --grace 10m -o json"))]
     Gc {
         /// Not those that were written or used within this time, as 10m [default: the node's own, an hour]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         grace: Option<Duration>,
     },
     /// Store files on the node and print their names
+    #[command(after_help = examples!("swarm blob put hello.wasm", "echo hello | swarm blob put -"))]
     Put {
         /// The files, or `-` for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Fetch a blob from whichever node has it, verified
+    #[command(after_help = examples!("swarm blob get $(swarm blob put hello.wasm) back.wasm"))]
     Get {
         /// The blob, as blake3:HEX
         #[arg(value_name = "HASH", value_parser = blob)]
@@ -532,8 +572,10 @@ pub(super) enum Blob {
         force: bool,
     },
     /// Show what the node has of blobs
+    #[command(after_help = examples!("swarm blob stat $(swarm blob put hello.wasm)"))]
     Stat(Hashes),
     /// Read blobs on the node and check every byte; exits with 11 when one is damaged
+    #[command(after_help = examples!("swarm blob verify $(swarm blob put hello.wasm)"))]
     Verify(Hashes),
 }
 
@@ -566,7 +608,9 @@ pub(super) struct Validate {
 
 /// An address of a node, checked here so that a slip is found before anything is started.
 fn multiaddr(text: &str) -> Result<String, String> {
-    let wrong = || "it is not a multiaddress; one looks like /ip4/192.0.2.7/udp/4001/quic-v1/p2p/12D3KooW…".to_owned();
+    let wrong = || {
+        "it is not a multiaddress, as /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW…; `swarm status` on the other machine prints its own".to_owned()
+    };
     let address: libp2p::Multiaddr = text.parse().map_err(|_| wrong())?;
     let host_and_port = address.iter().count() >= 2;
     if host_and_port { Ok(text.to_owned()) } else { Err(wrong()) }

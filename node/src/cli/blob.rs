@@ -17,8 +17,8 @@ use tokio_util::io::ReaderStream;
 
 use super::args::{self, Global};
 use super::keeping;
-use super::output::{list, print};
-use crate::api::view::{self, List};
+use super::output::{Format, Row, list, print};
+use crate::api::view::{self, List, Stored};
 use crate::api::{Client, Code, Failure};
 
 /// Files are read in pieces of this size: few system calls, little memory.
@@ -29,32 +29,38 @@ const USUAL_MODE: u32 = 0o666;
 /// `swarm blob`.
 pub(super) async fn blob(client: &Client, global: &Global, args: &args::Blob) -> Result<(), Failure> {
     match args {
-        args::Blob::Put { files } => put_all(client, files).await,
+        args::Blob::Put { files } => put_all(client, global, files).await,
         args::Blob::Get { hash, dest: Some(dest), force } => get(client, *hash, dest, *force).await,
         args::Blob::Get { hash, dest: None, .. } => show(client, *hash).await,
         args::Blob::Stat(args::Hashes { hashes }) => stat(client, global, hashes).await,
-        args::Blob::Verify(args::Hashes { hashes }) => verify(client, hashes).await,
+        args::Blob::Verify(args::Hashes { hashes }) => verify(client, global, hashes).await,
         args::Blob::Ls | args::Blob::Pin(_) | args::Blob::Unpin(_) | args::Blob::Gc { .. } => {
             keeping::keep(client, global, args).await
         }
     }
 }
 
-async fn put_all(client: &Client, files: &[std::path::PathBuf]) -> Result<(), Failure> {
+async fn put_all(client: &Client, global: &Global, files: &[std::path::PathBuf]) -> Result<(), Failure> {
+    let for_programs = matches!(global.output, Format::Json | Format::Jsonl);
+    let mut all = Vec::with_capacity(files.len());
     for file in files {
-        let hash = if file.as_os_str() == "-" {
+        let stored = if file.as_os_str() == "-" {
             put(client, tokio::io::stdin()).await?
         } else {
             let open = tokio::fs::File::open(file).await;
             put(client, open.map_err(|error| unusable("cannot be read", file, &error))?).await?
         };
-        print(&format!("blake3:{hash}\n"))?;
+        match for_programs {
+            true => all.push(stored),
+            // Said as it is done.
+            false => print(&format!("{}\n", stored.id()))?,
+        }
     }
-    Ok(())
+    if for_programs { list(global.output, &List::new(view::STORED, all)) } else { Ok(()) }
 }
 
 /// Hands over what is read, and compares the node's name for it with our own.
-async fn put(client: &Client, from: impl AsyncRead + Send + 'static) -> Result<String, Failure> {
+async fn put(client: &Client, from: impl AsyncRead + Send + 'static) -> Result<Stored, Failure> {
     let hasher = Arc::new(Mutex::new(blake3::Hasher::new()));
     let seen = Arc::clone(&hasher);
     let pieces = ReaderStream::with_capacity(from, PIECE_BYTES).inspect(move |piece| {
@@ -65,7 +71,7 @@ async fn put(client: &Client, from: impl AsyncRead + Send + 'static) -> Result<S
     let stored = client.put_nameless(Body::from_stream(pieces)).await?;
     let hash = hasher.lock().unwrap_or_else(PoisonError::into_inner).finalize().to_hex().to_string();
     if stored.hash == hash {
-        return Ok(hash);
+        return Ok(stored);
     }
     let message = format!("the node stored blake3:{}, but the bytes are blake3:{hash}", stored.hash);
     Err(Failure::new(Code::Integrity, message).hint("try again"))
@@ -108,13 +114,19 @@ async fn stat(client: &Client, global: &Global, hashes: &[Hash]) -> Result<(), F
 }
 
 /// All are checked; the first that failed is told at the end.
-async fn verify(client: &Client, hashes: &[Hash]) -> Result<(), Failure> {
-    let mut first = None;
+async fn verify(client: &Client, global: &Global, hashes: &[Hash]) -> Result<(), Failure> {
+    let (mut first, mut all) = (None, Vec::new());
     for hash in hashes {
         match client.verify_blob(*hash).await {
-            Ok(stored) => print(&format!("blake3:{} {} bytes, verified\n", stored.hash, stored.len_bytes))?,
+            Ok(stored) if global.output == Format::Table => {
+                print(&format!("{} {} bytes, verified\n", stored.id(), stored.len_bytes))?;
+            }
+            Ok(stored) => all.push(stored),
             Err(failure) => _ = first.get_or_insert(failure),
         }
+    }
+    if global.output != Format::Table {
+        list(global.output, &List::new(view::VERIFIED, all))?;
     }
     first.map_or(Ok(()), Err)
 }

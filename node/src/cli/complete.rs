@@ -1,4 +1,4 @@
-//! `swarm completions`, `swarm man` and `swarm schema`: what others than the user read.
+//! `swarm completions` and `swarm man`: what shells and pagers read.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -11,9 +11,8 @@ use clap_complete::{ArgValueCompleter, CompletionCandidate};
 
 use super::args::{self, Cli, Global};
 use super::node::data_dir;
-use super::output::{print, print_bytes};
+use super::output::print_bytes;
 use crate::api::{Client, Code, Failure};
-use crate::jobfile;
 
 /// Set by the script of a shell that asks for completions, which calls this program.
 const VARIABLE: &str = "SWARM_COMPLETE";
@@ -57,8 +56,8 @@ pub(super) fn complete_jobs() -> ArgValueCompleter {
 
 /// The ids of the jobs that the node knows; nothing when it does not answer at once.
 fn ids() -> Option<Vec<String>> {
-    let global =
-        Global { node: std::env::var_os("SWARM_NODE").map(Into::into), output: Default::default(), verbose: 0 };
+    let node = std::env::var_os("SWARM_NODE").map(Into::into);
+    let global = Global { node, ..Global::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(async {
         let client = Client::new(&data_dir(&global).ok()?);
@@ -93,13 +92,4 @@ fn page(command: clap::Command) -> Result<Vec<u8>, Failure> {
     let written = clap_mangen::Man::new(command).render(&mut bytes);
     written.map_err(|error| Failure::caused(Code::Bug, "the manual cannot be made", &error))?;
     Ok(bytes)
-}
-
-/// `swarm schema`.
-pub(super) fn schema(args: &args::Schema) -> Result<(), Failure> {
-    let schema = match args.of {
-        args::SchemaOf::Job => jobfile::schema(),
-    };
-    let text = serde_json::to_string_pretty(&schema);
-    print(&(text.map_err(|error| Failure::caused(Code::Bug, "cannot write JSON", &error))? + "\n"))
 }

@@ -12,23 +12,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use schemars::JsonSchema;
+use serde::Serialize;
 use swarm_protocol::{Hash, check_output};
 use tokio::io::AsyncWriteExt;
 
-use super::args;
+use super::args::{self, Global};
 use super::folder::{Folder, FolderError, Part, Place, Present};
-use super::output::{bytes, print, progress, word};
+use super::output::{Format, bytes, json, print, progress, word};
 use super::progress::Transfer;
 use super::target::{Selection, Target, stage};
 use crate::api::view::{JobDetail, Output, TaskRun, parse_hash};
 use crate::api::{Client, Code, Failure};
 use crate::handle::blocking;
 
+/// Schema of [`GotDocument`].
+pub(super) const GOT: &str = "swarm.got/1";
 /// Files fetched at once: enough to hide the time between two small ones, and one large one fills any link.
 const FILES_AT_ONCE: usize = 4;
 
 /// `swarm get`.
-pub(super) async fn get(client: &Client, args: &args::Get) -> Result<(), Failure> {
+pub(super) async fn get(client: &Client, global: &Global, args: &args::Get) -> Result<(), Failure> {
     let target = Target::parse(&args.target)?;
     let job = client.job(&target.job).await?;
     let selections = target.select(&job)?;
@@ -38,12 +42,46 @@ pub(super) async fn get(client: &Client, args: &args::Get) -> Result<(), Failure
     }
     let dir = args.dest.clone().unwrap_or_else(|| PathBuf::from(&job.item.id));
     let destination = Destination { include: args.include.clone(), ..Destination::open(&dir, args.force)? };
-    let got = destination.fill(client, &job, &selections).await?;
+    let mut got = destination.fill(client, &job, &selections).await?;
+    // They were fetched several at a time.
+    got.items.sort_by(|one, other| one.path.cmp(&other.path));
     if !job.item.state.is_over() {
         eprintln!("{} is still {}: {}", job.item.id, word(&job.item), progress(&job.item));
     }
     eprintln!("{got}");
-    print(&format!("{}\n", dir.display()))
+    let dest = dir.display().to_string();
+    let document = GotDocument { schema: GOT, id: &job.item.id, dest: &dest, items: &got.items };
+    print(&match global.output {
+        Format::Table => format!("{dest}\n"),
+        Format::Json => json(&document)?,
+        Format::Jsonl => got.items.iter().map(json).collect::<Result<_, _>>()?,
+        Format::Id => got.items.iter().map(|item| format!("{dest}/{}\n", item.path)).collect(),
+    })
+}
+
+/// What `get` did, for programs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct GotDocument<'a> {
+    schema: &'static str,
+    /// The job, as `NAME-xxxxxx`.
+    id: &'a str,
+    /// The directory that the files are in.
+    dest: &'a str,
+    /// The files.
+    items: &'a [GotItem],
+}
+
+/// One file that is there now.
+#[derive(Debug, Serialize, JsonSchema)]
+struct GotItem {
+    /// Below the directory.
+    path: String,
+    /// 64 hexadecimal digits of its BLAKE3.
+    hash: String,
+    /// Its length.
+    len_bytes: u64,
+    /// Whether it was fetched now; otherwise it was there, byte for byte.
+    fetched: bool,
 }
 
 /// Every output of a job.
@@ -60,6 +98,7 @@ struct Got {
     files: u64,
     bytes: u64,
     there: u64,
+    items: Vec<GotItem>,
 }
 
 impl Got {
@@ -71,6 +110,7 @@ impl Got {
         } else {
             self.there += 1;
         }
+        self.items.push(GotItem { path: file.path.clone(), hash: file.hash.to_hex(), len_bytes: file.len, fetched });
         self
     }
 }

@@ -10,7 +10,7 @@ use super::args::{self, Global};
 use super::output::{self, Format, TaskItem, print_bytes, shown, word};
 use super::target::{Selection, Target, stage, task_name};
 use super::wait::{Meanwhile, or_detach, until_over, verdict};
-use crate::api::view::{JobDetail, JobItem, List, TaskRun};
+use crate::api::view::{JobDetail, JobItem, List, NodeItem, TaskRun};
 use crate::api::{Client, Code, Failure};
 
 /// How often a watched list is looked at: a job that ends is seen at once, and asking costs little.
@@ -73,9 +73,21 @@ pub(super) async fn show(client: &Client, global: &Global, args: &args::Show) ->
         return print_bytes(&client.source(&args.id).await?);
     }
     let target = Target::parse(&args.id)?;
-    let job = client.job(&target.job).await?;
+    let job = match client.job(&target.job).await {
+        Err(unknown) if unknown.code == Code::NotFound && target.is_whole() && !args.tasks => {
+            return output::node(global.output, &node(client, &args.id).await?.ok_or(unknown)?);
+        }
+        job => job?,
+    };
     let outcomes = if args.tasks || args.id.contains('/') { Some(tasks(client, &job, &target).await?) } else { None };
     output::job(global.output, &job, outcomes.as_deref())
+}
+
+/// The only node of this name, or whose id begins so.
+async fn node(client: &Client, name: &str) -> Result<Option<NodeItem>, Failure> {
+    let mut nodes = client.nodes().await?.items;
+    nodes.retain(|node| !name.is_empty() && (node.name == name || node.id.starts_with(name)));
+    Ok(if nodes.len() == 1 { nodes.pop() } else { None })
 }
 
 async fn tasks(client: &Client, job: &JobDetail, target: &Target) -> Result<Vec<TaskItem>, Failure> {

@@ -12,8 +12,9 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use swarm_protocol::Content;
 
-use super::args;
-use super::output::shown;
+use super::args::{self, Global};
+use super::log_items::print_items;
+use super::output::{Format, shown};
 use super::target::{Selection, Target, stage, task_name};
 use crate::api::view::{Bytes, Ended, JobDetail, TaskNews, TaskRun};
 use crate::api::{Client, Code, Failure};
@@ -22,17 +23,20 @@ use crate::board::NEWS_BYTES_MAX;
 /// How the ending of a task begins that printed more than it may.
 const CUT: &str = "output too large: standard";
 /// How often a job is looked at while its output is followed.
-const FOLLOW_EVERY: Duration = Duration::from_millis(200);
+pub(super) const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 /// Tasks of a stage that are followed at once: together they print more than anybody reads.
 const FOLLOWED_MAX: usize = 16;
 /// A longer line is passed on in parts, so that a guest's endless line does not fill our memory.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// `swarm logs`.
-pub(super) async fn logs(client: &Client, args: &args::Logs) -> Result<(), Failure> {
+pub(super) async fn logs(client: &Client, global: &Global, args: &args::Logs) -> Result<(), Failure> {
     let target = Target::parse(&args.target)?;
     let job = client.job(&target.job).await?;
     let selections = target.select(&job)?;
+    if global.output != Format::Table {
+        return print_items(client, global.output, args, &job, &selections).await;
+    }
     let mut printer = Printer::new(Choice::of(args));
     if args.follow {
         return follow(client, &job, &selections, &mut printer).await;
@@ -112,7 +116,7 @@ impl Choice {
 pub(super) struct Printer {
     choice: Choice,
     out: io::BufWriter<io::Stdout>,
-    printed: BTreeMap<u16, Ranges>,
+    printed: Printed,
     /// Of tasks that run: bytes printed of standard output and of standard error.
     seen: BTreeMap<(u16, u32), [u64; 2]>,
 }
@@ -120,12 +124,12 @@ pub(super) struct Printer {
 impl Printer {
     /// A printer that has printed nothing.
     pub(super) fn new(choice: Choice) -> Self {
-        Self { choice, out: io::BufWriter::new(io::stdout()), printed: BTreeMap::new(), seen: BTreeMap::new() }
+        Self { choice, out: io::BufWriter::new(io::stdout()), printed: Printed::default(), seen: BTreeMap::new() }
     }
 
     /// Prints the ended tasks of a selection, in task order.
     pub(super) async fn print(&mut self, client: &Client, job: &JobDetail, of: &Selection) -> Result<(), Failure> {
-        let from = self.printed.get(&of.stage).map_or(of.tasks.start, |printed| printed.first_gap(of.tasks.start));
+        let from = self.printed.first_gap(of);
         let mut runs = client.tasks(&job.item.job, Some(of.stage), from).await?;
         while let Some(run) = runs.next().await? {
             let tasks = of.clip(&run);
@@ -133,7 +137,7 @@ impl Printer {
                 break;
             }
             if run.ended.is_some() {
-                for task in self.printed.entry(of.stage).or_default().insert(tasks) {
+                for task in self.printed.insert(of.stage, tasks) {
                     self.print_run(client, job, &run, task).await?;
                 }
             }
@@ -159,7 +163,7 @@ impl Printer {
         for selection in selections {
             let stage = stage(job, selection.stage)?;
             let ended = stage.done + stage.failed + stage.cancelled;
-            if self.printed.get(&selection.stage).map_or(0, Ranges::count) < ended {
+            if self.printed.count(selection.stage) < ended {
                 self.print(client, job, selection).await?;
             }
         }
@@ -242,7 +246,7 @@ impl Printer {
     }
 
     async fn running(&self, client: &Client, id: &str, of: &Selection) -> Result<Vec<u32>, Failure> {
-        let from = self.printed.get(&of.stage).map_or(of.tasks.start, |printed| printed.first_gap(of.tasks.start));
+        let from = self.printed.first_gap(of);
         if from >= of.tasks.end {
             return Ok(Vec::new());
         }
@@ -255,7 +259,7 @@ impl Printer {
     }
 
     fn is_printed(&self, stage: u16, task: u32) -> bool {
-        self.printed.get(&stage).is_some_and(|printed| printed.first_gap(task) != task)
+        self.printed.has(stage, task)
     }
 
     /// Says something beside what is printed.
@@ -390,6 +394,30 @@ impl Lines {
         }
         ready.extend(self.kept.into_iter().flatten());
         ready
+    }
+}
+
+/// Which tasks were printed, stage by stage.
+#[derive(Debug, Default)]
+pub(super) struct Printed(BTreeMap<u16, Ranges>);
+
+impl Printed {
+    /// Adds tasks of a stage and returns those that are new.
+    pub(super) fn insert(&mut self, stage: u16, tasks: Range<u32>) -> Vec<Range<u32>> {
+        self.0.entry(stage).or_default().insert(tasks)
+    }
+
+    /// The first task of a selection that was not printed.
+    pub(super) fn first_gap(&self, of: &Selection) -> u32 {
+        self.0.get(&of.stage).map_or(of.tasks.start, |printed| printed.first_gap(of.tasks.start))
+    }
+
+    fn count(&self, stage: u16) -> u32 {
+        self.0.get(&stage).map_or(0, Ranges::count)
+    }
+
+    fn has(&self, stage: u16, task: u32) -> bool {
+        self.0.get(&stage).is_some_and(|printed| printed.first_gap(task) != task)
     }
 }
 

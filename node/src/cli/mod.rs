@@ -8,12 +8,15 @@
 mod args;
 mod blob;
 mod complete;
+mod config;
+mod doctor;
 mod events;
 mod explain;
 mod folder;
 mod get;
 mod jobs;
 mod keeping;
+mod log_items;
 mod logs;
 mod modules;
 mod node;
@@ -22,22 +25,29 @@ mod plan;
 mod progress;
 mod retry;
 mod run;
+mod schemas;
 mod start;
 mod submit;
 mod target;
+mod usage;
 mod wait;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::Parser;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command, Global};
+use self::args::{Cli, Command, Config, Global};
+use self::config::Origins;
 use self::node::data_dir;
 use crate::api::{Client, Code, Failure};
 
+/// Schema of [`Version`].
+const VERSION: &str = "swarm.version/1";
 /// Our crates, as the log filter names them.
 const CRATES: [&str; 5] = ["swarm", "swarm_node", "swarm_protocol", "swarm_store", "swarm_executor"];
 /// The most threads beside those of guests, by default: what a fast network keeps busy.
@@ -46,18 +56,24 @@ const WORKER_THREADS_MAX: usize = 8;
 /// Runs the command that this process was started with.
 pub fn main() -> ExitCode {
     complete::answer_shell();
-    let cli = Cli::parse();
+    let (cli, origins) = match config::parse() {
+        Ok(parsed) => parsed,
+        Err(failure) => return failed(&failure),
+    };
     start_log(&cli);
     std::panic::set_hook(Box::new(|panic| bug(&panic.to_string())));
     // What is told of a panic is the hook's; here it becomes an exit code.
-    let ended = std::panic::catch_unwind(|| run(cli));
+    // Nothing is looked at again that a panic may have left half done.
+    let ended = std::panic::catch_unwind(AssertUnwindSafe(|| run(cli, &origins)));
     match ended.unwrap_or_else(|_| std::process::exit(Code::Bug.exit().into())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            complain(&failure);
-            ExitCode::from(failure.code.exit())
-        }
+        Err(failure) => failed(&failure),
     }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    complain(failure);
+    ExitCode::from(failure.code.exit())
 }
 
 /// One line, wherever it happened; the backtrace only for whoever set `RUST_BACKTRACE`.
@@ -70,7 +86,7 @@ fn bug(panic: &str) {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
+fn run(cli: Cli, origins: &Origins) -> Result<(), Failure> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     // Who sets tokio's own variable decides.
     if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
@@ -78,7 +94,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     }
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| Failure::caused(Code::Failed, "cannot start threads", &error))?;
-    runtime.block_on(dispatch(cli))
+    runtime.block_on(dispatch(cli, origins))
 }
 
 /// Threads for the network, the core and the API: guests have their own. On few cores one of them is faster than two, as
@@ -88,7 +104,7 @@ fn worker_threads() -> usize {
     (cores / 2).clamp(1, WORKER_THREADS_MAX)
 }
 
-async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
+async fn dispatch(Cli { command, global }: Cli, origins: &Origins) -> Result<(), Failure> {
     match command {
         Command::Start(args) => start::start(&global, args).await,
         Command::Submit(args) => submit::submit(&global, &args).await,
@@ -96,7 +112,9 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Validate(args) => submit::validate(&global, &args).await,
         Command::Version => version(&global),
         Command::Plan(args) => plan::plan(&global, &args).await,
-        Command::Schema(args) => complete::schema(&args),
+        Command::Doctor(args) => doctor::doctor(&global, args).await,
+        Command::Config(Config::Show(start)) => config::show(&global, *start, origins),
+        Command::Schema(args) => schemas::schema(&args),
         Command::Completions(args) => complete::completions(&args),
         Command::Man(args) => complete::man(&args),
         Command::Events(args) => events::events(&client(&global)?, &global, &args).await,
@@ -109,10 +127,10 @@ async fn dispatch(Cli { command, global }: Cli) -> Result<(), Failure> {
         Command::Status => jobs::status(&client(&global)?, &global).await,
         Command::Nodes => jobs::nodes(&client(&global)?, &global).await,
         Command::Drain(args) => jobs::drain(&client(&global)?, &global, &args).await,
-        Command::Get(args) => get::get(&client(&global)?, &args).await,
+        Command::Get(args) => get::get(&client(&global)?, &global, &args).await,
         Command::Blob(args) => blob::blob(&client(&global)?, &global, &args).await,
         Command::Module(command) => modules::module(&client(&global)?, &global, &command).await,
-        Command::Logs(args) => logs::logs(&client(&global)?, &args).await,
+        Command::Logs(args) => logs::logs(&client(&global)?, &global, &args).await,
     }
 }
 
@@ -120,14 +138,20 @@ fn client(global: &Global) -> Result<Client, Failure> {
     Ok(Client::new(&data_dir(global)?))
 }
 
+/// Which program this is.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Version {
+    schema: &'static str,
+    version: &'static str,
+}
+
 fn version(global: &Global) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
-    match global.output {
-        output::Format::Json | output::Format::Jsonl => {
-            output::print(&output::json(&serde_json::json!({ "schema": "swarm.version/1", "version": version }))?)
-        }
-        _ => output::print(&format!("swarm {version}\n")),
-    }
+    output::print(&match global.output {
+        output::Format::Table => format!("swarm {version}\n"),
+        output::Format::Json | output::Format::Jsonl => output::json(&Version { schema: VERSION, version })?,
+        output::Format::Id => format!("{version}\n"),
+    })
 }
 
 /// Tells the user what went wrong; the last line is what to do next.

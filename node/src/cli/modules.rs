@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use axum::body::Body;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use swarm_executor::{Engine, Import, Inspection, InvalidModule};
 use swarm_protocol::Hash;
 
 use super::args::{self, Global};
-use super::output::{self, Format, bytes, json, pairs, print, shown};
+use super::output::{self, Document, Format, bytes, json, pairs, print, shown};
 use crate::api::view::{ModuleItem, PublishModule, YankModule, parse_hash};
 use crate::api::{Client, Code, Failure, causes};
 use crate::handle::blocking;
@@ -20,9 +21,9 @@ const MANIFEST_BYTES_MAX: u64 = 64 * 1024;
 /// Hexadecimal digits of a key in a table.
 const KEY_DIGITS: usize = 12;
 /// Schema of what `inspect` prints.
-const INSPECTION: &str = "swarm.module-inspection/1";
+pub(super) const INSPECTION: &str = "swarm.module-inspection/1";
 /// Schema of what `show` prints.
-const MODULE: &str = "swarm.module/1";
+pub(super) const MODULE: &str = "swarm.module/1";
 
 /// `module.toml`.
 #[derive(Debug, Deserialize)]
@@ -55,7 +56,8 @@ pub(super) async fn module(client: &Client, global: &Global, command: &args::Mod
 }
 
 async fn publish(client: &Client, global: &Global, path: &Path) -> Result<(), Failure> {
-    let manifest = read_manifest(path)?;
+    let next = "swarm module publish --help   # says what a manifest has";
+    let manifest = read_manifest(path).map_err(|failure| failure.hint(next))?;
     let binary = path.parent().unwrap_or(Path::new("")).join(&manifest.binary);
     let module = read(&binary, MODULE_BYTES_MAX)?;
     check(&binary, &module, &manifest.required_extensions)?;
@@ -141,14 +143,8 @@ async fn yank(client: &Client, global: &Global, reference: &str) -> Result<(), F
 }
 
 fn show(format: Format, module: &ModuleItem) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Document<'a> {
-        schema: &'static str,
-        #[serde(flatten)]
-        module: &'a ModuleItem,
-    }
     match format {
-        Format::Json | Format::Jsonl => print(&json(&Document { schema: MODULE, module })?),
+        Format::Json | Format::Jsonl => print(&json(&Document { schema: MODULE, content: module })?),
         Format::Id => print(&format!("blake3:{}\n", module.wasm)),
         Format::Table => print(&module_text(module)),
     }
@@ -204,8 +200,8 @@ impl output::Row for ModuleItem {
 }
 
 /// What `inspect` says.
-#[derive(Debug, Serialize)]
-struct InspectionItem {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct InspectionItem {
     schema: &'static str,
     /// 64 hexadecimal digits.
     wasm: String,
@@ -224,7 +220,7 @@ struct InspectionItem {
     refused: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ImportItem {
     module: String,
     name: String,
@@ -232,7 +228,7 @@ struct ImportItem {
     offered: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct ExportItem {
     name: String,
     kind: &'static str,

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use comfy_table::presets;
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::api::view::{BlobStat, Drained, JobDetail, JobItem, List, NodeItem, NodeStatus, Transfers};
+use crate::api::view::{BlobStat, Drained, JobDetail, JobItem, List, NODE, NodeItem, NodeStatus, Stored, Transfers};
 use crate::api::{Code, Failure};
 pub(super) use crate::words::{bytes, shown};
 
@@ -28,6 +29,16 @@ pub(super) enum Format {
     Jsonl,
     /// Ids alone
     Id,
+}
+
+/// A thing by itself, with its schema.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Document<'a, T> {
+    /// Names the form of the content, as `swarm.node/1`.
+    pub(super) schema: &'static str,
+    /// The thing.
+    #[serde(flatten)]
+    pub(super) content: &'a T,
 }
 
 /// Something that a list can show.
@@ -59,6 +70,18 @@ impl Row for NodeItem {
 
     fn id(&self) -> String {
         self.id.clone()
+    }
+}
+
+impl Row for Stored {
+    const HEADER: &'static [&'static str] = &["BLOB", "BYTES"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.id(), self.len_bytes.to_string()]
+    }
+
+    fn id(&self) -> String {
+        format!("blake3:{}", self.hash)
     }
 }
 
@@ -94,7 +117,7 @@ impl Row for BlobStat {
 }
 
 /// One task of `show --tasks`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub(super) struct TaskItem {
     /// `stage` or `stage[3]`.
     pub(super) task: String,
@@ -144,6 +167,31 @@ pub(super) fn status(format: Format, status: &NodeStatus) -> Result<(), Failure>
     print(&text)
 }
 
+/// Prints one node of the swarm.
+pub(super) fn node(format: Format, node: &NodeItem) -> Result<(), Failure> {
+    let text = match format {
+        Format::Table => node_text(node),
+        Format::Json | Format::Jsonl => json(&Document { schema: NODE, content: node })?,
+        Format::Id => format!("{}\n", node.id),
+    };
+    print(&text)
+}
+
+fn node_text(node: &NodeItem) -> String {
+    let mut lines = vec![
+        ("node", node.id.clone()),
+        ("name", shown(&node.name)),
+        ("state", format!("{}, heard of {} ago", node.state, ago(Duration::from_millis(node.heard_ms)))),
+        ("version", shown(&node.version)),
+        ("slots", format!("{} free of {}", node.slots_free, node.slots)),
+        ("memory", bytes(node.memory_bytes)),
+        ("arch", shown(&node.arch)),
+        ("address", shown(&node.address)),
+    ];
+    lines.extend(node.labels.iter().map(|label| ("label", shown(label))));
+    pairs(&lines)
+}
+
 /// Prints which node has left; a table would say no more than standard error does.
 pub(super) fn drained(format: Format, drained: &Drained) -> Result<(), Failure> {
     print(&match format {
@@ -176,8 +224,8 @@ fn status_text(status: &NodeStatus) -> String {
 }
 
 /// A job as `show` prints it: the tasks only when they were asked for.
-#[derive(Serialize)]
-struct Shown<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Shown<'a> {
     #[serde(flatten)]
     job: &'a JobDetail,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use swarm_protocol::{JobSpec, NodeId, NodeRecord, Resources, StageSpec};
 
@@ -15,13 +16,13 @@ use crate::jobfile::{BlobSource, Plan};
 use crate::words;
 
 /// Schema of a plan.
-const PLAN: &str = "swarm.plan/1";
+pub(super) const PLAN: &str = "swarm.plan/1";
 /// Nodes named after a stage; the others are counted.
 const NODES_NAMED_MAX: usize = 4;
 
 /// What `swarm plan` says.
-#[derive(Debug, Serialize)]
-struct Planned {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Planned {
     schema: &'static str,
     name: String,
     tasks: u64,
@@ -35,7 +36,7 @@ struct Planned {
 }
 
 /// One stage of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Stage {
     name: String,
     tasks: u32,
@@ -58,7 +59,7 @@ struct Stage {
 }
 
 /// A stage that another needs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Need {
     task: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -67,7 +68,7 @@ struct Need {
 }
 
 /// About how many tasks one node would get.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 struct Place {
     node: String,
     name: String,
@@ -90,12 +91,7 @@ pub(super) async fn plan(global: &Global, args: &args::Plan) -> Result<(), Failu
         Format::Id => planned.stages.iter().map(|stage| format!("{}\n", stage.name)).collect(),
     };
     print(&text)?;
-    let never = planned.stages.iter().filter(|stage| stage.never.is_some()).count();
-    if never == 0 {
-        return Ok(());
-    }
-    let message = format!("{never} of {} stages can never run on the nodes that are there", planned.stages.len());
-    Err(Failure::new(Code::NeverRunnable, message).hint("swarm nodes"))
+    planned.never().map_or(Ok(()), Err)
 }
 
 fn living(nodes: Vec<NodeItem>) -> Vec<NodeItem> {
@@ -115,6 +111,18 @@ impl Planned {
             blobs_bytes: sizes.values().sum(),
             nodes: nodes.map(<[NodeItem]>::len),
         }
+    }
+
+    /// Why not all of it can run on the nodes that are there.
+    fn never(&self) -> Option<Failure> {
+        let mut never = self.stages.iter().filter_map(|stage| Some((&stage.name, stage.never.as_ref()?)));
+        let (name, why) = never.next()?;
+        let others = match never.count() {
+            0 => String::new(),
+            others => format!("; and {} more can never", words::count(others as u64, "stage")),
+        };
+        let message = format!("`{}` can never run on the nodes that are there: {why}{others}", shown(name));
+        Some(Failure::new(Code::NeverRunnable, message).hint("swarm nodes -o json   # what each offers"))
     }
 
     fn text(&self) -> String {

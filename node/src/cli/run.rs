@@ -10,8 +10,8 @@ use super::node::Node;
 use super::submit::{Names, parse, upload_and_submit};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::JobDetail;
-use crate::api::{Client, Code, Failure};
-use crate::jobfile::Plan;
+use crate::api::{Client, Code, Failure, causes};
+use crate::jobfile::{JobFileError, Plan};
 use crate::modules::Reference;
 
 /// The name of a job whose module's name has nothing usable in it.
@@ -24,10 +24,28 @@ const TASK: &str = "main";
 /// `swarm run`.
 pub(super) async fn run(global: &Global, args: &args::Run) -> Result<(), Failure> {
     let plan = parse(job_file(args)?, "swarm run", Names::of(global, args.local)?).await?;
+    let plan = plan.map_err(|error| invalid(&error, &args.module))?;
     let node = Node::open(global, args.local).await?;
     let done = carry_out(&node, args, &plan).await;
     node.close().await;
     done
+}
+
+/// What is wrong, without the job file that nobody wrote.
+fn invalid(error: &JobFileError, module: &str) -> Failure {
+    let message = match error {
+        JobFileError::Invalid(problem) => problem.message().replace(&format!(" (task {TASK})"), ""),
+        other => causes(other),
+    };
+    let failure = Failure::new(Code::Invalid, message);
+    match Path::new(module) {
+        path if module.ends_with(".toml") => failure.hint(format!("swarm submit {}", path.display())),
+        path if path.exists() => {
+            failure.hint(format!("swarm module inspect {}   # a task is a WASI program in WebAssembly", path.display()))
+        }
+        _ if module.contains('@') => failure.hint("swarm module ls"),
+        _ => failure.hint("swarm run FILE.wasm   # or the name of a module: swarm module ls"),
+    }
 }
 
 async fn carry_out(node: &Node, args: &args::Run, plan: &Plan) -> Result<(), Failure> {

@@ -4,11 +4,13 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::{self, Global};
 use super::node::data_dir;
-use super::output::print;
+use super::output::{Format, json, print};
 use crate::api::{Code, Failure, causes};
 use crate::collector::SCRUB_EVERY_MIN;
 use crate::handle::Handle;
@@ -17,6 +19,8 @@ use crate::network::{IdentityError, Rates};
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
 use crate::supervisor::Crash;
 
+/// Schema of [`Started`].
+pub(super) const STARTED: &str = "swarm.started/1";
 /// How long handing over may take when no task runs: a few round trips to each custodian.
 const DRAIN_IDLE_WAIT: Duration = Duration::from_secs(5);
 /// Addresses come one by one; when none came for so long, all are there.
@@ -32,7 +36,7 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
         started = Runtime::start(options(global, args)?) => started.map_err(|error| not_started(&error))?,
         () = signals.next() => return Ok(()),
     };
-    greet(runtime.handle()).await?;
+    greet(global.output, runtime.handle()).await?;
     let (api, node) = (runtime.api().clone(), runtime.handle().clone());
     let ended = tokio::select! {
         crash = runtime.crashed() => Err(crashed(&crash, node.data_dir())),
@@ -44,7 +48,8 @@ pub(super) async fn start(global: &Global, args: args::Start) -> Result<(), Fail
     ended
 }
 
-fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure> {
+/// What a node is started with.
+pub(super) fn options(global: &Global, args: args::Start) -> Result<RuntimeOptions, Failure> {
     let data = args.data.map_or_else(|| data_dir(global), Ok)?;
     // Made absolute, so that the directory in `status` means the same everywhere.
     let data = std::path::absolute(&data).unwrap_or(data);
@@ -95,7 +100,8 @@ fn not_started(error: &StartError) -> Failure {
         StartError::Storage { dir, .. } => {
             failure.hint(format!("df -h '{}', then start the node again", dir.display()))
         }
-        _ => failure,
+        StartError::Network(_) => failure.hint("swarm start --listen /ip4/0.0.0.0/tcp/0   # who has a port: ss -tulpn"),
+        _ => failure.hint("swarm doctor"),
     }
 }
 
@@ -115,14 +121,44 @@ fn crashed(crash: &Crash, data: &Path) -> Failure {
     Failure::new(Code::Failed, message).hint(hint)
 }
 
+/// What a node says first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Started {
+    schema: &'static str,
+    /// 64 hexadecimal digits.
+    node: String,
+    /// For people.
+    name: String,
+    /// Where it can be dialled, each ready to paste after `--bootstrap`.
+    addresses: Vec<String>,
+    /// Its data directory.
+    data: String,
+    /// The program's version.
+    version: &'static str,
+}
+
 /// Says who and where the node is, ready to be read by people and programs.
-async fn greet(node: &Handle) -> Result<(), Failure> {
-    let mut lines = format!("node {}\n", node.node());
-    for address in settled_addresses(node).await {
-        lines.push_str(&format!("listen {address}\n"));
+async fn greet(format: Format, node: &Handle) -> Result<(), Failure> {
+    let started = Started {
+        schema: STARTED,
+        node: node.node().to_hex(),
+        name: node.name().to_owned(),
+        addresses: settled_addresses(node).await,
+        data: node.data_dir().display().to_string(),
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    print(&match format {
+        Format::Table => started.text(),
+        Format::Json | Format::Jsonl => json(&started)?,
+        Format::Id => format!("{}\n", started.node),
+    })
+}
+
+impl Started {
+    fn text(&self) -> String {
+        let listen: String = self.addresses.iter().map(|address| format!("listen {address}\n")).collect();
+        format!("node {}\n{listen}data {}\nready\n", self.node, self.data)
     }
-    lines.push_str(&format!("data {}\nready\n", node.data_dir().display()));
-    print(&lines)
 }
 
 async fn settled_addresses(node: &Handle) -> Vec<String> {

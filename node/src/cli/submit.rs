@@ -1,9 +1,10 @@
 //! `swarm submit` and `swarm validate`: from a job file to a job in the swarm.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use axum::body::Body;
+use schemars::JsonSchema;
 use serde::Serialize;
 use swarm_executor::Engine;
 use swarm_protocol::Hash;
@@ -14,7 +15,7 @@ use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
 use super::modules;
 use super::node::{Node, data_dir};
-use super::output::{self, Format, json, print};
+use super::output::{self, Document, Format, json, print, shown};
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::{List, Submitted};
 use crate::api::{Client, Code, Failure, causes};
@@ -22,12 +23,18 @@ use crate::jobfile::{
     self, BlobSource, FaultCode, JOB_FILE_BYTES_MAX, JobFileError, LoadOptions, MODULE_BYTES_MAX, Plan,
 };
 
+/// How a module begins.
+const MODULE_MAGIC: &[u8; 4] = b"\0asm";
+/// What most call a job file.
+const USUAL_NAME: &str = "job.toml";
+/// Files of a folder among which one of nearly the same name is looked for.
+const NAMES_MAX: usize = 1000;
 /// Stands for standard input.
 const STDIN: &str = "-";
 /// Schema of the answer to a submission.
-const SUBMITTED: &str = "swarm.submitted/1";
+pub(super) const SUBMITTED: &str = "swarm.submitted/1";
 /// Schema of a list of [`Validity`].
-const VALIDITY: &str = "swarm.validate/1";
+pub(super) const VALIDITY: &str = "swarm.validate/1";
 
 /// `swarm submit`.
 pub(super) async fn submit(global: &Global, args: &args::Submit) -> Result<(), Failure> {
@@ -69,15 +76,9 @@ async fn hand_over(global: &Global, args: &args::Submit, node: &Node, plan: &Pla
 }
 
 pub(super) fn announce(format: Format, submitted: &Submitted) -> Result<(), Failure> {
-    #[derive(Serialize)]
-    struct Document<'a> {
-        schema: &'static str,
-        #[serde(flatten)]
-        submitted: &'a Submitted,
-    }
     match format {
         Format::Table | Format::Id => print(&format!("{}\n", submitted.id)),
-        Format::Json | Format::Jsonl => print(&json(&Document { schema: SUBMITTED, submitted })?),
+        Format::Json | Format::Jsonl => print(&json(&Document { schema: SUBMITTED, content: submitted })?),
     }
 }
 
@@ -88,7 +89,7 @@ pub(super) async fn load(
     set: Vec<(String, String)>,
     names: Names,
 ) -> Result<Plan, Failure> {
-    try_load(path, name, set, names).await?.map_err(|error| invalid(&error))
+    try_load(path, name, set, names).await?.map_err(|error| invalid(&error, path))
 }
 
 async fn try_load(
@@ -101,6 +102,7 @@ async fn try_load(
         let text = from_stdin()?;
         return try_parse(text, "standard input", name, set, names).await;
     }
+    unless_module(path)?;
     let path = path.to_owned();
     on_thread(move || {
         let resolve = |reference: &str| names.resolve(reference);
@@ -111,8 +113,12 @@ async fn try_load(
 }
 
 /// Reads the text of a job file whose paths are relative to the working directory.
-pub(super) async fn parse(text: String, file_name: &'static str, names: Names) -> Result<Plan, Failure> {
-    try_parse(text, file_name, None, Vec::new(), names).await?.map_err(|error| invalid(&error))
+pub(super) async fn parse(
+    text: String,
+    file_name: &'static str,
+    names: Names,
+) -> Result<Result<Plan, JobFileError>, Failure> {
+    try_parse(text, file_name, None, Vec::new(), names).await
 }
 
 async fn try_parse(
@@ -169,8 +175,50 @@ async fn on_thread(
     read.map_err(|error| Failure::caused(Code::Bug, "reading the job file failed", &error))
 }
 
-fn invalid(error: &JobFileError) -> Failure {
-    Failure::new(Code::Invalid, causes(error))
+/// What is wrong with a job file, and what to do about it; `path` is what was typed.
+fn invalid(error: &JobFileError, path: &Path) -> Failure {
+    let failure = Failure::new(Code::Invalid, causes(error));
+    let typed = path.display();
+    match error {
+        JobFileError::Missing(_) => match near(path) {
+            Some(near) => failure.hint(format!("did you mean `{near}`? swarm validate {near}")),
+            None => failure.hint("ls *.toml   # paths are relative to where you are"),
+        },
+        JobFileError::Unreadable { .. } if path.is_dir() => {
+            failure.hint(format!("swarm validate {}   # the job file in it", path.join(USUAL_NAME).display()))
+        }
+        JobFileError::Invalid(problem) => match problem.code() {
+            FaultCode::File => failure.hint(format!("paths are relative to the job file; then swarm validate {typed}")),
+            FaultCode::Parameter => failure.hint(format!("swarm validate {typed} --set NAME=VALUE")),
+            FaultCode::UnknownKey => failure.hint(format!("swarm validate {typed}   # all keys: swarm schema job")),
+            _ => failure.hint(format!("mend it, then swarm validate {typed}")),
+        },
+        _ => failure.hint(format!("swarm validate {typed}")),
+    }
+}
+
+/// A job file beside a path that is called nearly so.
+fn near(path: &Path) -> Option<String> {
+    let (name, folder) = (path.file_name()?.to_str()?, path.parent()?);
+    let there = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let names = std::fs::read_dir(there).ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names: Vec<String> = names.filter(|name| name.ends_with(".toml")).take(NAMES_MAX).collect();
+    let near = names.iter().find(|near| !jobfile::suggestion(name, [near.as_str()]).is_empty())?;
+    Some(folder.join(near).display().to_string())
+}
+
+/// A module where a job file was expected is run otherwise.
+fn unless_module(path: &Path) -> Result<(), Failure> {
+    let mut first = [0; MODULE_MAGIC.len()];
+    // What can be read only once is left for whoever reads it whole.
+    let is_module = path.is_file()
+        && std::fs::File::open(path).is_ok_and(|mut file| file.read_exact(&mut first).is_ok())
+        && first == *MODULE_MAGIC;
+    if !is_module {
+        return Ok(());
+    }
+    let message = format!("`{}` is a WebAssembly module, not a job file", path.display());
+    Err(Failure::new(Code::Invalid, message).hint(format!("swarm run {}", path.display())))
 }
 
 fn validate_module(bytes: &[u8]) -> Result<(), String> {
@@ -225,9 +273,9 @@ fn changed(failure: Failure, blob: &BlobSource) -> Failure {
 }
 
 /// What `validate` says of one file.
-#[derive(Serialize)]
-struct Validity {
-    file: PathBuf,
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Validity {
+    file: String,
     valid: bool,
     name: String,
     stages: usize,
@@ -238,7 +286,7 @@ struct Validity {
 }
 
 /// What is wrong with a file, and where.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Invalidity {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<FaultCode>,
@@ -267,8 +315,7 @@ impl output::Row for Validity {
 
     fn cells(&self) -> Vec<String> {
         let valid = if self.valid { "yes" } else { "no" };
-        let file = self.file.display().to_string();
-        vec![file, valid.into(), self.name.clone(), self.stages.to_string(), self.tasks.to_string()]
+        vec![shown(&self.file), valid.into(), self.name.clone(), self.stages.to_string(), self.tasks.to_string()]
     }
 
     fn id(&self) -> String {
@@ -284,7 +331,7 @@ pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(
         let loaded = try_load(file, None, args.set.clone(), names).await?;
         let spec = loaded.as_ref().map(|plan| &plan.spec).ok();
         items.push(Validity {
-            file: file.clone(),
+            file: file.display().to_string(),
             valid: spec.is_some(),
             name: spec.map(|spec| spec.name.clone()).unwrap_or_default(),
             stages: spec.map_or(0, |spec| spec.stages.len()),
@@ -293,7 +340,7 @@ pub(super) async fn validate(global: &Global, args: &args::Validate) -> Result<(
         });
         if let Err(error) = loaded {
             // The last one is told by whoever runs the command.
-            last_failure.replace(invalid(&error)).iter().for_each(super::complain);
+            last_failure.replace(invalid(&error, file)).iter().for_each(super::complain);
         }
     }
     output::list(global.output, &List::new(VALIDITY, items))?;

@@ -32,7 +32,10 @@ impl Target {
         let Some((job, task)) = text.split_once('/') else {
             return Ok(Self { job: text.into(), task: None });
         };
-        let wrong = || Failure::new(Code::Usage, format!("`{text}` is not a job or a task; write JOB/STAGE[INDEX]"));
+        let wrong = || {
+            let message = format!("`{text}` is not a job or a task, which are as JOB and JOB/STAGE[INDEX]");
+            Failure::new(Code::Usage, message).hint(format!("swarm show {job} --tasks"))
+        };
         let name = match task.split_once('[') {
             None => TaskName { stage: task.into(), index: None },
             Some((stage, index)) => {

@@ -60,7 +60,7 @@ pub(super) async fn until_over(
 
 fn timed_out(item: &JobItem, waited: Duration) -> Failure {
     let message = format!("{} is not finished after {}: {}; it still runs", item.id, ago(waited), progress(item));
-    Failure::new(Code::TimedOut, message).hint(format!("swarm wait {}", item.id))
+    Failure::new(Code::TimedOut, message).hint(format!("swarm explain {0}   # or go on: swarm wait {0}", item.id))
 }
 
 /// Hands a job over, or gives up at Ctrl-C.

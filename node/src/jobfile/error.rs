@@ -43,7 +43,7 @@ pub enum JobFileError {
 }
 
 /// The kind of a mistake, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FaultCode {
     /// The text is no TOML.
@@ -141,7 +141,7 @@ impl fmt::Display for Problem {
 
 /// A sentence about a part of the text; becomes a [`Problem`] once the text is at hand.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(crate) struct Fault {
     code: FaultCode,
     message: String,
     span: Range<usize>,
@@ -150,7 +150,7 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    pub(super) fn new(span: &Range<usize>, message: impl Into<String>) -> Self {
+    pub(crate) fn new(span: &Range<usize>, message: impl Into<String>) -> Self {
         Self { code: FaultCode::Value, message: message.into(), span: span.clone(), needle: None }
     }
 
@@ -160,11 +160,11 @@ impl Fault {
     }
 
     /// The fault is of this kind.
-    pub(super) fn coded(self, code: FaultCode) -> Self {
+    pub(crate) fn coded(self, code: FaultCode) -> Self {
         Self { code, ..self }
     }
 
-    pub(super) fn in_file(self, text: &str, file_name: &str) -> JobFileError {
+    pub(crate) fn in_file(self, text: &str, file_name: &str) -> JobFileError {
         let span = self.narrowed(text);
         let line_start = text[..span.start].rfind('\n').map_or(0, |newline| newline + 1);
         let line = text[line_start..].split('\n').next().unwrap_or_default().trim_end_matches('\r');
@@ -224,7 +224,7 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// `; did you mean …?` when one of the candidates is near, else nothing.
-pub(super) fn suggestion<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(wrong: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     // A third of the letters: one slip in a short word, a transposition and a slip in a long one.
     let letters = wrong.chars().count();
     let near = (letters / 3).max(1);

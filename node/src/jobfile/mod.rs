@@ -41,9 +41,10 @@ pub use error::{FaultCode, JobFileError, Problem};
 pub use schema::schema;
 pub use template::{Names, Params, RenderError, STRING_BYTES_MAX, names, render};
 
+pub(crate) use error::{Fault, suggestion};
+
 use blobs::Blobs;
 use draft::Draft;
-use error::Fault;
 use tree::{Table, Value};
 
 /// Bytes of a job file: the spec it becomes is smaller, so more would be refused anyhow.

@@ -1,17 +1,18 @@
 //! The `swarm` command from the outside: the real binary, with an embedded swarm or a node of its own on loopback.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
+mod care;
+mod documents;
+mod guests;
+mod mistakes;
+mod support;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
-/// No command of these tests should take longer, on any machine.
-const DEADLINE: Duration = Duration::from_secs(120);
+use self::support::{DEADLINE, Dir, Node, eventually, signal};
 
 // ---- without a node
 
@@ -659,17 +660,11 @@ fn every_example_of_the_help_works() {
         "name = \"example\"\n[params]\nsize = { type = \"int\", default = 3 }\n[task.hello]\nwasm = \"hello.wasm\"\n\
          array = \"0..{{ params.size }}\"\n[task.make]\nwasm = \"file.wasm\"\noutputs = [\"made.txt\"]\n",
     );
-    let help = dir.swarm(&["--help"]).finish().stdout;
-    let names = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let mut examples = Vec::new();
-    let names = names.filter(|line| !line.starts_with("   "));
-    for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
-        let help = dir.swarm(&[name, "--help"]).finish().stdout;
-        let lines: Vec<String> =
-            help.lines().skip_while(|line| *line != "Examples:").skip(1).map(str::to_owned).collect();
-        assert!(!lines.is_empty(), "{name} shows no example");
-        examples.extend(lines);
-    }
+    dir.write(
+        "module.toml",
+        "name = \"loudify\"\nnamespace = \"sh.example\"\nversion = \"1.2.0\"\nbinary = \"hello.wasm\"\n",
+    );
+    let examples = examples_of(&dir, &[]);
     // A node of its own for what starts one; what ends the node comes last.
     let (start, others): (Vec<_>, Vec<_>) = examples.into_iter().partition(|line| line.contains("swarm start"));
     for line in start {
@@ -693,6 +688,23 @@ fn every_example_of_the_help_works() {
         let done = dir.shell(line.trim()).finish();
         assert_eq!(done.code, 0, "{line}: {done:?}");
     }
+}
+
+/// The examples of every command below one, in the order of its help.
+fn examples_of(dir: &Dir, path: &[&str]) -> Vec<String> {
+    let help = dir.swarm(&[path, &["--help"]].concat()).finish().stdout;
+    let below = |title: &str| -> Vec<&str> {
+        help.lines().skip_while(|line| *line != title).skip(1).take_while(|line| !line.is_empty()).collect()
+    };
+    // A long description goes on in lines that are set in further.
+    let names = below("Commands:").into_iter().filter(|line| !line.starts_with("   "));
+    let names = names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    let mut examples: Vec<String> = below("Examples:").into_iter().map(str::to_owned).collect();
+    assert!(path.is_empty() || !examples.is_empty(), "{path:?} shows no example");
+    for name in names {
+        examples.extend(examples_of(dir, &[path, &[name]].concat()));
+    }
+    examples
 }
 
 #[test]
@@ -720,7 +732,7 @@ fn a_plan_says_where_tasks_would_run_and_what_never_can() {
     let never = dir.swarm(&["plan", "never.toml", "-o", "json"]).finish();
     assert_eq!(never.code, 9, "{never:?}");
     assert_eq!(never.json()["stages"][0]["never"], "no node satisfies `label.zone = moon` (1 node: zone = a)");
-    assert!(never.stderr.ends_with("swarm nodes\n"), "{}", never.stderr);
+    assert!(never.stderr.contains("swarm nodes -o json"), "{}", never.stderr);
     // It is as the plan says.
     let left = dir.swarm(&["submit", "never.toml", "-o", "id"]).finish();
     assert_eq!(dir.swarm(&["wait", left.stdout.trim(), "--timeout", "1s"]).finish().code, 7);
@@ -807,359 +819,3 @@ fn shells_and_editors_get_what_they_need() {
     assert_eq!(dir.swarm(&["man", "pages"]).finish().code, 0);
     assert!(dir.read("pages/swarm-submit.1").contains("submit"));
 }
-
-// ---- helpers
-
-/// A directory with guests in it, and with a data directory.
-struct Dir(tempfile::TempDir);
-
-impl Dir {
-    fn new() -> Self {
-        let dir = Self(tempfile::tempdir().unwrap());
-        for (name, wat) in GUESTS {
-            fs::write(dir.path(&format!("{name}.wasm")), wat::parse_str(wat).unwrap()).unwrap();
-        }
-        dir.write("text.wasm", "This is no module.\n");
-        let hello = fs::read(dir.path("hello.wasm")).unwrap();
-        fs::write(dir.path("truncated.wasm"), &hello[..hello.len() / 2]).unwrap();
-        fs::File::create(dir.path("huge.wasm")).unwrap().set_len(200 << 20).unwrap();
-        dir
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn data(&self) -> PathBuf {
-        self.path("data")
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    fn swarm(&self, line: &[&str]) -> Running {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_swarm"));
-        command.args(line);
-        self.run(command)
-    }
-
-    /// A line as a user types it, into a shell that finds this `swarm`.
-    fn shell(&self, line: &str) -> Running {
-        let here = Path::new(env!("CARGO_BIN_EXE_swarm")).parent().unwrap().to_owned();
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(std::iter::once(here).chain(std::env::split_paths(&path))).unwrap();
-        let mut command = Command::new("sh");
-        command.args(["-c", line]).env("PATH", path);
-        self.run(command)
-    }
-
-    fn run(&self, mut command: Command) -> Running {
-        command.current_dir(self.0.path()).env("SWARM_NODE", self.data());
-        for other in ["SWARM_DATA", "SWARM_BOOTSTRAP", "SWARM_LISTEN", "SWARM_LOG", "RUST_LOG"] {
-            command.env_remove(other);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running::new(command.spawn().unwrap())
-    }
-}
-
-/// A command that runs; ended by its own id when it is dropped.
-struct Running {
-    child: Child,
-    stdout: Option<mpsc::Receiver<String>>,
-    stderr: Option<mpsc::Receiver<String>>,
-    before: String,
-}
-
-#[derive(Debug)]
-struct Finished {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
-
-impl Running {
-    fn new(mut child: Child) -> Self {
-        let stdout = lines(child.stdout.take().unwrap());
-        let stderr = lines(child.stderr.take().unwrap());
-        Self { child, stdout: Some(stdout), stderr: Some(stderr), before: String::new() }
-    }
-
-    fn stdin(mut self, text: &str) -> Self {
-        self.child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        self
-    }
-
-    fn first_stderr_line(mut self) -> (Self, String) {
-        let line = self.stderr.as_ref().unwrap().recv_timeout(DEADLINE).unwrap();
-        self.before.push_str(&line);
-        (self, line)
-    }
-
-    fn finish(mut self) -> Finished {
-        drop(self.child.stdin.take());
-        let code = wait(&mut self.child).expect("the command takes too long").code().unwrap_or(-1);
-        let all = |lines: Option<mpsc::Receiver<String>>| lines.unwrap().iter().collect::<String>();
-        let (stdout, stderr) = (all(self.stdout.take()), all(self.stderr.take()));
-        Finished { code, stdout, stderr: self.before.clone() + &stderr }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already in a test that went well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Finished {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
-/// A node of a directory.
-struct Node {
-    running: Running,
-    id: String,
-    listen: Vec<String>,
-}
-
-impl Node {
-    fn start(dir: &Dir) -> Self {
-        Self::greeted(dir.swarm(&["start", "--listen", "/ip4/127.0.0.1/tcp/0", "--slots", "2"]), dir)
-    }
-
-    fn start_with(dir: &Dir, words: &[&str]) -> Self {
-        Self::greeted(dir.swarm(&[&["start", "--listen", "/ip4/127.0.0.1/tcp/0"], words].concat()), dir)
-    }
-
-    fn leaves_in_order_when_told(self) {
-        self.signal(rustix::process::Signal::TERM);
-        self.leaves_in_order();
-    }
-
-    fn join(dir: &Dir, bootstrap: &str) -> Self {
-        let listen = "/ip4/127.0.0.1/tcp/0";
-        Self::greeted(dir.swarm(&["start", "--listen", listen, "--slots", "2", "--bootstrap", bootstrap]), dir)
-    }
-
-    fn greeted(running: Running, dir: &Dir) -> Self {
-        let (mut id, mut listen) = (String::new(), Vec::new());
-        loop {
-            let Ok(line) = running.stdout.as_ref().unwrap().recv_timeout(DEADLINE) else {
-                let ended = running.finish();
-                panic!("the node does not start: {ended:?}");
-            };
-            match line.trim_end().split_once(' ') {
-                Some(("node", node)) => id = node.to_owned(),
-                Some(("listen", address)) => listen.push(address.to_owned()),
-                Some(("data", data)) => assert_eq!(Path::new(data), dir.data()),
-                None if line == "ready\n" => break,
-                _ => panic!("unexpected line {line:?}"),
-            }
-        }
-        Self { running, id, listen }
-    }
-
-    fn signal(&self, which: rustix::process::Signal) {
-        signal(&self.running.child, which);
-    }
-
-    fn leaves_in_order(self) {
-        let ended = self.running.finish();
-        assert_eq!(ended.code, 0, "{ended:?}");
-        assert!(!ended.stderr.contains("bug in swarm"), "{}", ended.stderr);
-    }
-}
-
-fn signal(child: &Child, which: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, which).unwrap();
-}
-
-fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
-    let deadline = Instant::now() + DEADLINE;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some(status);
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    None
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + DEADLINE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// What a stream says, line by line, read by a thread of its own so that no pipe fills up.
-fn lines(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (told, heard) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut stream = BufReader::new(stream);
-        loop {
-            let mut line = Vec::new();
-            match stream.read_until(b'\n', &mut line) {
-                Ok(read) if read > 0 => drop(told.send(String::from_utf8_lossy(&line).into_owned())),
-                _ => return,
-            }
-        }
-    });
-    heard
-}
-
-const GUESTS: [(&str, &str); 13] = [
-    (
-        // Counts for about half a second.
-        "spin",
-        r#"(module (memory (export "memory") 1)
-            (func (export "_start") (local $left i64)
-                (local.set $left (i64.const 400000000))
-                (loop $again
-                    (local.set $left (i64.sub (local.get $left) (i64.const 1)))
-                    (br_if $again (i64.ne (local.get $left) (i64.const 0))))))"#,
-    ),
-    (
-        // The file `in/1` of the first directory it was given.
-        "cat",
-        r#"(module
-            (import "wasi_snapshot_preview1" "path_open"
-                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (data (i32.const 0) "\40\00\00\00\00\04\00\00")
-            (data (i32.const 32) "in/1")
-            (func (export "_start")
-                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 4) (i32.const 0)
-                        (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 12))
-                    (then unreachable))
-                (if (call $read (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 4))
-                    (then unreachable))
-                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
-    ),
-    (
-        // Its standard input; fails when that is empty.
-        "strict",
-        r#"(module
-            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-            (memory (export "memory") 1)
-            (data (i32.const 0) "\40\00\00\00\00\04\00\00")
-            (func (export "_start")
-                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)))
-                (if (i32.eqz (i32.load (i32.const 8))) (then (call $exit (i32.const 65))))
-                (i32.store (i32.const 4) (i32.load (i32.const 8)))
-                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
-    ),
-    (
-        "hello",
-        r#"(module
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (data (i32.const 0) "\10\00\00\00\06\00\00\00")
-            (data (i32.const 16) "hello\n")
-            (func (export "_start") (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
-    ),
-    (
-        // Its first argument and a newline.
-        "echo",
-        r#"(module
-            (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (func (export "_start")
-                (local $at i32)
-                (drop (call $args (i32.const 16) (i32.const 1024)))
-                (local.set $at (i32.load (i32.const 20)))
-                (i32.store (i32.const 0) (local.get $at))
-                (loop $next
-                    (if (i32.load8_u (local.get $at))
-                        (then (local.set $at (i32.add (local.get $at) (i32.const 1))) (br $next))))
-                (i32.store8 (local.get $at) (i32.const 10))
-                (i32.store (i32.const 4) (i32.sub (i32.add (local.get $at) (i32.const 1)) (i32.load (i32.const 0))))
-                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
-    ),
-    (
-        // Leaves `made.txt` in the first directory it was given.
-        "file",
-        r#"(module
-            (import "wasi_snapshot_preview1" "path_open"
-                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (data (i32.const 0) "\10\00\00\00\05\00\00\00")
-            (data (i32.const 16) "made\n")
-            (data (i32.const 32) "made.txt")
-            (func (export "_start")
-                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 8) (i32.const 9)
-                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 12))
-                    (then unreachable))
-                (if (call $write (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 8))
-                    (then unreachable))))"#,
-    ),
-    (
-        // Leaves its standard input (at most 4 KiB) as `made.txt` in the first directory it was given.
-        "copy",
-        r#"(module
-            (import "wasi_snapshot_preview1" "path_open"
-                (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 1)
-            (data (i32.const 0) "\00\01\00\00\00\10\00\00")
-            (data (i32.const 32) "made.txt")
-            (func (export "_start")
-                (drop (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 4)))
-                (if (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 8) (i32.const 9)
-                        (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 12))
-                    (then unreachable))
-                (if (call $write (i32.load (i32.const 12)) (i32.const 0) (i32.const 1) (i32.const 8))
-                    (then unreachable))))"#,
-    ),
-    (
-        "seven",
-        r#"(module
-            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
-            (memory (export "memory") 1)
-            (func (export "_start") (call $exit (i32.const 7))))"#,
-    ),
-    ("trap", r#"(module (memory (export "memory") 1) (func (export "_start") unreachable))"#),
-    ("loop", r#"(module (memory (export "memory") 1) (func (export "_start") (loop $again (br $again))))"#),
-    (
-        "greedy",
-        r#"(module (memory (export "memory") 1)
-            (func (export "_start")
-                (loop $more
-                    (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then unreachable))
-                    (br $more))))"#,
-    ),
-    (
-        "flood",
-        r#"(module
-            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-            (memory (export "memory") 2)
-            (data (i32.const 0) "\10\00\00\00\00\f0\00\00")
-            (func (export "_start")
-                (loop $more
-                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-                    (br $more))))"#,
-    ),
-    (
-        "alien",
-        r#"(module (import "outer" "space" (func $space)) (memory (export "memory") 1)
-            (func (export "_start") (call $space)))"#,
-    ),
-];
