@@ -610,21 +610,24 @@ impl Node {
 
     // ---- hearing of jobs
 
-    pub(crate) fn on_announced(&mut self, job: JobId, holder: NodeId) {
-        if !self.jobs.jobs.contains_key(&job) {
-            self.pull_job(job, holder);
-        }
-    }
-
     /// A custodian of the job wonders about its shards here, or says that it knows the job.
     pub(crate) fn on_nudged(&mut self, from: NodeId, job: JobId, stop: Option<StopCause>, held: bool) {
         if held {
             self.note_held_by(job, from);
         }
-        self.on_announced(job, from);
+        if !self.jobs.jobs.contains_key(&job) {
+            self.pull_job(job, from);
+        }
         self.note_known_by(job, from, stop);
         self.even_out_stops(from, job, stop);
         self.send_progress(from, job);
+    }
+
+    /// The same of many jobs.
+    pub(crate) fn on_nudge(&mut self, from: NodeId, jobs: Vec<(JobId, Option<StopCause>, bool)>) {
+        for (job, stop, held) in jobs.into_iter().take(NUDGED_AT_ONCE) {
+            self.on_nudged(from, job, stop, held);
+        }
     }
 
     /// Whoever knows of the stronger stop tells the other.
@@ -893,7 +896,7 @@ impl Node {
 
     fn nudge_silent_shards(&mut self) {
         let me = self.me();
-        let mut nudges = BTreeSet::new();
+        let mut nudges: BTreeMap<NodeId, Vec<_>> = BTreeMap::new();
         let after = self.jobs.nudged.map_or(Bound::Unbounded, Bound::Excluded);
         let waits = |job: &Job| !job.said_over && job.custodians.contains(&me) && !job.status().state().is_over();
         let waiting = self.jobs.jobs.range((after, Bound::Unbounded)).filter(|(_, job)| waits(job));
@@ -905,15 +908,15 @@ impl Node {
                 job.progress.get(&(shard.stage, shard.number)).is_none_or(|counts| counts.ended() < tasks)
             };
             // A large job has many open shards but few nodes; 64 shards name all nodes of a small swarm.
-            for shard in job.spec.shards(id).filter(is_open).take(64) {
-                let custodians = self.membership.view.custodians(Key::of_shard(shard));
-                nudges.extend(custodians.into_iter().map(|node| (node, id)));
+            let shards = job.spec.shards(id).filter(is_open).take(64);
+            let nodes = shards.flat_map(|shard| self.membership.view.custodians(Key::of_shard(shard)));
+            for node in nodes.collect::<BTreeSet<_>>() {
+                nudges.entry(node).or_default().push((id, job.stop, job.blobs == Blobs::Held));
             }
         }
         self.jobs.nudged = last;
-        for (node, id) in nudges {
-            let announcement = self.announcement(id);
-            self.send(node, announcement);
+        for (node, jobs) in nudges {
+            self.send(node, Message::Nudge(jobs));
         }
     }
 

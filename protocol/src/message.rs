@@ -184,6 +184,8 @@ pub enum Message {
         /// Whether the sender holds the job's blobs.
         held: bool,
     },
+    /// The same of many jobs, which are not over as far as the sender heard: whoever keeps any of them tells how far it is.
+    Nudge(Vec<(JobId, Option<StopCause>, bool)>),
     /// "Send me this job."
     JobPull(JobId),
     /// The job, and whether it was stopped.

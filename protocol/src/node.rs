@@ -251,6 +251,7 @@ impl Node {
             Message::Publish(job) => self.on_publish(from, job),
             Message::Published(job) => self.on_published(from, job),
             Message::Announce { job, stop, held } => self.on_nudged(from, job, stop, held),
+            Message::Nudge(jobs) => self.on_nudge(from, jobs),
             Message::JobPull(job) => self.on_job_pull(from, job),
             Message::JobPush { job, stop } => self.on_job_push(from, job, stop),
             Message::Stop { job, cause } => self.on_stop(from, job, cause),

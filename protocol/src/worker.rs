@@ -535,8 +535,10 @@ impl Node {
     }
 
     fn finish_drain(&mut self) {
-        let owes = !self.worker.held.is_empty() || !self.is_handed_over();
-        if self.membership.me.draining && !self.worker.drained && !owes {
+        if !self.membership.me.draining || self.worker.drained {
+            return; // to look through all that is kept costs too much to be done for nothing
+        }
+        if self.worker.held.is_empty() && self.is_handed_over() {
             self.worker.drained = true;
             self.note_running(true);
             let incarnation = self.membership.me.incarnation;
