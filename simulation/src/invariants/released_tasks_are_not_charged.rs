@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use swarm_protocol::lattice::{AttemptId, Run};
-use swarm_protocol::{Epoch, LeaseId, Message, NodeId, ShardId};
+use swarm_protocol::{Epoch, LeaseId, Message, NodeId, Range, ShardId};
 
 use super::Invariant;
 use crate::history::{Fact, History, facts_in, tasks_of};
@@ -16,8 +16,10 @@ type Attempt = (ShardId, AttemptId, u32);
 
 #[derive(Default)]
 pub(super) struct Judge {
-    /// With who gave it back.
-    released: BTreeMap<Attempt, NodeId>,
+    /// On its way to the arbiter or there, with who gave it back and has not died since.
+    told: BTreeMap<Attempt, NodeId>,
+    /// Of these, those that the arbiter heard of.
+    released: BTreeSet<Attempt>,
     /// Charged before they were released.
     charged: BTreeSet<Attempt>,
     /// Given back by this node.
@@ -31,7 +33,7 @@ impl Judge {
             for (attempt, failure) in &run.state.failures {
                 for task in tasks_of(run.range) {
                     let one = (shard, *attempt, task);
-                    if self.charged.insert(one) && self.released.contains_key(&one) {
+                    if self.charged.insert(one) && self.released.contains(&one) {
                         let ending = &failure.ending;
                         return Err(format!("task {task} of {shard:?} was given back, and is charged: {ending:?}"));
                     }
@@ -39,6 +41,12 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    fn forget(&mut self, is_void: impl Fn(AttemptId, NodeId) -> bool) {
+        let Self { told, released, .. } = self;
+        told.retain(|(_, attempt, _), from| !is_void(*attempt, *from));
+        released.retain(|attempt| told.contains_key(attempt));
     }
 
     fn on_report(&self, node: NodeId, lease: LeaseId, mut tasks: impl Iterator<Item = u32>) -> Result<(), String> {
@@ -49,6 +57,11 @@ impl Judge {
     }
 }
 
+fn attempts(lease: LeaseId, tasks: &[Range]) -> impl Iterator<Item = Attempt> + '_ {
+    let tasks = tasks.iter().flat_map(|range| tasks_of(*range));
+    tasks.map(move |task| (lease.shard, AttemptId::from(lease), task))
+}
+
 impl Invariant for Judge {
     fn name(&self) -> &'static str {
         "released_tasks_are_not_charged"
@@ -56,9 +69,13 @@ impl Invariant for Judge {
 
     fn judge(&mut self, _: &History, fact: &Fact<'_>) -> Result<(), String> {
         match fact {
-            Fact::Heard { from, message: Message::Release { lease, tasks }, .. } => {
-                let tasks = tasks.iter().flat_map(|range| tasks_of(*range));
-                self.released.extend(tasks.map(|task| ((lease.shard, AttemptId::from(*lease), task), *from)));
+            Fact::Said { node, message: Message::Release { lease, tasks }, .. } => {
+                self.told.extend(attempts(*lease, tasks).map(|attempt| (attempt, *node)));
+                Ok(())
+            }
+            Fact::Heard { message: Message::Release { lease, tasks }, .. } => {
+                let told = attempts(*lease, tasks).filter(|attempt| self.told.contains_key(attempt));
+                self.released.extend(told);
                 Ok(())
             }
             Fact::Said { node, message: Message::Report { lease, outcomes }, .. } => {
@@ -79,14 +96,14 @@ impl Invariant for Judge {
             }
             Fact::Down { node } => {
                 if !self.drained.remove(node) {
-                    self.released.retain(|_, from| from != node);
+                    self.forget(|_, from| from == *node);
                 }
                 Ok(())
             }
             // An arbiter that forgot what it promised may give the same names once more.
             Fact::Forgot { node } => {
                 let tie = Epoch::NONE.next(*node).tie;
-                self.released.retain(|(_, attempt, _), from| attempt.epoch.tie != tie && from != node);
+                self.forget(|attempt, from| attempt.epoch.tie == tie || from == *node);
                 self.given_back.retain(|(at, lease, _)| at != node && lease.epoch.tie != tie);
                 Ok(())
             }
