@@ -102,11 +102,15 @@ impl Handle {
     pub async fn drain_node(&self, node: NodeId, timeout: Option<Duration>) -> Result<(), CommandError> {
         let asked = Instant::now();
         let timeout_ms = timeout.map(|timeout| u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX));
-        let mut ask_at = asked;
+        let (mut ask_at, mut begun) = (asked, false);
         loop {
             match self.state_of(node) {
                 None | Some(MemberState::Down) => return Ok(()),
-                Some(MemberState::Draining) => {}
+                Some(MemberState::Draining) => begun = true,
+                // It left with something still owed, and so without a word: soon it is known to be gone.
+                Some(MemberState::Suspect) if begun => {}
+                // It has left and was started again.
+                Some(_) if begun => return Ok(()),
                 Some(_) if asked.elapsed() >= BEGINS_WITHIN => return Err(CommandError::NotReached),
                 Some(_) if Instant::now() >= ask_at => {
                     ask_at += ASK_EVERY;

@@ -336,6 +336,21 @@ fn a_busy_node_that_leaves_finishes_what_runs_and_nothing_runs_twice() {
     assert!(outcomes.len() == 24 && outcomes.iter().all(|it| it["attempts"] == 1), "{shown}");
 }
 
+/// A link so young is not trusted with the only copy of an output, so the node leaves with something owed: it has left all
+/// the same.
+#[test]
+fn whoever_asks_a_node_to_leave_hears_that_it_has_left_whatever_it_owes() {
+    let (here, there) = (Dir::new(), Dir::new());
+    let first = Node::start_with(&there, &["--name", "ben"]);
+    let _second = Node::join(&here, &first.listen[0]);
+    eventually("two nodes are alive", || here.swarm(&["status", "-o", "json"]).finish().json()["alive"] == 2);
+    let job = "name = \"files\"\n[task.make]\nwasm = \"file.wasm\"\noutputs = [\"made.txt\"]\n";
+    assert_eq!(here.swarm(&["submit", "--wait", "-"]).stdin(job).finish().code, 0);
+    let drained = here.swarm(&["drain", "ben"]).finish();
+    assert_eq!(drained.code, 0, "{drained:?}");
+    first.leaves_in_order();
+}
+
 #[test]
 fn a_reader_of_events_goes_on_where_it_was_after_the_node_was_killed() {
     let dir = Dir::new();
