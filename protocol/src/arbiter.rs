@@ -684,9 +684,15 @@ impl Node {
             self.recount_claims();
             remaining = self.count_claimable();
         }
-        let before = core::mem::replace(&mut self.custody.claimable, u32::try_from(remaining).unwrap_or(u32::MAX));
-        self.custody.hint_due = remaining > 0 && (before == 0 || self.custody.hint_due);
-        self.worker.wants_changed |= self.custody.hint_due;
+        self.custody.claimable = u32::try_from(remaining).unwrap_or(u32::MAX);
+        self.custody.hint_due = remaining > 0 && (self.custody.hint_due || !self.uninformed().is_empty());
+        self.worker.wants_changed |= remaining > 0;
+    }
+
+    /// Peers that were told last that there is nothing for them, and now there is.
+    fn uninformed(&self) -> Vec<NodeId> {
+        let told_nothing = self.membership.links.told_nothing();
+        told_nothing.filter(|peer| self.claimable_for(*peer) > 0).collect()
     }
 
     /// At the end of an event, when this node took what it wants itself: executors need not wait for the next heartbeat to
@@ -700,7 +706,7 @@ impl Node {
         }
         self.custody.hint_due = false;
         self.custody.next_claimable_hint = self.now + HINT_EVERY;
-        for peer in self.linked() {
+        for peer in self.uninformed() {
             self.send_heartbeat(peer);
         }
     }

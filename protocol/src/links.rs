@@ -56,6 +56,8 @@ pub(crate) struct Link {
     silence_max: Duration,
     /// Tasks that the peer could grant, by its last heartbeat.
     pub(crate) claimable: u32,
+    /// Tasks that it was told it could have here.
+    told: u32,
     /// Whether the peer wants the link, by its last heartbeat.
     is_wanted_there: bool,
     /// When work was last talked of.
@@ -108,6 +110,11 @@ impl Links {
     /// Linked peers that have tasks to grant, as they said.
     pub(crate) fn with_work(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.up.iter().filter(|(_, link)| link.claimable > 0).map(|(node, _)| *node)
+    }
+
+    /// Linked peers that were told last that there is nothing for them.
+    pub(crate) fn told_nothing(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.up.iter().filter(|(_, link)| link.told == 0).map(|(node, _)| *node)
     }
 
     fn is_kin(&self, node: NodeId) -> bool {
@@ -195,6 +202,7 @@ impl Node {
             heard: now,
             silence_max: LINK_SILENCE_MAX,
             claimable: 0,
+            told: 0,
             is_wanted_there: true,
             used: now,
             next_heartbeat: now,
@@ -247,6 +255,7 @@ impl Node {
         if let Some(link) = links.up.get_mut(&peer) {
             // Heartbeats are sent at ticks, one of which may come a little early.
             link.next_heartbeat = now + (every - HEARTBEAT / 2);
+            link.told = claimable;
         }
         let every_ms = every.as_millis() as u16;
         self.send(peer, Message::Heartbeat { claimable, leases, every_ms, wanted });
