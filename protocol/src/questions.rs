@@ -5,6 +5,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::custody::Shard;
 use crate::message::{Answer, CHUNK_BYTES, JobState, JobStatus, JobSummary, Message, Query};
 use crate::node::Node;
 use crate::placement::Key;
@@ -87,8 +88,9 @@ impl Node {
         self.put(number, first);
     }
 
-    /// What nobody can add to, because this node was told everything: how a job ended, and a shard all of whose tasks are
-    /// done, when no other node was out of reach since the job came.
+    /// What nobody can add to, because this node was told everything: how a job ended, and a shard that it keeps and all of
+    /// whose tasks are done, when no other node was out of reach since the job came. Who keeps a shard no more is not told
+    /// that another run of a task left something else behind.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
             Query::Jobs | Query::Modules(_) | Query::Leases(_) | Query::WhyJob(_) | Query::WhyShard { .. } => None,
@@ -97,7 +99,9 @@ impl Node {
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
             }
             Query::Shard { shard: id, first } => {
-                let done = self.custody.shard(*id).is_some_and(|shard| shard.is_settled() && shard.is_done());
+                let me = self.me();
+                let is_done = |shard: &Shard| shard.is_settled() && shard.is_done() && shard.custodians.contains(&me);
+                let done = self.custody.shard(*id).is_some_and(is_done);
                 (done && self.was_never_parted(id.job)).then(|| self.answer_shard(*id, *first))
             }
         }

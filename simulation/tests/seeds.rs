@@ -185,6 +185,14 @@ fn assert_noticed(bug: Bug) {
     assert!(!failed.is_empty(), "{SEEDS_A_BUG} seeds did not notice {bug:?}");
 }
 
+/// A node that had kept a shard, and was told nothing of it any more, answered from its copy: it did not know of the dispute
+/// that others had found since.
+#[test]
+fn who_kept_a_shard_once_asks_those_who_do() {
+    assert_holds(16_004_919, 6);
+    assert_holds(13_000_781, 7);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
