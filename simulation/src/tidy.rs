@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fastrand::Rng;
-use swarm_protocol::{Hash, JobId, JobOptions, JobSpec, KEEP_MS_DEFAULT};
+use swarm_protocol::{Hash, JobId, JobOptions, JobSpec, KEEP_MS_DEFAULT, Node};
 
 use crate::clients::StagePlan;
 use crate::collections::{COLLECT_EVERY, GRACE};
@@ -121,9 +121,16 @@ impl World {
         }
     }
 
+    /// Jobs that somebody has seen over. One that was acknowledged by a node that reached nobody, and was lost with that
+    /// node's disk but for its record, never is.
     fn expiring(&self) -> impl Iterator<Item = JobId> + '_ {
         let acknowledged = |job: &JobId| self.auditor.history().jobs[job].acknowledged.is_some();
-        self.clients.brief.iter().copied().filter(acknowledged)
+        let is_over = |core: &Node, job| core.job_status(job).is_some_and(|status| status.state().is_over());
+        let seen_over = |job: &JobId| {
+            let mut cores = self.machines.iter().filter_map(|machine| Some(&machine.running.as_ref()?.core));
+            cores.any(|core| core.has_expired(*job) || is_over(core, *job))
+        };
+        self.clients.brief.iter().copied().filter(acknowledged).filter(seen_over)
     }
 
     fn still_known(&self) -> Option<(usize, JobId)> {

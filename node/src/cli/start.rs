@@ -21,8 +21,9 @@ use crate::supervisor::Crash;
 
 /// Schema of [`Started`].
 pub(super) const STARTED: &str = "swarm.started/1";
-/// How long handing over may take when no task runs: a few round trips to each custodian.
-const DRAIN_IDLE_WAIT: Duration = Duration::from_secs(5);
+/// How long handing over may take when no task runs: a few round trips to each custodian, which is trusted with blobs once
+/// it was linked for ten seconds.
+const DRAIN_IDLE_WAIT: Duration = Duration::from_secs(15);
 /// Addresses come one by one; when none came for so long, all are there.
 const ADDRESSES_QUIET: Duration = Duration::from_millis(150);
 /// The longest wait for the first address, and for the last.
