@@ -125,10 +125,9 @@ impl World {
     /// node's disk but for its record, never is.
     fn expiring(&self) -> impl Iterator<Item = JobId> + '_ {
         let acknowledged = |job: &JobId| self.auditor.history().jobs[job].acknowledged.is_some();
-        let is_over = |core: &Node, job| core.job_status(job).is_some_and(|status| status.state().is_over());
-        let seen_over = |job: &JobId| {
+        let seen_over = move |job: &JobId| {
             let mut cores = self.machines.iter().filter_map(|machine| Some(&machine.running.as_ref()?.core));
-            cores.any(|core| core.has_expired(*job) || is_over(core, *job))
+            cores.any(|core| is_past(core, *job))
         };
         self.clients.brief.iter().copied().filter(acknowledged).filter(seen_over)
     }
@@ -167,4 +166,9 @@ impl World {
         }
         blobs
     }
+}
+
+/// Whether the node has seen the job over.
+fn is_past(core: &Node, job: JobId) -> bool {
+    core.has_expired(job) || core.job_status(job).is_some_and(|status| status.state().is_over())
 }
