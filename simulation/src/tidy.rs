@@ -115,8 +115,10 @@ impl World {
             }
             self.run_for(LOOK_EVERY);
         }
+        // Others may only come to their end meanwhile.
+        let expired = self.expiring().collect();
         self.run_for(GRACE + COLLECT_EVERY * 2);
-        if let Some((node, blob)) = self.left_over().filter(|_| self.broken.is_none()) {
+        if let Some((node, blob)) = self.left_over(&expired).filter(|_| self.broken.is_none()) {
             self.break_with("expired_jobs_leave_nothing", format!("n{node} still has {blob}, which nothing needs"));
         }
     }
@@ -141,8 +143,7 @@ impl World {
     }
 
     /// A blob of a job that expired, which no other job could have and which nobody pinned.
-    fn left_over(&self) -> Option<(usize, Hash)> {
-        let expired: BTreeSet<_> = self.expiring().collect();
+    fn left_over(&self, expired: &BTreeSet<JobId>) -> Option<(usize, Hash)> {
         let others = self.jobs.keys().filter(|job| !expired.contains(job));
         let needed: BTreeSet<_> = others.flat_map(|job| self.blobs_of(*job)).collect();
         let gone: BTreeSet<_> = expired.iter().flat_map(|job| self.blobs_of(*job)).collect();

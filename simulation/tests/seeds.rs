@@ -193,6 +193,14 @@ fn who_kept_a_shard_once_asks_those_who_do() {
     assert_holds(13_000_781, 7);
 }
 
+/// The auditor expected a job to expire that was lost with the only node that had acknowledged it, and the blobs of one to be
+/// gone that had only just ended.
+#[test]
+fn only_what_has_ended_expires() {
+    assert_holds(17_002_378, 4);
+    assert_holds(18_000_919, 5);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
