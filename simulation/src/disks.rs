@@ -4,7 +4,7 @@
 //! because two copies outlive the loss of one, and of no more. The simulator looks inside the nodes to know; the
 //! auditor never does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use swarm_protocol::lattice::End;
@@ -213,12 +213,18 @@ impl World {
             }
         }
         let blobs = &self.machines[node].blobs;
-        let held = |blob: &Hash| others.iter().any(|it| self.machines[*it].blobs.contains(blob));
+        // Where blobs are collected as jobs expire, who does not know that it needs one is about to remove it.
+        let uses = |it: usize| self.machines[it].running.as_ref().map(|running| self.in_use(&running.core));
+        let used: BTreeMap<usize, Option<BTreeSet<Hash>>> = match self.clients.jobs_expire() {
+            true => others.iter().chain([&node]).map(|it| (*it, uses(*it))).collect(),
+            false => BTreeMap::new(),
+        };
+        let knows = |it: &usize, blob: &Hash| used.get(it).is_none_or(|set| set.iter().any(|set| set.contains(blob)));
+        let held = |blob: &Hash| others.iter().any(|it| self.machines[*it].blobs.contains(blob) && knows(it, blob));
         let of_jobs = jobs.into_iter().filter(|job| stop_of(core, **job) == Some(None));
         let of_jobs = of_jobs.filter_map(|job| Some(self.jobs.get(job)?.0.blobs)).flat_map(|it| self.with_listed(it));
         let mut needed = of_jobs.chain(self.recorded_blobs.iter().copied()).filter(|blob| blobs.contains(blob));
-        let used = self.clients.jobs_expire().then(|| self.in_use(core));
-        let in_use = |blob: &Hash| used.as_ref().is_none_or(|used| used.contains(blob));
+        let in_use = |blob: &Hash| used.is_empty() || used.keys().any(|it| knows(it, blob));
         needed.find(|blob| !held(blob) && in_use(blob)).map(|blob| format!("blob {blob}"))
     }
 }
