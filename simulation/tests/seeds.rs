@@ -201,12 +201,6 @@ fn only_what_has_ended_expires() {
     assert_holds(18_000_919, 5);
 }
 
-/// The harness destroyed a disk while the only other node with a blob of it did not know what it needed it for.
-#[test]
-fn who_does_not_know_what_a_blob_is_for_does_not_keep_it() {
-    assert_holds(18_008_716, 6);
-}
-
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
