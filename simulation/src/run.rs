@@ -215,9 +215,11 @@ impl World {
         }
     }
 
-    /// Counts the holders of every blob of a result that users were told of.
+    /// Counts the holders of every blob of a result that users were told of, but for those of which one of two nodes with one
+    /// identity had said that it holds them, and went.
     fn observe_blobs(&mut self) {
-        for blob in self.clients.results.clone() {
+        let promised = self.clients.results.difference(&self.lost_with_twins).copied().collect::<Vec<_>>();
+        for blob in promised {
             let holders = self.machines.iter().filter(|machine| machine.blobs.contains(&blob)).count();
             self.observe(&Fact::Held { blob, holders });
         }

@@ -57,21 +57,24 @@ impl World {
     /// there, so that others cannot have what it knows.
     pub(crate) fn on_end_twin(&mut self, first: usize, twin: usize) {
         if self.is_spare(twin) {
-            self.retire(twin);
+            self.retire(twin, first);
             self.start(first);
         } else if self.is_spare(first) {
             self.by_id.insert(self.machines[first].id, twin);
-            self.retire(first);
+            self.retire(first, twin);
             self.start(twin);
         } else {
             self.after(LOOK_AGAIN, Happening::EndTwin { first, twin });
         }
     }
 
-    fn retire(&mut self, node: usize) {
+    /// What one of the two told that it holds others believe of the one that stays, until that hears of it.
+    fn retire(&mut self, node: usize, stays: usize) {
         let survivors = self.machines[node].disk.unsynced();
         self.crash(node, survivors);
         self.note_at(node, format_args!("is gone for good"));
+        let lost = self.machines[node].blobs.difference(&self.machines[stays].blobs);
+        self.lost_with_twins.extend(lost);
         let machine = &mut self.machines[node];
         machine.gone = true;
         machine.blobs.clear();

@@ -107,6 +107,8 @@ pub(crate) struct World {
     pub(crate) by_id: BTreeMap<NodeId, usize>,
     /// The second machines of nodes that are two.
     pub(crate) twins: BTreeMap<NodeId, usize>,
+    /// Blobs that one of such two held and the other, who speaks for it from then on, did not.
+    pub(crate) lost_with_twins: BTreeSet<Hash>,
     /// Which machine of each of them spoke last.
     pub(crate) speakers: BTreeMap<NodeId, usize>,
     pub(crate) ambush: Option<Ambush>,
@@ -170,6 +172,7 @@ impl World {
             machines,
             by_id,
             twins: BTreeMap::new(),
+            lost_with_twins: BTreeSet::new(),
             speakers: BTreeMap::new(),
             ambush: None,
             recorded_blobs: BTreeSet::new(),

@@ -201,6 +201,13 @@ fn only_what_has_ended_expires() {
     assert_holds(18_000_919, 5);
 }
 
+/// Of two nodes with one identity one held a blob, and said so, and went; the last other holder left, since it believed that of
+/// the one that stayed. What one of two such nodes alone told is not promised.
+#[test]
+fn what_one_of_two_twins_held_is_not_promised() {
+    assert_holds(18_008_716, 6);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
