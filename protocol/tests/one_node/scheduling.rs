@@ -273,3 +273,19 @@ fn tasks_that_an_earlier_job_did_are_not_run() {
     }
     assert_eq!((ran, lone.state(job)), ((70..75).collect(), JobState::Done));
 }
+
+#[test]
+fn of_many_shards_that_wait_each_has_its_turn() {
+    let mut lone = Lone::new();
+    let mut jobs = Vec::new();
+    for _ in 0..600 {
+        lone.notices.clear();
+        let options = StageOptions { slots: 99, ..StageOptions::default() };
+        jobs.push(lone.submit(vec![StageSpec { queue_ms_max: Some(1000), options, ..stage("waits", 1, vec![]) }]));
+    }
+    let runs = lone.submit(vec![stage("runs", 2, vec![])]);
+    assert_eq!(lone.run_until_over(runs, |_, _| OK), JobState::Done);
+    // 256 of them are looked at every quarter of a second.
+    lone.pass(Duration::from_secs(4));
+    assert!(jobs.into_iter().all(|job| lone.state(job) == JobState::Failed));
+}
