@@ -330,6 +330,9 @@ impl Node {
     /// Whether this node knows all that the other knows of a shard's tasks.
     pub fn knows_all_of(&self, other: &Self, shard: ShardId) -> bool {
         let Some(theirs) = other.custody.shard(shard) else { return true };
+        if self.custody.shard(shard).is_some_and(|mine| mine.state == theirs.state) {
+            return true;
+        }
         let mine = self.custody.shard(shard).map(|kept| kept.state.clone());
         let segment: Segment = theirs.state.runs().collect();
         segment.is_empty() || mine.is_some_and(|mut mine| !mine.join(&segment))

@@ -1,12 +1,12 @@
 //! Drives the cores as the real driver does: events in, effects out, in their order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use swarm_protocol::lattice::Segment;
 use swarm_protocol::{
     Batch, Effects, Event, Fetch, Gossip, Happened, Hash, LeaseId, MemberView, Message, NodeId, NodeRecord, Notice,
-    ShardId, Table, Wanted, Write, codec, recorded_in,
+    Table, Wanted, Write, codec,
 };
 
 use crate::bug::Bug;
@@ -15,6 +15,7 @@ use crate::disk::Record;
 use crate::guests::{Attempt, Fate};
 use crate::history::{Fact, Queues};
 use crate::machine::Syncing;
+use crate::records::Facts;
 use crate::trace::{Brief, BriefGossip, Place};
 use crate::world::{Happening, World};
 
@@ -81,9 +82,10 @@ impl World {
         if self.scenario.bug == Some(Bug::SpeaksBeforeSync) {
             self.act(node, std::mem::take(&mut then));
         }
+        let recorded = |write: &Write| self.recorded.read(write.table, &write.key, write.value.as_deref()?);
+        let records = batch.iter().filter_map(recorded).collect();
         if let Some(running) = &mut self.machines[node].running {
-            let recorded = |write: &Write| recorded_in(write.table, &write.key, write.value.as_deref()?);
-            running.syncing = Some(Syncing { records: batch.iter().filter_map(recorded).collect(), then });
+            running.syncing = Some(Syncing { records, then });
         }
         self.after(took, Happening::Synced { node, boot });
         self.meet_doom(node, took);
@@ -109,9 +111,9 @@ impl World {
     }
 
     /// A node's disk remembers these.
-    pub(crate) fn observe_records(&mut self, node: NodeId, records: &[(ShardId, Segment)]) {
-        for (shard, segment) in records {
-            self.observe(&Fact::Recorded { node, shard: *shard, segment });
+    pub(crate) fn observe_records(&mut self, node: NodeId, records: &[Arc<Facts>]) {
+        for record in records {
+            self.observe(&Fact::Recorded { node, shard: record.shard, segment: &record.segment });
         }
     }
 

@@ -28,6 +28,7 @@ mod machine;
 mod membership;
 mod network;
 mod queue;
+mod records;
 mod run;
 mod scenario;
 mod shrink;

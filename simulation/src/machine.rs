@@ -1,15 +1,16 @@
 //! One simulated node: what survives a crash, and what runs between two.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use fastrand::Rng;
-use swarm_protocol::lattice::Segment;
-use swarm_protocol::{Effects, Event, Hash, Node, NodeId, ShardId, Time};
+use swarm_protocol::{Effects, Event, Hash, Node, NodeId, Time};
 
 use crate::disk::Disk;
 use crate::guests::Slots;
+use crate::records::Facts;
 
 /// A node's machine: identity, disk and blobs outlive every crash.
 pub(crate) struct Machine {
@@ -149,7 +150,7 @@ pub(crate) struct Crawl {
 #[derive(Default)]
 pub(crate) struct Syncing {
     /// What the disk is about to remember of tasks.
-    pub(crate) records: Vec<(ShardId, Segment)>,
+    pub(crate) records: Vec<Arc<Facts>>,
     /// What is done after that.
     pub(crate) then: Effects,
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use fastrand::Rng;
 use swarm_protocol::{
     Config, Epoch, Event, Gossip, Hash, JobId, JobSpec, LeaseId, Message, Node, NodeId, NodeRecord, ShardId, Time,
-    recorded_in,
 };
 
 use crate::after_ack::Ambush;
@@ -33,6 +32,7 @@ use crate::machine::{LocalClock, Machine, Running};
 use crate::membership::Meter;
 use crate::network::Network;
 use crate::queue::Queue;
+use crate::records::Records;
 use crate::scenario::Scenario;
 use crate::strikes::Doom;
 use crate::trace::{Place, Trace, Tracer};
@@ -112,6 +112,8 @@ pub(crate) struct World {
     /// Which machine of each of them spoke last.
     pub(crate) speakers: BTreeMap<NodeId, usize>,
     pub(crate) ambush: Option<Ambush>,
+    /// What disks were given to remember of tasks.
+    pub(crate) recorded: Records,
     /// Blobs of outcomes that were told from node to node.
     pub(crate) recorded_blobs: BTreeSet<Hash>,
     /// Records that were sent before their arbiter synced them.
@@ -175,6 +177,7 @@ impl World {
             lost_with_twins: BTreeSet::new(),
             speakers: BTreeMap::new(),
             ambush: None,
+            recorded: Records::default(),
             recorded_blobs: BTreeSet::new(),
             records_asked: BTreeMap::new(),
             network: Network::new(dice::fork(seed, "network"), faults.rates),
@@ -316,8 +319,8 @@ impl World {
         };
         let peers = known_peers(&records);
         // What was not synced when the last process died may have survived.
-        let remembered =
-            records.iter().filter_map(|(table, key, value)| recorded_in(*table, key, value)).collect::<Vec<_>>();
+        let read = records.iter().filter_map(|(table, key, value)| self.recorded.read(*table, key, value));
+        let remembered: Vec<_> = read.collect();
         let id = machine.id;
         match Node::start(config, Time::ZERO + skew, records) {
             Ok((core, effects)) => {

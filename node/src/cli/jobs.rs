@@ -4,12 +4,11 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use swarm_protocol::JobState;
-use tokio::time::Instant;
 
 use super::args::{self, Global};
 use super::output::{self, Format, TaskItem, print_bytes, shown, word};
 use super::target::{Selection, Target, stage, task_name};
-use super::wait::{Meanwhile, or_detach, until_over, verdict};
+use super::wait::{Meanwhile, Patience, or_detach, until_over, verdict};
 use crate::api::view::{JobDetail, JobItem, List, NodeItem, TaskRun};
 use crate::api::{Client, Code, Failure};
 
@@ -137,12 +136,12 @@ fn item(job: &JobDetail, run: &TaskRun, task: u32) -> Result<TaskItem, Failure> 
 
 /// `swarm wait`.
 pub(super) async fn wait(client: &Client, global: &Global, args: &args::Wait) -> Result<(), Failure> {
-    let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
+    let patience = args.timeout.map(Patience::of);
     let mut unsuccessful = None;
     for id in &args.ids {
         // The id is asked for once: `@last` must not become another job meanwhile.
         let job = client.job(id).await?.item;
-        let over = or_detach(&job.id, false, until_over(client, &job.job, deadline, Meanwhile::Progress)).await?;
+        let over = or_detach(&job.id, false, until_over(client, &job.job, patience, Meanwhile::Progress)).await?;
         if global.output != Format::Table {
             output::job(global.output, &over, None)?;
         }

@@ -45,11 +45,6 @@ impl Progress {
             None => {}
         }
     }
-
-    /// The time since the beginning.
-    pub(super) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
 }
 
 impl Drop for Progress {

@@ -28,16 +28,34 @@ pub(super) enum Meanwhile<'a> {
     Follow(&'a mut Printer),
 }
 
+/// How long a user waits.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    allowed: Duration,
+    until: Instant,
+}
+
+impl Patience {
+    /// From now on.
+    pub(super) fn of(allowed: Duration) -> Self {
+        Self { allowed, until: Instant::now() + allowed }
+    }
+
+    fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
 /// Waits until a job is over.
 pub(super) async fn until_over(
     client: &Client,
     id: &str,
-    deadline: Option<Instant>,
+    patience: Option<Patience>,
     mut meanwhile: Meanwhile<'_>,
 ) -> Result<JobDetail, Failure> {
     let mut shown = Progress::new();
     loop {
-        let left = deadline.map_or(LOOK_EVERY, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = patience.map_or(LOOK_EVERY, |patience| patience.left());
         let job = client.job_within(id, left.min(LOOK_EVERY)).await?;
         match &mut meanwhile {
             Meanwhile::Progress => shown.update(&job.item),
@@ -52,8 +70,8 @@ pub(super) async fn until_over(
         if job.item.state.is_over() {
             return Ok(job);
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(timed_out(&job.item, shown.elapsed()));
+        if let Some(patience) = patience.filter(|patience| patience.left().is_zero()) {
+            return Err(timed_out(&job.item, patience.allowed));
         }
     }
 }
