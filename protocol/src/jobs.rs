@@ -206,6 +206,11 @@ impl Jobs {
         self.jobs.iter()
     }
 
+    /// The stop that a user here asked for of a job that is not known here yet.
+    pub(crate) fn early_stop(&self, job: JobId) -> Option<StopCause> {
+        self.early_cancels.contains(&job).then_some(StopCause::Cancelled)
+    }
+
     /// Jobs that limit how many of their tasks run at once.
     pub(crate) fn limited(&self) -> impl Iterator<Item = JobId> {
         self.limited.iter().copied()

@@ -172,7 +172,11 @@ impl Node {
                 // What I know belongs to it: a stop that I confirmed to my user, for one.
                 question.answers.extend(Some(self.answer_job(job)).filter(|answer| *answer != Answer::Unknown));
             }
-            let answer = merge(question.answers);
+            let mut answer = merge(question.answers);
+            if let Answer::Job { job, status } = &mut answer {
+                // So does one of a job whose record is still on its way here.
+                status.stop = status.stop.max(self.jobs.early_stop(job.id()));
+            }
             self.out.notify.push(Notice::Answered { token: question.token, answer });
         }
     }

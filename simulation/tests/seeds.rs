@@ -208,6 +208,13 @@ fn what_one_of_two_twins_held_is_not_promised() {
     assert_holds(18_008_716, 6);
 }
 
+/// A user cancelled a job at a node that did not know it yet, was told that it is cancelled, and then that it runs: so said
+/// another node, and the record was still on its way.
+#[test]
+fn a_cancel_is_not_forgotten_while_the_job_is_on_its_way() {
+    assert_holds(20_005_388, 8);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
