@@ -533,11 +533,11 @@ impl Node {
     pub(crate) fn exhaust_overrun(&mut self, id: ShardId) {
         let Some(shard) = self.custody.shard(id).filter(|shard| shard.arbiter.is_some()) else { return };
         let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
-        let overrun = |run: Run| {
-            let outcome = Outcome::bare(run.state.overrun(&stage.retry)?);
-            Some(Run { range: run.range, state: TaskState::ended(End::Exhausted(Results::one(outcome, []))) })
+        let overrun = |(range, state): (Range, &TaskState)| {
+            let outcome = Outcome::bare(state.overrun(&stage.retry)?);
+            Some(Run { range, state: TaskState::ended(End::Exhausted(Results::one(outcome, []))) })
         };
-        let segment: Segment = shard.state.runs().filter_map(overrun).collect();
+        let segment: Segment = shard.state.states().filter_map(overrun).collect();
         if !segment.is_empty() {
             self.recall_ended(id, &segment);
             self.record(id, segment, None);

@@ -136,8 +136,8 @@ impl Shard {
         if self.range.count > 0 {
             open.insert(self.range.indexes());
         }
-        for run in self.state.runs().filter(|run| run.state.end.is_some()) {
-            open.remove(run.range.indexes());
+        for (range, _) in self.state.states().filter(|(_, state)| state.end.is_some()) {
+            open.remove(range.indexes());
         }
         open
     }
@@ -330,12 +330,8 @@ impl Node {
     /// Whether this node knows all that the other knows of a shard's tasks.
     pub fn knows_all_of(&self, other: &Self, shard: ShardId) -> bool {
         let Some(theirs) = other.custody.shard(shard) else { return true };
-        if self.custody.shard(shard).is_some_and(|mine| mine.state == theirs.state) {
-            return true;
-        }
-        let mine = self.custody.shard(shard).map(|kept| kept.state.clone());
-        let segment: Segment = theirs.state.runs().collect();
-        segment.is_empty() || mine.is_some_and(|mut mine| !mine.join(&segment))
+        let mine = self.custody.shard(shard).map(|kept| &kept.state);
+        mine.map_or(theirs.state.states().next().is_none(), |mine| mine.covers(&theirs.state))
     }
 
     /// The custodians of a shard as this node sees them, the first arbiter first.
@@ -525,7 +521,7 @@ impl Node {
             self.learn_unsure(id, (epoch, number), segment);
             self.send(from, Message::Recorded { shard: id, epoch, number });
         } else if self.custody.parked_records.len() < PARKED_RECORDS_MAX {
-            let sources = segment.iter().flat_map(holders_of).chain([from]).collect::<BTreeSet<_>>();
+            let sources = segment.iter().flat_map(|run| holders_of(&run.state)).chain([from]).collect::<BTreeSet<_>>();
             let fetch = self.fetch_blobs(wanted, sources);
             let parked = ParkedRecord { from, shard: id, epoch, number, segment, kept: false };
             self.custody.parked_records.insert(fetch, parked);
@@ -906,7 +902,7 @@ fn skipped(stage: &StageSpec, range: Range) -> ShardState {
 
 /// Blobs of results that fewer than two nodes are known to hold.
 fn blobs_on_one_node(run: &Run) -> Vec<Hash> {
-    if holders_of(run).len() < 2 { blobs_of(run) } else { Vec::new() }
+    if holders_of(&run.state).len() < 2 { blobs_of(&run.state).collect() } else { Vec::new() }
 }
 
 /// 38 bytes that sort like the shards.

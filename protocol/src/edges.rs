@@ -455,13 +455,13 @@ impl Node {
         let Some(shard) = self.custody.shard(id) else { return };
         let unsafe_yet = shard.arbiter.as_ref().map(Arbiter::unconfirmed_tasks).unwrap_or_default();
         let (mut done, mut failed) = (RangeSet::new(), RangeSet::new());
-        for run in shard.state.runs().filter(|run| run.range.count > 0) {
-            let ranges = match &run.state.end {
+        for (range, state) in shard.state.states() {
+            let ranges = match &state.end {
                 Some(End::Done(_)) => &mut done,
                 Some(End::Exhausted(_)) => &mut failed,
                 _ => continue,
             };
-            ranges.extend(unsafe_yet.gaps(&run.range.indexes()));
+            ranges.extend(unsafe_yet.gaps(&range.indexes()));
         }
         let (done, failed) = (ranges_of(&done), ranges_of(&failed));
         self.send_over(from, id.job, id.stage, &done, &failed);

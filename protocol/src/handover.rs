@@ -77,7 +77,7 @@ impl Node {
         let holds = |node: &NodeId| stays(node) && self.is_linked_for(*node, HOLDER_TRUSTED_AFTER);
         let blobs = |shard: &Shard| {
             let keeps = |node: &NodeId| shard.custodians.contains(node) && holds(node);
-            !shard.has_blobs || shard.state.runs().all(|run| !is_last_holder(&run, me, keeps))
+            !shard.has_blobs || shard.state.states().all(|(_, state)| !is_last_holder(state, me, keeps))
         };
         self.custody.kept().values().all(|shard| facts(shard) && blobs(shard)) && self.jobs_are_with(stays)
     }
@@ -93,7 +93,7 @@ impl Node {
     pub(crate) fn doubt_my_blobs(&mut self, id: ShardId, segment: &[Run]) {
         let me = self.me();
         let Some(shard) = self.custody.shard(id) else { return };
-        let claimed = |run: &&Run| holders_of(run).contains(&me) && !is_known(shard, run);
+        let claimed = |run: &&Run| holders_of(&run.state).contains(&me) && !is_known(shard, run);
         let runs: Segment = segment.iter().filter(claimed).cloned().collect();
         if !runs.is_empty() {
             self.begin_repair(Repair { shard: id, runs });
@@ -138,11 +138,12 @@ impl Node {
             return;
         }
         let keeps = |node: &&NodeId| shard.custodians.contains(node) && self.membership.view.contains(**node);
-        let lacking = |run: &Run| {
-            let holders = holders_of(run);
+        let lacking = |state: &TaskState| {
+            let holders = holders_of(state);
             !holders.is_empty() && !holders.contains(&me) && holders.iter().filter(keeps).count() < HOLDERS
         };
-        let runs: Segment = shard.state.runs().filter(lacking).collect();
+        let lacking = shard.state.states().filter(|(_, state)| lacking(state));
+        let runs: Segment = lacking.map(|(range, state)| Run { range, state: state.clone() }).collect();
         if runs.is_empty() {
             return;
         }
@@ -150,9 +151,9 @@ impl Node {
     }
 
     fn begin_repair(&mut self, repair: Repair) {
-        let wanted: BTreeSet<Hash> = repair.runs.iter().flat_map(blobs_of).collect();
+        let wanted: BTreeSet<Hash> = repair.runs.iter().flat_map(|run| blobs_of(&run.state)).collect();
         let custodians = self.shard_custodians(repair.shard);
-        let sources = repair.runs.iter().flat_map(holders_of).chain(custodians).collect();
+        let sources = repair.runs.iter().flat_map(|run| holders_of(&run.state)).chain(custodians).collect();
         let fetch = self.fetch_blobs(wanted, sources);
         self.custody.repairs.insert(fetch, repair);
     }
@@ -184,14 +185,14 @@ impl Node {
 }
 
 /// Whether `me` holds blobs of this run that nobody who stays holds.
-fn is_last_holder(run: &Run, me: NodeId, stays: impl Fn(&NodeId) -> bool) -> bool {
-    let holders = holders_of(run);
+fn is_last_holder(state: &TaskState, me: NodeId, stays: impl Fn(&NodeId) -> bool) -> bool {
+    let holders = holders_of(state);
     holders.contains(&me) && !holders.iter().any(stays)
 }
 
 /// Whether `me` should take a copy of the run's blobs, going by what the run says.
 pub(crate) fn lacks_holders(run: &Run, me: NodeId) -> bool {
-    let holders = holders_of(run);
+    let holders = holders_of(&run.state);
     (1..HOLDERS).contains(&holders.len()) && !holders.contains(&me)
 }
 
@@ -201,13 +202,13 @@ fn is_known(shard: &Shard, run: &Run) -> bool {
     results_of(&run.state).is_some_and(|results| known.is_some_and(|known| known.outcome() == results.outcome()))
 }
 
-pub(crate) fn holders_of(run: &Run) -> BTreeSet<NodeId> {
-    results_of(&run.state).into_iter().flat_map(Results::holders).collect()
+pub(crate) fn holders_of(state: &TaskState) -> BTreeSet<NodeId> {
+    results_of(state).into_iter().flat_map(Results::holders).collect()
 }
 
-/// Every blob that the run's recorded outcome names.
-pub(crate) fn blobs_of(run: &Run) -> Vec<Hash> {
-    results_of(&run.state).into_iter().flat_map(|results| results.outcome().blobs()).collect()
+/// Every blob that the recorded outcome names.
+pub(crate) fn blobs_of(state: &TaskState) -> impl Iterator<Item = Hash> {
+    results_of(state).into_iter().flat_map(|results| results.outcome().blobs())
 }
 
 const fn results_of(state: &TaskState) -> Option<&Results> {

@@ -238,11 +238,14 @@ impl Node {
 
     // ---- remembering
 
-    pub(crate) fn restore_job(&mut self, value: &[u8]) -> Result<(), DecodeError> {
+    pub(crate) fn restore_job(&mut self, key: &[u8], value: &[u8]) -> Result<(), DecodeError> {
         let stored: StoredJob = codec::decode(value, 2 * crate::JOB_SPEC_BYTES_MAX)?;
-        // It was verified before it was stored: left out now, an acknowledged job would be forgotten without a word.
-        let spec = stored.job.verify().map_err(|error| DecodeError::Malformed(error.to_string()))?;
         let id = stored.job.id();
+        if id.as_bytes() != key {
+            return Err(DecodeError::Malformed(format!("job {id:?} is stored under another name")));
+        }
+        // It was verified before it was stored: left out now, an acknowledged job would be forgotten without a word.
+        let spec = stored.job.read().map_err(|error| DecodeError::Malformed(error.to_string()))?;
         self.insert_job(stored.job, spec, stored.stop, stored.blobs_held);
         if let Some(job) = self.jobs.jobs.get_mut(&id) {
             job.over_for = Duration::from_millis(stored.over_ms);

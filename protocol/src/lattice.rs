@@ -166,6 +166,16 @@ impl TaskState {
         }
     }
 
+    /// Whether nothing that `other` knows would be new here.
+    fn covers(&self, other: &Self) -> bool {
+        let joined = || {
+            let mut joined = self.clone();
+            joined.join(other);
+            joined
+        };
+        self == other || *self == joined()
+    }
+
     /// Attempts lost with their node, and those that failed by themselves, without this one.
     pub fn attempts_but(&self, attempt: AttemptId) -> (usize, usize) {
         let (lost, failed) = (self.lost(), self.failed_attempts());
@@ -283,6 +293,11 @@ impl ShardState {
         self.counts
     }
 
+    /// What is known of which tasks, in order.
+    pub fn states(&self) -> impl Iterator<Item = (Range, &TaskState)> {
+        self.runs.iter().map(|(&first, (count, state))| (Range { first, count: *count }, state))
+    }
+
     /// Every run, in order.
     pub fn runs(&self) -> impl Iterator<Item = Run> + '_ {
         self.runs_from(0)
@@ -303,6 +318,24 @@ impl ShardState {
         Hash::of(&codec::encode(&self.runs))
     }
 
+    /// Whether nothing that `other` knows would be new here.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.runs.iter().all(|(first, (count, state))| self.covers_run(*first, first + count, state))
+    }
+
+    fn covers_run(&self, first: u32, end: u32, state: &TaskState) -> bool {
+        let mut at = first;
+        while at < end {
+            let known = self.runs.range(..=at).next_back().filter(|(run, (count, _))| at - **run < *count);
+            let Some((run, (count, known))) = known else { return false };
+            if !known.covers(state) {
+                return false;
+            }
+            at = run + count;
+        }
+        true
+    }
+
     /// Takes in a batch of facts; true when any of it was new.
     pub fn join(&mut self, segment: &[Run]) -> bool {
         let mut changed = false;
@@ -316,40 +349,35 @@ impl ShardState {
     fn join_run(&mut self, run: &Run) -> bool {
         let Range { first, .. } = run.range;
         let end = run.range.end();
-        if first == end || run.state == TaskState::default() {
+        if run.state == TaskState::default() || self.covers_run(first, end, &run.state) {
             return false;
         }
         self.split_at(first);
         self.split_at(end);
-        let mut changed = false;
         let mut at = first;
         while at < end {
             let next = self.runs.range(at..).next().map(|(&next, (count, _))| (next, *count));
             at = match next {
                 Some((next, count)) if next == at => {
-                    changed |= self.join_in_place(at, &run.state);
+                    self.join_in_place(at, &run.state);
                     at + count
                 }
                 other => {
                     let gap_end = other.map_or(end, |(next, _)| next.min(end));
                     self.insert(at, gap_end - at, run.state.clone());
-                    changed = true;
                     gap_end
                 }
             };
         }
         self.merge_around(first, end);
-        changed
+        true
     }
 
-    fn join_in_place(&mut self, first: u32, state: &TaskState) -> bool {
-        let (count, known) = self.runs.remove(&first).expect("the caller found it");
-        let mut joined = known.clone();
-        joined.join(state);
-        let changed = joined != known;
+    fn join_in_place(&mut self, first: u32, state: &TaskState) {
+        let (count, mut known) = self.runs.remove(&first).expect("the caller found it");
         self.uncount(count, &known);
-        self.insert(first, count, joined);
-        changed
+        known.join(state);
+        self.insert(first, count, known);
     }
 
     fn insert(&mut self, first: u32, count: u32, state: TaskState) {

@@ -151,7 +151,7 @@ impl Node {
                 Table::Meta if key.starts_with(EARLY_CANCEL_PREFIX) => node.restore_early_cancel(&key),
                 Table::Meta if key.starts_with(UNSURE_PREFIX) => unsure.push(key),
                 Table::Peers => node.expect(&key),
-                Table::Jobs => node.restore_job(&value).map_err(unreadable)?,
+                Table::Jobs => node.restore_job(&key, &value).map_err(unreadable)?,
                 Table::Promises => node.restore_promise(&key, &value).map_err(unreadable)?,
                 Table::Segments => segments.push((key, value)),
                 Table::Modules => node.restore_module(&value).map_err(unreadable)?,

@@ -38,7 +38,7 @@ impl Node {
             used.blobs.extend(job.spec.source);
         }
         for shard in self.custody.kept().values().filter(|shard| shard.has_blobs) {
-            used.blobs.extend(shard.state.runs().flat_map(|run| blobs_of(&run)));
+            used.blobs.extend(shard.state.states().flat_map(|(_, state)| blobs_of(state)));
         }
         used.blobs.extend(self.uses.0.values().flatten());
         used.blobs.extend(self.modules_to_keep().map(|(wasm, _)| wasm));

@@ -69,6 +69,19 @@ proptest! {
     }
 
     #[test]
+    fn what_is_covered_is_what_joining_would_not_change(
+        a in prop::collection::vec(run(), 0..6),
+        b in prop::collection::vec(run(), 0..6),
+    ) {
+        let (mut joined, other) = (shard(&a), shard(&b));
+        let covers = joined.covers(&other);
+        let segment: Vec<_> = other.runs().collect();
+        prop_assert_eq!(covers, !joined.join(&segment));
+        prop_assert_eq!(covers, joined == shard(&a));
+        prop_assert!(joined.covers(&other) && joined.covers(&shard(&a)));
+    }
+
+    #[test]
     fn join_is_idempotent(a in state(), b in state()) {
         let mut once = a;
         once.join(&b);

@@ -201,7 +201,8 @@ impl World {
         let stop_of = |core: &Node, job| core.job_status(job).map(|status| status.stop);
         // What is no more for one of them need not be known to anybody.
         let lasts = |job: &&JobId| !cores.iter().any(|other| other.has_expired(**job));
-        let jobs: Vec<_> = self.clients.submitted.iter().chain(&self.clients.brief).filter(lasts).collect();
+        // The newest first: of those something is here alone most often.
+        let jobs: Vec<_> = self.clients.submitted.iter().chain(&self.clients.brief).rev().filter(lasts).collect();
         for job in jobs.iter().copied() {
             let Some(stop) = stop_of(core, *job) else { continue };
             if !cores.iter().any(|other| stop_of(other, *job) >= Some(stop)) {

@@ -124,7 +124,8 @@ impl Alone {
                 _ => break,
             }
         }
-        let ended = known.runs().filter(|run| run.state.end.is_some()).map(|run| run.range.count as usize).sum();
+        let ended =
+            known.states().filter(|(_, state)| state.end.is_some()).map(|(range, _)| range.count as usize).sum();
         (known.digest(), ended)
     }
 }

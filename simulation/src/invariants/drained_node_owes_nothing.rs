@@ -21,7 +21,7 @@ pub(super) struct Judge {
     /// What each node started and nobody took from it: acknowledged, recorded by itself, or dropped on demand.
     owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
     /// Who said or recorded of a task that it ended. Whoever was told may not know the job, and forget it.
-    known: BTreeMap<(ShardId, u32), BTreeSet<NodeId>>,
+    known: BTreeMap<ShardId, BTreeMap<u32, BTreeSet<NodeId>>>,
     /// Nodes that ever heard of another: who did not has nobody to whom it could hand over anything.
     met: BTreeSet<NodeId>,
     /// Since when nodes drain.
@@ -41,17 +41,17 @@ impl Judge {
     }
 
     fn note_ends(&mut self, node: NodeId, shard: ShardId, segment: &[Run]) {
+        let known = self.known.entry(shard).or_default();
         let ended = segment.iter().filter(|run| run.state.end.is_some());
         for task in ended.flat_map(|run| tasks_of(run.range)) {
-            self.known.entry((shard, task)).or_default().insert(node);
+            known.entry(task).or_default().insert(node);
         }
     }
 
     /// Their copies of these shards are equal: what one knows the other knows, and neither owes anything of it.
     fn on_equal(&mut self, node: NodeId, other: NodeId, shards: &[(ShardId, Hash)]) {
         for (shard, _) in shards {
-            let (first, last) = ((*shard, 0), (*shard, u32::MAX));
-            for known in self.known.range_mut(first..=last).map(|(_, known)| known) {
+            for known in self.known.get_mut(shard).into_iter().flat_map(BTreeMap::values_mut) {
                 if known.contains(&node) || known.contains(&other) {
                     known.extend([node, other]);
                 }
@@ -106,8 +106,10 @@ impl Judge {
         if let Some((shard, task)) = owed {
             return Err(format!("{node:?} is drained, but owes task {task} of {shard:?}"));
         }
-        match self.known.iter().find(|((shard, _), known)| is_alone(known, node) && lasts(shard)) {
-            Some(((shard, task), _)) => {
+        let lasting = self.known.iter().filter(|(shard, _)| lasts(shard));
+        let mut ended = lasting.flat_map(|(shard, tasks)| tasks.iter().map(move |(task, known)| (shard, task, known)));
+        match ended.find(|(_, _, known)| is_alone(known, node)) {
+            Some((shard, task, _)) => {
                 Err(format!("{node:?} is drained, but nobody else knows that task {task} of {shard:?} ended"))
             }
             None => Ok(()),
@@ -147,7 +149,7 @@ impl Invariant for Judge {
             Fact::Forgot { node } => {
                 self.owed.remove(node);
                 self.met.remove(node);
-                self.known.retain(|_, known| !is_alone(known, *node));
+                self.known.values_mut().for_each(|tasks| tasks.retain(|_, known| !is_alone(known, *node)));
             }
             // What is no more nobody needs to know.
             Fact::Expired { job, .. } => drop(self.expired.insert(*job)),
