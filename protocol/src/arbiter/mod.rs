@@ -34,7 +34,7 @@ use crate::node::Node;
 use crate::placement::Key;
 use crate::stragglers::{Copies, Pace};
 use crate::task_sets::{count_of, ranges_of};
-use crate::{Content, Epoch, JobId, LeaseId, NodeId, Range, ShardId, Time};
+use crate::{Content, Epoch, LeaseId, NodeId, Range, ShardId, Time};
 
 /// A request to a custodian is repeated after this.
 const REPEAT: Duration = Duration::from_millis(500);
@@ -255,23 +255,5 @@ impl Node {
             self.advance(id);
             self.finish_recordings(id);
         }
-    }
-
-    pub(crate) fn on_job_known(&mut self, job: JobId) {
-        self.worker.parked_changed = true;
-        self.seek_in(job);
-    }
-
-    /// Jobs of which I arbitrate a shard that waits for an earlier stage.
-    pub(crate) fn jobs_with_blocked_shards(&self) -> BTreeSet<JobId> {
-        let arbitrates = |id: &ShardId| self.custody.shard(*id).is_some_and(|shard| shard.arbiter.is_some());
-        let blocked = |id: &ShardId| self.jobs.get(id.job).is_some_and(|job| !job.is_ready(id.stage));
-        self.open_of_staged().into_iter().filter(|id| blocked(id) && arbitrates(id)).map(|id| id.job).collect()
-    }
-
-    /// The open shards of jobs that have several stages: only their tasks wait for others.
-    pub(crate) fn open_of_staged(&self) -> Vec<ShardId> {
-        let staged = self.jobs.iter().filter(|(_, job)| job.spec.stages.len() > 1 && !job.is_said_over());
-        staged.flat_map(|(id, _)| self.custody.open_of(*id)).collect()
     }
 }
