@@ -11,17 +11,16 @@
 
 use core::cmp::{Ordering, Reverse};
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::arbiter::{Arbiter, count_of, ranges_of};
+use crate::arbiter::Arbiter;
 use crate::claim_queue::{ClaimQueue, Group};
 use crate::demands::Needs;
-use crate::lattice::{End, Results, Run, TaskState};
-use crate::message::{Message, NodeRecord};
+use crate::message::NodeRecord;
 use crate::node::Node;
 use crate::situation::{Ahead, Order};
-use crate::{Ending, JobId, LeaseId, MemberState, NodeId, Outcome, Resources, ShardId, StageSpec, Strategy};
+use crate::task_sets::count_of;
+use crate::{JobId, MemberState, NodeId, Resources, ShardId, StageSpec, Strategy};
 
 /// Tasks are kept for nodes that their stage likes as long as one of them took some so recently.
 const LIKED_FIRST: Duration = Duration::from_secs(1);
@@ -131,7 +130,7 @@ impl Node {
         !needs.place.is_empty() || needs.resources.iter().any(asks_more)
     }
 
-    fn stage_of(&self, id: ShardId) -> Option<&crate::StageSpec> {
+    pub(crate) fn stage_of(&self, id: ShardId) -> Option<&crate::StageSpec> {
         self.custody.shard(id)?.spec.stages.get(usize::from(id.stage))
     }
 
@@ -252,46 +251,5 @@ impl Node {
         let memory = self.living_records().map(|it| it.memory_bytes).filter(|bytes| *bytes > 0).min();
         let slots = self.living_records().map(|it| it.slots).min();
         self.custody.claims.least = (memory.unwrap_or(0), slots.unwrap_or(1));
-    }
-
-    // ---- time
-
-    /// Fails tasks that are not over so long after they could run, as their stage allows.
-    pub(crate) fn end_total(&mut self, id: ShardId) {
-        let now = self.now;
-        let Some(options) = self.stage_of(id).map(|stage| &stage.options) else { return };
-        if options.total_ms_max.is_none() && options.place.is_empty() {
-            return;
-        }
-        let total = options.total_ms_max.map(Duration::from_millis);
-        let able = self.grantable(id).is_some();
-        let Some(shard) = self.custody.shard_mut(id) else { return };
-        let open = shard.open_tasks();
-        let Some(arbiter) = shard.arbiter.as_mut().filter(|arbiter| able || arbiter.able_since.is_some()) else {
-            return;
-        };
-        let since = *arbiter.able_since.get_or_insert(now);
-        if total.is_none_or(|total| now.since(since) < total) {
-            return;
-        }
-        let tasks: BTreeSet<u32> = arbiter.blocked.keys().copied().collect();
-        let mut late = open;
-        tasks.into_iter().for_each(|task| late.remove(task..task + 1));
-        for range in arbiter.unconfirmed_tasks().iter() {
-            late.remove(range.clone());
-        }
-        let epoch = arbiter.epoch;
-        let mut recalls = Vec::new();
-        for (number, lease) in core::mem::take(&mut arbiter.leases) {
-            recalls.push((lease.executor, LeaseId { shard: id, epoch, number }, ranges_of(&lease.tasks)));
-        }
-        for (executor, lease, tasks) in recalls {
-            self.send(executor, Message::Recall { lease, tasks });
-        }
-        let state = TaskState::ended(End::Exhausted(Results::one(Outcome::bare(Ending::TimedOut), [])));
-        let segment: Vec<Run> = ranges_of(&late).into_iter().map(|range| Run { range, state: state.clone() }).collect();
-        if !segment.is_empty() {
-            self.record(id, segment, None);
-        }
     }
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use rangemap::RangeSet;
 
-use crate::arbiter::{Arbiter, ranges_of};
+use crate::arbiter::Arbiter;
 use crate::custody::SHARDS_PER_MESSAGE;
 use crate::lattice::{End, Results, Run, Segment, TaskState};
 use crate::message::Message;
 use crate::node::Node;
+use crate::task_sets::ranges_of;
 use crate::{Elements, Ending, Grid, JobId, JobSpec, NodeId, Outcome, Range, ShardId, StageSpec};
 
 /// Shards asked about in one round: those of the first tasks that are missing; others follow when these are over.

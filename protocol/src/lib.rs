@@ -38,6 +38,7 @@ mod seek;
 pub mod situation;
 mod spec;
 mod stragglers;
+mod task_sets;
 mod time;
 mod uses;
 mod worker;

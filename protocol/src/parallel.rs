@@ -10,10 +10,10 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use crate::arbiter::count_of;
 use crate::message::Message;
 use crate::node::Node;
 use crate::placement::Key;
+use crate::task_sets::count_of;
 use crate::{JobId, NodeId, Time};
 
 /// Arbiters tell what they hold every heartbeat; after four of them all have.

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use rangemap::RangeSet;
 use serde::{Deserialize, Serialize};
 
-use crate::arbiter::{Arbiter, Phase, count_of};
+use crate::arbiter::{Arbiter, Phase};
 use crate::custody::Shard;
 use crate::lattice::{Counts, End, Run, Segment};
 use crate::node::Node;
+use crate::task_sets::count_of;
 use crate::{Content, Epoch, JobId, NodeId, Range, ShardId};
 
 /// Items in one list: what a person reads, and some more for programs.

@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 
 use rangemap::RangeSet;
 
-use crate::arbiter::{Arbiter, count_of, ranges_of};
+use crate::arbiter::Arbiter;
 use crate::custody::Shard;
 use crate::lattice::{Run, TaskState};
 use crate::message::Message;
 use crate::node::Node;
+use crate::task_sets::{count_of, ranges_of};
 use crate::{LeaseId, NodeId, Range, ShardId, Time};
 
 /// Reports remembered to know what is usual.

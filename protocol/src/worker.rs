@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 
 use rangemap::RangeSet;
 
-use crate::arbiter::{common, count_of, ranges_of};
 use crate::message::{CHUNK_BYTES, Gossip, Grant, Message};
 use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::rates::Rates;
+use crate::task_sets::{common, count_of, ranges_of};
 use crate::{Batch, Ending, JobId, LeaseId, NodeId, Notice, Outcome, Range, Time};
 
 /// An unanswered want is repeated after this, before the arbiter forgets it.
