@@ -3,11 +3,14 @@
 //!
 //! Elsewhere: the settings are `engine`'s, so that a change there changes the limit with it; what tasks run in is `run`.
 
+use std::sync::Arc;
+
 use wasmtime::{InstanceAllocationStrategy, InstancePre, Linker, PoolingAllocationConfig, Store};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{self, WasiP1Ctx};
 
-use crate::engine::{EngineError, code_settings, settings, start_ticker};
+use crate::engine::{EngineError, code_settings, settings};
+use crate::ticker::{Ticker, Ticking};
 
 /// More than any guest of a measurement uses.
 const FUEL: u64 = u64::MAX / 2;
@@ -18,6 +21,7 @@ const TICKS: u64 = u64::MAX / 2;
 #[derive(Clone)]
 pub struct Bare {
     linked: InstancePre<WasiP1Ctx>,
+    _ticking: Arc<Ticking>,
 }
 
 /// A guest of a measurement did not end as it should.
@@ -47,8 +51,8 @@ impl Bare {
         p1::add_to_linker_sync(&mut linker, |wasi: &mut WasiP1Ctx| wasi).map_err(setup)?;
         let module = wasmtime::Module::from_binary(&engine, module).map_err(setup)?;
         let linked = linker.instantiate_pre(&module).map_err(setup)?;
-        start_ticker(&engine).map_err(EngineError::Ticker)?;
-        Ok(Self { linked })
+        let ticking = Ticker::start(&engine).map_err(EngineError::Ticker)?.hold();
+        Ok(Self { linked, _ticking: Arc::new(ticking) })
     }
 
     /// One call of `_start` in a fresh store and a fresh instance with a fresh WASI context.

@@ -8,7 +8,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use swarm_protocol::Hash;
@@ -18,6 +17,7 @@ use crate::guest::Guest;
 use crate::memory::{self, Memories};
 use crate::room::Room;
 use crate::run::{Module, WASM_STACK_BYTES_MAX};
+use crate::ticker::Ticker;
 use crate::validate::{self, InvalidModule};
 use crate::{deterministic, files};
 
@@ -29,8 +29,6 @@ pub(crate) const MEMORY_PAGE_BYTES: u64 = 64 * 1024;
 pub(crate) const TABLE_ELEMENTS_MAX: usize = 100_000;
 /// Tables of one module: compilers emit one, or two with reference types.
 pub(crate) const TABLES_MAX: usize = 4;
-/// How often running guests look at their deadline and stop flag: a cancelled guest ends within two of these.
-const TICK: Duration = Duration::from_millis(10);
 /// Prepared modules expected in memory: a job has few.
 const PREPARED_USUAL: usize = 64;
 /// Bytes of their code; one that falls out costs a read from the disk cache. The largest module's code alone fits.
@@ -96,6 +94,7 @@ struct Shared {
     /// wasmtime's WASI is written for tokio and enters one for every file access; it finds this one, which costs
     /// less than the worker threads it would start by itself. Nothing ever waits in it.
     runtime: Arc<WasiRuntime>,
+    ticker: Ticker,
 }
 
 type Prepared = Result<Module, InvalidModule>;
@@ -140,12 +139,12 @@ impl Engine {
         });
         let cache = cache.transpose()?;
         let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(EngineError::Ticker)?;
-        start_ticker(&wasmtime).map_err(EngineError::Ticker)?;
+        let ticker = Ticker::start(&wasmtime).map_err(EngineError::Ticker)?;
         tracing::debug!(by_page = memory::are_wiped_by_page(), "memories of guests are wiped");
         let prepared = quick_cache::sync::Cache::with_weighter(PREPARED_USUAL, PREPARED_BYTES_MAX, ByCode);
         let (compiling, runtime) = (Mutex::new(()), Arc::new(WasiRuntime(Some(runtime))));
         let compiled = AtomicU64::new(0);
-        let shared = Shared { config, wasmtime, linker, cache, prepared, compiling, compiled, runtime };
+        let shared = Shared { config, wasmtime, linker, cache, prepared, compiling, compiled, runtime, ticker };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -178,14 +177,14 @@ impl Engine {
     }
 
     fn prepare_anew(&self, hash: Hash, bytes: &[u8]) -> Result<Module, InvalidModule> {
-        let Shared { config, linker, runtime, .. } = &*self.shared;
+        let Shared { config, linker, runtime, ticker, .. } = &*self.shared;
         let declared = validate::check(bytes, config.module_bytes_max)?;
         if declared > config.memory_bytes_max {
             return Err(InvalidModule::MemoryTooLarge { declared, max: config.memory_bytes_max });
         }
         let compiled = self.load_or_compile(hash, bytes)?;
         let linked = linker.instantiate_pre(&compiled).map_err(|error| InvalidModule::Link(text(&error)))?;
-        Ok(Module::new(linked, Arc::clone(runtime), config.memory_bytes_max))
+        Ok(Module::new(linked, Arc::clone(runtime), ticker.clone(), config.memory_bytes_max))
     }
 
     fn load_or_compile(&self, hash: Hash, bytes: &[u8]) -> Result<wasmtime::Module, InvalidModule> {
@@ -267,17 +266,4 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Guest>
     deterministic::add_to_linker(&mut linker)?;
     files::add_to_linker(&mut linker)?;
     Ok(linker)
-}
-
-/// Counts time for the running guests, until the engine is gone.
-pub(crate) fn start_ticker(engine: &wasmtime::Engine) -> io::Result<()> {
-    let engine = engine.weak();
-    let tick = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(TICK);
-        }
-    };
-    thread::Builder::new().name("guest-ticker".into()).spawn(tick).map(drop)
 }

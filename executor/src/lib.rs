@@ -18,6 +18,7 @@ mod inspect;
 mod memory;
 mod room;
 mod run;
+mod ticker;
 mod validate;
 
 pub use bare::{Bare, BareError};
@@ -28,4 +29,5 @@ pub use guest::{Printed, StopFlag};
 pub use inspect::{Import, Inspection};
 pub use room::Room;
 pub use run::{Finished, Module, Task, WASM_STACK_BYTES_MAX};
+pub use ticker::Ticking;
 pub use validate::InvalidModule;

@@ -13,6 +13,7 @@ use wasmtime_wasi::I32Exit;
 use crate::engine::{WasiRuntime, text};
 use crate::guest::{Guest, Halt, Printed, Sink, StopFlag};
 use crate::room::Room;
+use crate::ticker::{Ticker, Ticking};
 use crate::validate::{InvalidModule, shown};
 
 /// Stack of a guest's WebAssembly frames, in bytes. [`Module::run`] uses its caller's stack, so threads that call it
@@ -48,6 +49,8 @@ pub struct Task<'a> {
     pub seed: [u8; 32],
     /// Ends it early.
     pub stop: &'a StopFlag,
+    /// Sees to it that the deadline and `stop` are looked at: of the same engine as the module.
+    pub ticking: &'a Ticking,
     /// Where standard output and standard error can be looked at meanwhile; empty when the run is over.
     pub printed: [Printed; 2],
 }
@@ -72,6 +75,7 @@ pub struct Finished {
 pub struct Module {
     linked: InstancePre<Guest>,
     runtime: Arc<WasiRuntime>,
+    ticker: Ticker,
     memory_bytes_max: u64,
 }
 
@@ -82,8 +86,18 @@ impl std::fmt::Debug for Module {
 }
 
 impl Module {
-    pub(crate) fn new(linked: InstancePre<Guest>, runtime: Arc<WasiRuntime>, memory_bytes_max: u64) -> Self {
-        Self { linked, runtime, memory_bytes_max }
+    pub(crate) fn new(
+        linked: InstancePre<Guest>,
+        runtime: Arc<WasiRuntime>,
+        ticker: Ticker,
+        memory_bytes_max: u64,
+    ) -> Self {
+        Self { linked, runtime, ticker, memory_bytes_max }
+    }
+
+    /// Keeps the clock going by which its runs are interrupted. Whoever runs many tasks asks once.
+    pub fn ticking(&self) -> Ticking {
+        self.ticker.hold()
     }
 
     /// Bytes of its compiled code.

@@ -111,6 +111,7 @@ impl<'a> Run<'a> {
             run_max: self.run_max,
             seed: self.seed,
             stop: &self.stop,
+            ticking: &module.ticking(),
             printed: self.printed.clone(),
         })
     }

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swarm_executor::{Printed, StopFlag, WASM_STACK_BYTES_MAX};
+use swarm_executor::{StopFlag, Ticking, WASM_STACK_BYTES_MAX};
 use swarm_protocol::{Ending, Outcome};
 use tokio::sync::mpsc;
 
 use super::outcomes::Outcomes;
 use super::permits::Permits;
-use super::stage::Stage;
+use super::stage::{Control, Stage};
 use super::tasks::{Taken, Tasks};
 use crate::board::Board;
 
@@ -104,13 +104,14 @@ fn serve(slot: &Slot, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize, per
 /// One slot's work for one lease. Dropped, it reports.
 struct Shift<'a> {
     job: &'a Job,
+    ticking: Ticking,
     outcomes: Outcomes,
     reported: Instant,
 }
 
 impl<'a> Shift<'a> {
     fn new(job: &'a Job) -> Self {
-        Self { job, outcomes: Outcomes::default(), reported: Instant::now() }
+        Self { job, ticking: job.stage.ticking(), outcomes: Outcomes::default(), reported: Instant::now() }
     }
 
     fn work(mut self, slot: &Slot) {
@@ -125,7 +126,10 @@ impl<'a> Shift<'a> {
     }
 
     fn run(&mut self, slot: &Slot, task: Taken) {
-        let attempt = |stop: &StopFlag| attempt(&self.job.stage, task, stop, slot);
+        let attempt = |stop: &StopFlag| {
+            let control = Control { stop, ticking: &self.ticking, printed: Default::default() };
+            attempt(&self.job.stage, task, &control, slot)
+        };
         while let Some(outcome) = self.job.tasks.run(slot.number, task, attempt) {
             // Told to stop for the sake of the task before, which had ended already.
             if outcome.ending != Ending::Cancelled {
@@ -154,10 +158,10 @@ impl Drop for Shift<'_> {
 }
 
 /// Runs one task. A panic here is a fault of ours or of the sandbox: the task is given back to run elsewhere.
-fn attempt(stage: &Stage, task: Taken, stop: &StopFlag, slot: &Slot) -> Outcome {
-    let ((job, position), printed) = (stage.key(), <[Printed; 2]>::default());
-    let shown = slot.board.show(slot.number, (job, position, task.index), printed.clone());
-    let outcome = catch_unwind(AssertUnwindSafe(|| stage.run(task, stop, &printed))).unwrap_or_else(|_| {
+fn attempt(stage: &Stage, task: Taken, control: &Control<'_>, slot: &Slot) -> Outcome {
+    let (job, position) = stage.key();
+    let shown = slot.board.show(slot.number, (job, position, task.index), control.printed.clone());
+    let outcome = catch_unwind(AssertUnwindSafe(|| stage.run(task, control))).unwrap_or_else(|_| {
         tracing::error!(task = task.index, "running a task failed on this node");
         Outcome::bare(Ending::Lost)
     });

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::de::DeserializeOwned;
-use swarm_executor::{Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag, Task};
+use swarm_executor::{
+    Bytes, Engine, Finished, InvalidModule, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag, Task, Ticking,
+};
 use swarm_protocol::codec::{self, DecodeError};
 use swarm_protocol::lattice::{End, Run};
 use swarm_protocol::{
@@ -532,6 +534,13 @@ fn note_disk(blobs: &Blobs, error: &(dyn Error + 'static)) {
     }
 }
 
+/// What a slot holds on to while it runs a task.
+pub(super) struct Control<'a> {
+    pub(super) stop: &'a StopFlag,
+    pub(super) ticking: &'a Ticking,
+    pub(super) printed: [Printed; 2],
+}
+
 impl Stage {
     fn spec(&self) -> &StageSpec {
         &self.spec.stages[usize::from(self.position)] // was there when the stage was made ready
@@ -547,6 +556,11 @@ impl Stage {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps the clock of guests going.
+    pub(super) fn ticking(&self) -> Ticking {
+        self.module.ticking()
+    }
+
     /// Which job's stage it is.
     pub(super) fn key(&self) -> StageKey {
         (self.job, self.position)
@@ -554,13 +568,13 @@ impl Stage {
 
     /// Runs one task to its end, on the calling thread. What has no room on this node's disk is run again when there is some,
     /// and given back when there is none for long.
-    pub(super) fn run(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Outcome {
-        let mut outcome = self.run_once(task, stop, printed);
+    pub(super) fn run(&self, task: Taken, control: &Control<'_>) -> Outcome {
+        let mut outcome = self.run_once(task, control);
         for _ in 0..ROOM_TRIES {
-            if outcome.ending != Ending::Lost || !self.wait_for_room(stop) {
+            if outcome.ending != Ending::Lost || !self.wait_for_room(control.stop) {
                 break;
             }
-            outcome = self.run_once(task, stop, printed);
+            outcome = self.run_once(task, control);
         }
         self.own().remove(&task.index);
         outcome
@@ -576,8 +590,8 @@ impl Stage {
 
     /// Once this node's disk has failed nothing is said of a task that could not be run: the process is about to stop, and
     /// the task runs elsewhere or after the next start.
-    fn run_once(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Outcome {
-        let run = self.try_run(task, stop, printed).inspect_err(|error| note_disk(&self.blobs, error));
+    fn run_once(&self, task: Taken, control: &Control<'_>) -> Outcome {
+        let run = self.try_run(task, control).inspect_err(|error| note_disk(&self.blobs, error));
         match run {
             Ok(outcome) => outcome,
             Err(_) if self.blobs.has_failed() => Outcome::bare(Ending::Cancelled),
@@ -587,7 +601,7 @@ impl Stage {
         }
     }
 
-    fn try_run(&self, task: Taken, stop: &StopFlag, printed: &[Printed; 2]) -> Result<Outcome, Unstarted> {
+    fn try_run(&self, task: Taken, control: &Control<'_>) -> Result<Outcome, Unstarted> {
         let spec = self.spec();
         let item = self.item(task.index)?;
         let names = names(spec, task.index, item).with_params(&self.params);
@@ -611,8 +625,9 @@ impl Stage {
             limits: &self.limits,
             run_max: Duration::from_millis(spec.run_ms_max),
             seed: *seed.as_bytes(),
-            stop,
-            printed: printed.clone(),
+            stop: control.stop,
+            ticking: control.ticking,
+            printed: control.printed.clone(),
         });
         self.outcome(finished, out_dir)
     }
