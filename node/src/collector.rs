@@ -47,6 +47,9 @@ pub enum CollectError {
     /// A list of a job's blobs that this node is to keep.
     #[error("a list of blobs in use is not here")]
     List(#[from] Unfetched),
+    /// A blob that was to be pinned.
+    #[error(transparent)]
+    Unbrought(Unfetched),
     /// A list that cannot be decoded.
     #[error("the list {hash} of blobs in use does not decode")]
     Decode {
@@ -211,7 +214,7 @@ impl Collector {
         if brought.is_err() && !was {
             self.unpin(hash).await?;
         }
-        Ok(brought?)
+        brought.map_err(CollectError::Unbrought)
     }
 
     /// Lets a blob go that was pinned; whether it was.

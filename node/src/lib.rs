@@ -38,7 +38,7 @@ pub use explain::Explained;
 pub use handle::Handle;
 pub use leaving::{DRAIN_TIMEOUT, DrainAsked};
 pub use modules::ReferenceError;
-pub use results::{COMPLETE_WAIT, ShardView};
+pub use results::{COMPLETE_WAIT, JOBS_LISTED_MAX, ShardView};
 pub use retry::RetryError;
 pub use runtime::{DEFAULT_SWARM, Runtime, RuntimeOptions, StartError};
 pub use supervisor::{Crash, Failure, OnFailure, RESTART_WINDOW, RESTARTS_MAX, Service, Supervisor};

@@ -5,6 +5,7 @@
 //!
 //! Elsewhere: the answers themselves come from the core; turning them into tables and files is `api`.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use swarm_protocol::lattice::{Run, ShardState};
@@ -24,6 +25,9 @@ const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_mill
 /// Pages of one shard: a shard of 4,096 tasks with full inline output needs some 60.
 const PAGES_MAX: usize = 4096;
 
+/// Jobs in a list: some 100 MB of memory.
+pub const JOBS_LISTED_MAX: usize = 1 << 18;
+
 /// What is known of one shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardView {
@@ -40,12 +44,25 @@ impl Handle {
         Ok((job.verify()?, status))
     }
 
-    /// Every job that the swarm knows.
+    /// Every job that the swarm knows, the newest first; at most [`JOBS_LISTED_MAX`].
     pub async fn jobs(&self) -> Result<Vec<JobSummary>, CommandError> {
-        match self.ask(Query::Jobs).await? {
-            Answer::Jobs(jobs) => Ok(jobs),
-            _ => Ok(Vec::new()),
+        self.newest_jobs(JOBS_LISTED_MAX).await
+    }
+
+    /// The newest jobs that the swarm knows, the newest first: at most so many.
+    pub async fn newest_jobs(&self, at_most: usize) -> Result<Vec<JobSummary>, CommandError> {
+        let (mut jobs, mut more): (Vec<JobSummary>, bool) = (Vec::new(), true);
+        while more && jobs.len() < at_most {
+            let last = jobs.last().map(JobSummary::order);
+            let after = last.map(|(Reverse(unix_ms), job)| (unix_ms, job));
+            let Answer::Jobs { jobs: page, more: others } = self.ask(Query::Jobs { after }).await? else { break };
+            let known = jobs.len();
+            jobs.extend(page.into_iter().filter(|job| Some(job.order()) > last));
+            // A node that tells the same again would keep us here for ever.
+            more = others && jobs.len() > known;
         }
+        jobs.truncate(at_most);
+        Ok(jobs)
     }
 
     /// Waits until a job is over and returns its final status; pending while it runs.

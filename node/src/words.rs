@@ -62,7 +62,7 @@ pub(crate) fn unmet(unmet: &Unmet) -> String {
             format!("no node satisfies `{condition}`{found}")
         }
         Unmet::Resources { memory_bytes, slots, most_memory_bytes, most_slots } => {
-            let wanted = format!("{} and {slots} slots", bytes(*memory_bytes));
+            let wanted = format!("{} and {}", bytes(*memory_bytes), count(u64::from(*slots), "slot"));
             format!("it needs {wanted}, and the largest node offers {} and {most_slots}", bytes(*most_memory_bytes))
         }
         Unmet::Together { conditions } => {

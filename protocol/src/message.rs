@@ -1,5 +1,6 @@
 //! What nodes say to each other. Any message may be lost, repeated, reordered or late; none is the truth by itself.
 
+use core::cmp::Reverse;
 use core::ops::Deref;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +20,10 @@ pub const GOSSIP_BYTES_MAX: usize = 4096;
 pub const RATES_MAX: usize = 4;
 /// Longer things are cut into messages of about this size, so that one never holds the stream for long.
 pub const CHUNK_BYTES: usize = 256 * 1024;
+/// About what a [`JobSummary`] takes without its name, labels and stages: two hashes, and the names of its fields.
+const SUMMARY_BYTES: usize = 200;
+/// About what the status of a stage takes: four numbers.
+const STAGE_STATUS_BYTES: usize = 24;
 
 /// What a node tells the swarm about itself, every heartbeat. Authenticated by the gossip layer's signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -483,8 +488,11 @@ pub struct ShardPromise {
 /// A question about what a node keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
-    /// Every job of which the receiver is a custodian.
-    Jobs,
+    /// Jobs that the receiver knows, in the order of [`JobSummary::order`], cut at about [`CHUNK_BYTES`].
+    Jobs {
+        /// When the last one was submitted that is known already, and its name; nothing: from the newest on.
+        after: Option<(u64, JobId)>,
+    },
     /// One job: its spec and progress.
     Job(JobId),
     /// What is known of a shard's tasks, from index `first` on, cut at about [`CHUNK_BYTES`].
@@ -513,7 +521,12 @@ pub enum Query {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`Query::Jobs`].
-    Jobs(Vec<JobSummary>),
+    Jobs {
+        /// In order; none is missing up to the last.
+        jobs: Vec<JobSummary>,
+        /// Whether there are others after the last.
+        more: bool,
+    },
     /// To [`Query::Job`].
     Job {
         /// The job as submitted.
@@ -561,6 +574,19 @@ pub struct JobSummary {
     pub priority: i8,
     /// How far it is.
     pub status: JobStatus,
+}
+
+impl JobSummary {
+    /// The newest first.
+    pub const fn order(&self) -> (Reverse<u64>, JobId) {
+        (Reverse(self.submitted_unix_ms), self.job)
+    }
+
+    /// About how many bytes it takes in a message.
+    pub(crate) fn weight(&self) -> usize {
+        let labels: usize = self.labels.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
+        SUMMARY_BYTES + self.name.len() + labels + self.status.stages.len() * STAGE_STATUS_BYTES
+    }
 }
 
 /// How far a job is, as its custodian knows.

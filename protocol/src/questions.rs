@@ -2,6 +2,7 @@
 //!
 //! Elsewhere: putting pages together and waiting for completeness is the asker's (`node::results`).
 
+use core::cmp::Reverse;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,6 @@ use crate::{JobId, NodeId, Notice, Range, ShardId, Time};
 
 /// How long one node may take to answer before another is asked, or the answer is given without it.
 const ANSWER_MAX: Duration = Duration::from_millis(1000);
-/// Jobs in one answer: about 200 KiB.
-const JOBS_PER_ANSWER: usize = 1000;
 /// Questions under way.
 const QUESTIONS_MAX: usize = 16 * 1024;
 
@@ -49,7 +48,7 @@ impl Node {
         let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
         let (first, then) = match &query {
             Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
-            Query::Jobs | Query::Modules(_) => (everyone, Vec::new()),
+            Query::Jobs { .. } | Query::Modules(_) => (everyone, Vec::new()),
             // One of them arbitrates, and of two that think so each knows a part.
             Query::Leases(shard) => (reachable(self.membership.view.custodians(Key::of_shard(*shard))), Vec::new()),
             // What I know of it myself belongs to it: I may be the one that submits it.
@@ -93,7 +92,9 @@ impl Node {
     /// that another run of a task left something else behind.
     fn answer_of_the_past(&self, query: &Query) -> Option<Answer> {
         match query {
-            Query::Jobs | Query::Modules(_) | Query::Leases(_) | Query::WhyJob(_) | Query::WhyShard { .. } => None,
+            Query::Jobs { .. } | Query::Modules(_) | Query::Leases(_) | Query::WhyJob(_) | Query::WhyShard { .. } => {
+                None
+            }
             Query::Job(id) => {
                 let done = self.job_status(*id).is_some_and(|status| status.state() == JobState::Done);
                 (done && self.was_never_parted(*id)).then(|| self.answer_job(*id))
@@ -185,7 +186,7 @@ impl Node {
 
     pub(crate) fn on_query(&mut self, from: NodeId, number: u64, query: Query) {
         let answer = match query {
-            Query::Jobs => Answer::Jobs(self.newest_jobs()),
+            Query::Jobs { after } => self.answer_jobs(from, after),
             Query::Job(job) => self.answer_job(job),
             Query::Shard { shard, first } => self.answer_shard(shard, first),
             Query::Leases(shard) => Answer::Leases(self.leases(shard)),
@@ -200,11 +201,21 @@ impl Node {
         self.send(from, Message::Answer { number, answer });
     }
 
-    fn newest_jobs(&self) -> Vec<JobSummary> {
-        let mut jobs = self.job_summaries();
-        jobs.sort_by_key(|job| core::cmp::Reverse(job.submitted_unix_ms));
-        jobs.truncate(JOBS_PER_ANSWER);
-        jobs
+    /// What a node says to itself is no message, and has room for all.
+    fn answer_jobs(&self, from: NodeId, after: Option<(u64, JobId)>) -> Answer {
+        let room = if from == self.me() { usize::MAX } else { CHUNK_BYTES };
+        let ordered = |(unix_ms, id)| (Reverse(unix_ms), id);
+        let mut left: Vec<_> = self.known_jobs().map(ordered).filter(|job| Some(*job) > after.map(ordered)).collect();
+        left.sort_unstable();
+        let (mut jobs, mut weight) = (Vec::new(), 0);
+        for summary in left.into_iter().filter_map(|(_, id)| self.job_summary(id)) {
+            if weight >= room {
+                return Answer::Jobs { jobs, more: true };
+            }
+            weight += summary.weight();
+            jobs.push(summary);
+        }
+        Answer::Jobs { jobs, more: false }
     }
 
     fn answer_job(&self, job: JobId) -> Answer {
@@ -237,7 +248,7 @@ impl Node {
 /// Whether an answer is of the kind that the question asks for.
 fn answers(query: &Query, answer: &Answer) -> bool {
     match (query, answer) {
-        (Query::Jobs, Answer::Jobs(_))
+        (Query::Jobs { .. }, Answer::Jobs { .. })
         | (Query::Shard { .. }, Answer::Shard { .. })
         | (Query::Leases(_), Answer::Leases(_))
         | (Query::Modules(_), Answer::Modules(_))
@@ -251,11 +262,15 @@ fn answers(query: &Query, answer: &Answer) -> bool {
 /// What several nodes know together.
 fn merge(answers: Vec<Answer>) -> Answer {
     let mut jobs: BTreeMap<JobId, JobSummary> = BTreeMap::new();
+    // Up to here nobody knows of others.
+    let mut cut = None;
     let mut best = Answer::Unknown;
     for answer in answers {
         match (answer, &mut best) {
-            (Answer::Jobs(list), _) => {
-                best = Answer::Jobs(Vec::new());
+            (Answer::Jobs { jobs: list, more }, _) => {
+                best = Answer::Jobs { jobs: Vec::new(), more };
+                let last = list.last().map(JobSummary::order).filter(|_| more);
+                cut = [cut, last].into_iter().flatten().min();
                 for job in list {
                     jobs.entry(job.job).or_insert_with(|| job.clone()).status.join(&job.status);
                 }
@@ -272,7 +287,11 @@ fn merge(answers: Vec<Answer>) -> Answer {
         }
     }
     match best {
-        Answer::Jobs(_) => Answer::Jobs(jobs.into_values().collect()),
+        Answer::Jobs { .. } => {
+            let mut jobs: Vec<_> = jobs.into_values().filter(|job| cut.is_none_or(|cut| job.order() <= cut)).collect();
+            jobs.sort_unstable_by_key(JobSummary::order);
+            Answer::Jobs { jobs, more: cut.is_some() }
+        }
         best => best,
     }
 }

@@ -228,7 +228,7 @@ impl World {
                     self.question(node, Query::Shard { shard, first: 0 });
                 }
             }
-            _ => self.question(node, Query::Jobs),
+            _ => self.question(node, Query::Jobs { after: None }),
         }
     }
 
@@ -403,7 +403,7 @@ impl World {
                 let facts = crate::trace::Facts(segment);
                 self.note_at(node, format_args!("answers {query:?}:{facts} next={next:?} leased={leased:?}"));
             }
-            Answer::Jobs(jobs) => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
+            Answer::Jobs { jobs, .. } => self.note_at(node, format_args!("lists {} jobs", jobs.len())),
             Answer::Leases(leases) => self.note_at(node, format_args!("answers {query:?}: {leases:?}")),
             Answer::Modules(facts) => self.note_at(node, format_args!("knows {} facts about modules", facts.len())),
             Answer::WhyJob(_) | Answer::WhyShard(_) => self.note_at(node, format_args!("answers {query:?}")),

@@ -215,6 +215,13 @@ fn a_cancel_is_not_forgotten_while_the_job_is_on_its_way() {
     assert_holds(20_005_388, 8);
 }
 
+/// A node that left had heard of an end from one of two nodes with one identity. The auditor had forgotten that it was said when the
+/// other one spoke, and took the node that left for the only one that knew.
+#[test]
+fn what_a_twin_told_before_the_other_spoke_is_known() {
+    assert_holds(22_012_418, 3);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();

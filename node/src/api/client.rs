@@ -60,6 +60,11 @@ impl Client {
         self.document(Method::GET, "/v1/jobs", Body::empty()).await
     }
 
+    /// `GET /v1/jobs?limit=N`: the newest.
+    pub async fn newest_jobs(&self, limit: usize) -> Result<List<JobItem>, Failure> {
+        self.document(Method::GET, &format!("/v1/jobs?limit={limit}"), Body::empty()).await
+    }
+
     /// `GET /v1/jobs/{id}`.
     pub async fn job(&self, id: &str) -> Result<JobDetail, Failure> {
         self.document(Method::GET, &format!("/v1/jobs/{}", segment(id)), Body::empty()).await
@@ -445,14 +450,17 @@ fn unreadable(error: &serde_json::Error) -> Failure {
 }
 
 fn not_running(data: &Path, error: &std::io::Error) -> Failure {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+    use std::io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound, PermissionDenied};
     let dir = data.display();
     match error.kind() {
         NotFound | ConnectionRefused => {
             Failure::new(Code::Unreachable, format!("no node is running at {dir}; start one with `swarm start`"))
                 .hint(format!("swarm start --data {dir}"))
         }
-        PermissionDenied => Failure::new(Code::NotAllowed, format!("the node at {dir} belongs to another user")),
+        PermissionDenied => Failure::new(Code::NotAllowed, format!("the node at {dir} belongs to another user"))
+            .hint(format!("ls -ld {dir}   # ask as its owner, or start your own: swarm start")),
+        NotADirectory => Failure::new(Code::Unreachable, format!("`{dir}` is not a directory, so no node runs there"))
+            .hint("swarm status --node DIR   # with what `swarm start` printed after `data`"),
         _ => Failure::caused(Code::Unreachable, &format!("the node at {dir} cannot be reached"), error),
     }
 }

@@ -72,7 +72,9 @@ async fn collect(State(api): State<Api>, Query(query): Query<CollectQuery>) -> A
 fn unkept(error: CollectError) -> Failure {
     match error {
         CollectError::Core(error) => failure(error),
-        CollectError::List(_) => Failure::new(Code::NotFound, causes(&error)).hint("swarm nodes"),
+        CollectError::List(_) | CollectError::Unbrought(_) => {
+            Failure::new(Code::NotFound, causes(&error)).hint("swarm nodes")
+        }
         _ => Failure::new(Code::Failed, causes(&error)),
     }
 }

@@ -58,16 +58,23 @@ async fn publish(State(api): State<Api>, Json(body): Json<PublishModule>) -> Ans
     Ok(Json(ModuleItem::of(&registry, record.ok_or_else(lost)?)))
 }
 
+/// Why a version that this node has not published cannot be yanked here.
+fn not_ours(name: &str, version: &str, known: &[ModuleItem]) -> Failure {
+    let there = known.iter().any(|item| item.version == version);
+    let (code, why) = match there {
+        true => (Code::NotAllowed, "only its publisher can yank a version"),
+        false => (Code::NotFound, "nobody has"),
+    };
+    Failure::new(code, format!("this node has not published {name}@{version}; {why}")).hint("swarm module ls")
+}
+
 async fn yank(State(api): State<Api>, Json(body): Json<YankModule>) -> Answer<Json<List<ModuleItem>>> {
     let YankModule { name, version } = body;
-    api.handle.yank_module(name.clone(), version.clone()).await.map_err(|error| match failure(error) {
-        unknown if unknown.code == Code::NotFound => {
-            let message =
-                format!("this node has not published {name}@{version}; only its publisher can yank a version");
-            Failure::new(Code::NotFound, message).hint("swarm module ls")
-        }
-        other => other,
-    })?;
+    let yanked = api.handle.yank_module(name.clone(), version.clone()).await.map_err(failure);
     let registry = api.handle.modules(&name).await.map_err(failure)?;
+    yanked.map_err(|error| match error.code {
+        Code::NotFound => not_ours(&name, &version, &ModuleItem::all(&registry)),
+        _ => error,
+    })?;
     Ok(Json(List::new(view::MODULES, ModuleItem::all(&registry))))
 }

@@ -35,6 +35,7 @@ use crate::clock::unix_ms;
 use crate::commands::CommandError;
 use crate::handle::{self, Handle};
 use crate::modules::ReferenceError;
+use crate::results::JOBS_LISTED_MAX;
 use crate::retry::RetryError;
 use crate::supervisor;
 
@@ -179,9 +180,16 @@ async fn nodes(State(api): State<Api>) -> Json<List<NodeItem>> {
     Json(List::new(view::NODES, items))
 }
 
-async fn jobs(State(api): State<Api>) -> Answer<Json<List<JobItem>>> {
-    let mut jobs = api.handle.jobs().await.map_err(failure)?;
-    jobs.sort_by_key(|job| (std::cmp::Reverse(job.submitted_unix_ms), job.job));
+/// Which jobs are listed.
+#[derive(Debug, Deserialize)]
+struct Newest {
+    /// The newest so many; otherwise all.
+    limit: Option<usize>,
+}
+
+async fn jobs(State(api): State<Api>, Query(wanted): Query<Newest>) -> Answer<Json<List<JobItem>>> {
+    let at_most = wanted.limit.map_or(JOBS_LISTED_MAX, |limit| limit.min(JOBS_LISTED_MAX));
+    let jobs = api.handle.newest_jobs(at_most).await.map_err(failure)?;
     Ok(Json(List::new(view::JOBS, jobs.iter().map(JobItem::of).collect())))
 }
 

@@ -12,6 +12,9 @@ use super::complete::complete_jobs;
 use super::output::Format;
 use super::schemas::{self, JOB_FILE};
 
+/// A page of WebAssembly memory: the least that a task may ask for.
+const MEMORY_BYTES_MIN: u64 = 64 << 10;
+
 /// The end of a command's help. A test executes every line of it.
 macro_rules! examples {
     ($($line:literal),+ $(,)?) => { concat!("Examples:", $("\n  ", $line),+) };
@@ -50,7 +53,11 @@ pub(super) struct Global {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run a node in the foreground
-    #[command(after_help = examples!("swarm start --name anna --label zone=a", "swarm start --slots 2 --memory 4GiB"))]
+    #[command(after_help = examples!(
+        "swarm start --name anna --label zone=a",
+        "swarm start --slots 2 --memory 4GiB",
+        "swarm start --bootstrap /ip4/192.0.2.7/tcp/4001",
+    ))]
     Start(Start),
     /// Submit a job file and print its id
     #[command(after_help = examples!(
@@ -109,7 +116,11 @@ pub(super) enum Command {
     #[command(after_help = examples!("swarm cancel @last"))]
     Cancel(Ids),
     /// Run a finished job again: all of it, or with --failed only what did not succeed
-    #[command(after_help = examples!("swarm retry @last", "swarm retry @last job.toml --set size=64"))]
+    #[command(after_help = examples!(
+        "swarm retry @last",
+        "swarm retry @last --failed",
+        "swarm retry @last job.toml --set size=64",
+    ))]
     Retry(Retry),
     /// Make a node finish or release its work, hand over what it keeps, and leave
     #[command(after_help = examples!("swarm drain", "swarm drain anna --drain-timeout 10s", "swarm drain -o json"))]
@@ -170,7 +181,7 @@ pub(super) struct Ls {
     #[arg(long = "label", value_name = "K[=V]")]
     pub(super) labels: Vec<String>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value = "50", value_parser = whole::<usize>)]
     pub(super) limit: usize,
     /// Show it again whenever something changed, until Ctrl-C
     #[arg(long)]
@@ -196,10 +207,10 @@ pub(super) enum State {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Events {
     /// Only what followed the event with this number
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = whole::<u64>)]
     pub(super) since: Option<u64>,
     /// Only of this job
-    #[arg(long, value_name = "JOB", add = complete_jobs())]
+    #[arg(long, value_name = "JOB", value_parser = job(), add = complete_jobs())]
     pub(super) job: Option<String>,
     /// Go on until Ctrl-C
     #[arg(long)]
@@ -240,7 +251,7 @@ pub(super) enum Config {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Explain {
     /// The job, or a stage or task of it, as poster-3fa9c1/tile[3]
-    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
+    #[arg(value_name = "JOB[/TASK]", value_parser = job(), add = complete_jobs())]
     pub(super) target: String,
 }
 
@@ -248,7 +259,7 @@ pub(super) struct Explain {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Retry {
     /// The job
-    #[arg(value_name = "JOB", add = complete_jobs())]
+    #[arg(value_name = "JOB", value_parser = job(), add = complete_jobs())]
     pub(super) id: String,
     /// The job file, read anew with the files that it names; otherwise the job runs as it was submitted
     pub(super) file: Option<PathBuf>,
@@ -312,10 +323,10 @@ pub(super) struct Start {
     #[arg(long, value_name = "DIR", env = "SWARM_DATA")]
     pub(super) data: Option<PathBuf>,
     /// Tasks to run at once [default: the number of processors]
-    #[arg(long, value_name = "N", env = "SWARM_SLOTS", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", env = "SWARM_SLOTS", value_parser = slots)]
     pub(super) slots: Option<u32>,
     /// Memory offered to tasks, as 4GiB [default: what the machine has]
-    #[arg(long, value_name = "SIZE", env = "SWARM_MEMORY", value_parser = size)]
+    #[arg(long, value_name = "SIZE", env = "SWARM_MEMORY", value_parser = memory)]
     pub(super) memory: Option<u64>,
     /// How long a blob stays that no pin, job or published module names, as 30m [default: 1h]
     #[arg(long, value_name = "TIME", env = "SWARM_GC_GRACE", value_parser = duration)]
@@ -330,7 +341,7 @@ pub(super) struct Start {
     #[arg(long = "label", value_name = "K=V", env = "SWARM_LABEL", value_delimiter = ',', value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
     /// The node's name, for people [default: the host's]
-    #[arg(long, env = "SWARM_NAME")]
+    #[arg(long, env = "SWARM_NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) name: Option<String>,
     /// Find other nodes of the local network by mDNS
     #[arg(long, env = "SWARM_LAN", value_parser = clap::builder::BoolishValueParser::new())]
@@ -389,7 +400,7 @@ pub(super) struct Submit {
     #[arg(long = "label", value_name = "K=V", value_parser = label)]
     pub(super) labels: Vec<(String, String)>,
     /// Another priority, -100 to 100
-    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = clap::value_parser!(i8).range(-100..=100))]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = priority)]
     pub(super) priority: Option<i8>,
 }
 
@@ -431,7 +442,7 @@ pub(super) struct Run {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Show {
     /// The job, a stage or task of it as poster-3fa9c1/tile[3], or a node by its name or the beginning of its id
-    #[arg(value_name = "JOB[/TASK]|NODE", add = complete_jobs())]
+    #[arg(value_name = "JOB[/TASK]|NODE", value_parser = job(), add = complete_jobs())]
     pub(super) id: String,
     /// List its tasks, too
     #[arg(long)]
@@ -445,7 +456,7 @@ pub(super) struct Show {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Wait {
     /// The jobs
-    #[arg(required = true, value_name = "JOB", add = complete_jobs())]
+    #[arg(required = true, value_name = "JOB", value_parser = job(), add = complete_jobs())]
     pub(super) ids: Vec<String>,
     /// Give up after this time, as 90s or 5m; exits with 7
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -456,7 +467,7 @@ pub(super) struct Wait {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Logs {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
-    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
+    #[arg(value_name = "JOB[/TASK]", value_parser = job(), add = complete_jobs())]
     pub(super) target: String,
     /// What was written to standard output [default]
     #[arg(long)]
@@ -474,7 +485,7 @@ pub(super) struct Logs {
     #[arg(long)]
     pub(super) follow: bool,
     /// Only the last N lines of each task
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub(super) tail: Option<usize>,
 }
 
@@ -482,7 +493,7 @@ pub(super) struct Logs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Get {
     /// The job, or one task of it, as poster-3fa9c1/tile[3]
-    #[arg(value_name = "JOB[/TASK]", add = complete_jobs())]
+    #[arg(value_name = "JOB[/TASK]", value_parser = job(), add = complete_jobs())]
     pub(super) target: String,
     /// Where to put the files [default: ./NAME-xxxxxx]
     pub(super) dest: Option<PathBuf>,
@@ -591,7 +602,7 @@ pub(super) struct Hashes {
 #[derive(Clone, Debug, Args)]
 pub(super) struct Ids {
     /// The jobs
-    #[arg(required = true, value_name = "JOB", add = complete_jobs())]
+    #[arg(required = true, value_name = "JOB", value_parser = job(), add = complete_jobs())]
     pub(super) ids: Vec<String>,
 }
 
@@ -645,11 +656,49 @@ fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(span).map_err(|_| "a time cannot be negative".into())
 }
 
+/// Any name of a job, but not none, as an unset variable gives.
+fn job() -> clap::builder::NonEmptyStringValueParser {
+    clap::builder::NonEmptyStringValueParser::new()
+}
+
+/// Tasks at once.
+fn slots(text: &str) -> Result<u32, String> {
+    let number = text.parse::<u32>().ok().filter(|number| (1..=4096).contains(number));
+    number.ok_or_else(|| "it is a whole number from 1 to 4096".into())
+}
+
+/// A priority of a job.
+fn priority(text: &str) -> Result<i8, String> {
+    let number = text.parse::<i8>().ok().filter(|number| (-100..=100).contains(number));
+    number.ok_or_else(|| "it is a whole number from -100 to 100".into())
+}
+
+/// A number of things.
+fn whole<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "it is not a whole number, as 20".into())
+}
+
+/// What a node offers: at least what the smallest task may ask for.
+fn memory(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    let least = ByteSize(MEMORY_BYTES_MIN);
+    if bytes < MEMORY_BYTES_MIN {
+        Err(format!("no task fits in less than {least}; say it with a unit, as 4GiB"))
+    } else {
+        Ok(bytes)
+    }
+}
+
 /// `4GiB`, `500MB` or a number of bytes.
 fn size(text: &str) -> Result<u64, String> {
     let bytes = text.trim().parse::<ByteSize>().ok().map(|size| size.as_u64());
     // What is too large to count is read as the largest number.
-    bytes.filter(|bytes| *bytes != u64::MAX).ok_or_else(|| "a size is a number and a unit, as 512MiB or 4GiB".into())
+    let bytes = bytes.ok_or("a size is a number and a unit, as 512MiB or 4GiB")?;
+    if bytes == u64::MAX {
+        Err("it is more than can be counted; a size is as 512MiB or 4GiB".into())
+    } else {
+        Ok(bytes)
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,9 @@ async fn put_all(client: &Client, global: &Global, files: &[std::path::PathBuf])
     for file in files {
         let stored = if file.as_os_str() == "-" {
             put(client, tokio::io::stdin()).await?
+        } else if file.is_dir() {
+            let message = format!("`{}` is a directory; only files can be stored", file.display());
+            return Err(Failure::new(Code::Usage, message).hint(format!("swarm blob put {}/*", file.display())));
         } else {
             let open = tokio::fs::File::open(file).await;
             put(client, open.map_err(|error| unusable("cannot be read", file, &error))?).await?
@@ -78,6 +81,11 @@ async fn put(client: &Client, from: impl AsyncRead + Send + 'static) -> Result<S
 }
 
 async fn get(client: &Client, hash: Hash, dest: &Path, force: bool) -> Result<(), Failure> {
+    if dest.is_dir() {
+        let message = format!("`{}` is a directory, where a file is to be written", dest.display());
+        let hint = format!("swarm blob get {hash} {}", dest.join("NAME").display());
+        return Err(Failure::new(Code::Usage, message).hint(hint));
+    }
     if !force && dest.exists() {
         let message = format!("`{}` is there already", dest.display());
         return Err(Failure::new(Code::Usage, message).hint("choose another name, or add --force"));
@@ -85,9 +93,14 @@ async fn get(client: &Client, hash: Hash, dest: &Path, force: bool) -> Result<()
     let unwritable = |error: &std::io::Error| unusable("cannot be written", dest, error);
     // It gets its name when it is whole.
     let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.exists() {
+        let message = format!("the directory `{}` does not exist", parent.display());
+        return Err(Failure::new(Code::Usage, message).hint(format!("mkdir -p {}", parent.display())));
+    }
     let usual = fs::Permissions::from_mode(USUAL_MODE);
     let temp = tempfile::Builder::new().prefix(".swarm-").permissions(usual).tempfile_in(parent);
-    let temp = temp.map_err(|error| unwritable(&error))?;
+    // Its own text names a file that nobody asked for.
+    let temp = temp.map_err(|error| unwritable(&error.kind().into()))?;
     let mut file = tokio::fs::File::from_std(temp.reopen().map_err(|error| unwritable(&error))?);
     client.blob(hash, &[]).await?.write_to(&mut file).await?;
     file.flush().await.map_err(|error| unwritable(&error))?;
@@ -132,5 +145,7 @@ async fn verify(client: &Client, global: &Global, hashes: &[Hash]) -> Result<(),
 }
 
 fn unusable(what: &str, file: &Path, error: &std::io::Error) -> Failure {
-    Failure::caused(Code::Failed, &format!("`{}` {what}", file.display()), error)
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let failure = Failure::caused(Code::Failed, &format!("`{}` {what}", file.display()), error);
+    failure.hint(format!("ls -la {}", folder.display()))
 }

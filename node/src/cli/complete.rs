@@ -76,7 +76,8 @@ pub(super) fn man(args: &args::Man) -> Result<(), Failure> {
 
 fn pages(dir: &Path) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
-        Failure::caused(Code::Failed, &format!("the manual cannot be written to `{}`", dir.display()), &error)
+        let what = format!("the manual cannot be written to `{}`", dir.display());
+        Failure::caused(Code::Failed, &what, &error).hint("swarm man DIR   # a directory that you may write to")
     };
     std::fs::create_dir_all(dir).map_err(failed)?;
     clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;

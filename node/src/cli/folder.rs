@@ -41,7 +41,7 @@ pub(super) enum FolderError {
     #[error("`{0}` is being written by another process")]
     Busy(PathBuf),
     /// The disk.
-    #[error("{step} `{path}`")]
+    #[error("cannot {step} `{path}`")]
     Io {
         /// What was being done.
         step: &'static str,

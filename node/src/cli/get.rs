@@ -25,6 +25,7 @@ use super::target::{Selection, Target, stage};
 use crate::api::view::{JobDetail, Output, TaskRun, parse_hash};
 use crate::api::{Client, Code, Failure};
 use crate::handle::blocking;
+use crate::words;
 
 /// Schema of [`GotDocument`].
 pub(super) const GOT: &str = "swarm.got/1";
@@ -45,6 +46,11 @@ pub(super) async fn get(client: &Client, global: &Global, args: &args::Get) -> R
     let mut got = destination.fill(client, &job, &selections).await?;
     // They were fetched several at a time.
     got.items.sort_by(|one, other| one.path.cmp(&other.path));
+    if got.items.is_empty() && !args.include.is_empty() && job.item.state.is_over() {
+        let globs: Vec<String> = args.include.iter().map(|glob| format!("`{glob}`")).collect();
+        let message = format!("no output of {} matches {}", args.target, globs.join(" or "));
+        return Err(Failure::new(Code::NotFound, message).hint(format!("swarm get {}   # all of them", args.target)));
+    }
     if !job.item.state.is_over() {
         eprintln!("{} is still {}: {}", job.item.id, word(&job.item), progress(&job.item));
     }
@@ -117,7 +123,7 @@ impl Got {
 
 impl std::fmt::Display for Got {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} files, {}", self.files, bytes(self.bytes))?;
+        write!(f, "{}, {}", words::count(self.files, "file"), bytes(self.bytes))?;
         if self.there > 0 { write!(f, " ({} more were there already)", self.there) } else { Ok(()) }
     }
 }
@@ -319,8 +325,10 @@ fn failure(error: &FolderError) -> Failure {
     let failure = Failure::new(code, crate::api::causes(error));
     match error {
         FolderError::Taken(_) => failure.hint("choose another directory, or add --force"),
-        FolderError::NoFolder(_) => failure.hint("choose another directory"),
-        _ => failure,
+        FolderError::NoFolder(_) | FolderError::Io { .. } => {
+            failure.hint("choose another directory: swarm get JOB DEST")
+        }
+        FolderError::Outside(_) | FolderError::Busy(_) => failure,
     }
 }
 

@@ -45,7 +45,8 @@ async fn watch(client: &Client, global: &Global, args: &args::Ls) -> Result<(), 
 }
 
 async fn listed(client: &Client, args: &args::Ls) -> Result<List<JobItem>, Failure> {
-    let mut jobs = client.jobs().await?;
+    let filtered = !args.state.is_empty() || !args.labels.is_empty();
+    let mut jobs = if args.all || filtered { client.jobs().await? } else { client.newest_jobs(args.limit).await? };
     jobs.items.retain(|job| is_wanted(job, args));
     jobs.items.truncate(if args.all { usize::MAX } else { args.limit });
     Ok(jobs)
@@ -74,7 +75,10 @@ pub(super) async fn show(client: &Client, global: &Global, args: &args::Show) ->
     let target = Target::parse(&args.id)?;
     let job = match client.job(&target.job).await {
         Err(unknown) if unknown.code == Code::NotFound && target.is_whole() && !args.tasks => {
-            return output::node(global.output, &node(client, &args.id).await?.ok_or(unknown)?);
+            // Of a name that several jobs have, they are told.
+            let message = unknown.message.replacen("no job `", "no job and no node `", 1);
+            let neither = || Failure { message, ..unknown };
+            return output::node(global.output, &node(client, &args.id).await?.ok_or_else(neither)?);
         }
         job => job?,
     };

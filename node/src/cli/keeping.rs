@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::args::{self, Global};
-use super::output::{self, Format, bytes, json, print};
+use super::output::{self, Format, age, ago, bytes, json, print};
 use crate::api::view::BlobItem;
 use crate::api::{Client, Failure};
 
@@ -45,7 +45,7 @@ async fn collect(client: &Client, global: &Global, grace: Option<Duration>) -> R
 }
 
 impl output::Row for BlobItem {
-    const HEADER: &'static [&'static str] = &["BLOB", "SIZE", "KEPT FOR", "SINCE"];
+    const HEADER: &'static [&'static str] = &["BLOB", "SIZE", "KEPT FOR", "AGE"];
 
     fn cells(&self) -> Vec<String> {
         let why = match (self.pinned, self.used) {
@@ -55,7 +55,7 @@ impl output::Row for BlobItem {
             (false, false) => "",
         };
         let hash = &self.hash[..self.hash.len().min(HASH_DIGITS)];
-        vec![hash.into(), bytes(self.len_bytes), why.into(), self.claimed.clone()]
+        vec![hash.into(), bytes(self.len_bytes), why.into(), age(&self.claimed).map(ago).unwrap_or_default()]
     }
 
     fn id(&self) -> String {

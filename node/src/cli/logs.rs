@@ -16,6 +16,7 @@ use super::args::{self, Global};
 use super::log_items::print_items;
 use super::output::{Format, shown};
 use super::target::{Selection, Target, stage, task_name};
+use super::wait::detached;
 use crate::api::view::{Bytes, Ended, JobDetail, TaskNews, TaskRun};
 use crate::api::{Client, Code, Failure};
 use crate::board::NEWS_BYTES_MAX;
@@ -39,12 +40,20 @@ pub(super) async fn logs(client: &Client, global: &Global, args: &args::Logs) ->
     }
     let mut printer = Printer::new(Choice::of(args));
     if args.follow {
-        return follow(client, &job, &selections, &mut printer).await;
+        return until_ctrl_c(&args.target, follow(client, &job, &selections, &mut printer)).await;
     }
     for selection in &selections {
         printer.print(client, &job, selection).await?;
     }
     printer.flush()
+}
+
+/// Follows until the end or Ctrl-C, which leaves the job alone.
+async fn until_ctrl_c(target: &str, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(detached(target).hint(format!("swarm logs {target} --follow"))),
+    }
 }
 
 async fn follow(

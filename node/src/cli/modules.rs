@@ -176,7 +176,7 @@ fn module_text(module: &ModuleItem) -> String {
 }
 
 impl output::Row for ModuleItem {
-    const HEADER: &'static [&'static str] = &["MODULE", "PUBLISHER", "SIZE", "WASM", "", "ABOUT"];
+    const HEADER: &'static [&'static str] = &["MODULE", "PUBLISHER", "SIZE", "WASM", "STATE", "ABOUT"];
 
     fn cells(&self) -> Vec<String> {
         let note = match (self.yanked, self.disputed) {
@@ -236,7 +236,10 @@ struct ExportItem {
 
 async fn inspect(client: &Client, format: Format, module: &str) -> Result<(), Failure> {
     let bytes = match named(module)? {
-        Named::File(path) => read(&path, MODULE_BYTES_MAX)?,
+        Named::File(path) => {
+            let next = "swarm module inspect FILE.wasm   # or the name of a published one: swarm module ls";
+            read(&path, MODULE_BYTES_MAX).map_err(|failure| failure.hint(next))?
+        }
         Named::Blob(hash) => fetch(client, hash, &[]).await?,
         Named::Published(reference) => {
             let found = client.module(&reference).await?;
@@ -245,7 +248,8 @@ async fn inspect(client: &Client, format: Format, module: &str) -> Result<(), Fa
         }
     };
     let item = blocking(move || InspectionItem::of(&bytes)).await.map_err(|error| {
-        Failure::new(Code::Invalid, format!("`{}` is not a module: {}", shown(module), causes(&error)))
+        let message = format!("`{}` is not a module: {}", shown(module), causes(&error));
+        Failure::new(Code::Invalid, message).hint("swarm module inspect FILE.wasm")
     })?;
     match format {
         Format::Json | Format::Jsonl => print(&json(&item)?),
@@ -268,7 +272,7 @@ fn named(module: &str) -> Result<Named, Failure> {
         })?;
         return Ok(Named::Blob(hash));
     }
-    let is_reference = || module.parse::<Reference>().is_ok();
+    let is_reference = || !module.ends_with(".wasm") && module.parse::<Reference>().is_ok();
     match Path::new(module).exists() || !is_reference() {
         true => Ok(Named::File(module.into())),
         false => Ok(Named::Published(module.into())),
@@ -377,6 +381,7 @@ mod tests {
         assert!(matches!(named(cargo.to_str().unwrap()), Ok(Named::File(_))));
         assert!(matches!(named("sh.example.loudify@1"), Ok(Named::Published(_))));
         assert!(matches!(named("dir/missing.wasm"), Ok(Named::File(_))));
+        assert!(matches!(named("missing.wasm"), Ok(Named::File(_))));
         assert!(matches!(named("blake3:zz"), Err(failure) if failure.code == Code::Usage));
     }
 }

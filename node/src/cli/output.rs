@@ -252,6 +252,10 @@ fn job_text(job: &JobDetail, outcomes: Option<&[TaskItem]>, terminal: bool) -> S
         ("tasks", progress(item)),
         ("submitted", format!("{} through node {}", item.submitted, &item.submitter[..item.submitter.len().min(12)])),
     ];
+    if item.priority != 0 {
+        lines.push(("priority", item.priority.to_string()));
+    }
+    lines.extend(item.labels.iter().map(|(key, value)| ("label", shown(&format!("{key}={value}")))));
     if !job.description.is_empty() {
         lines.push(("about", shown(&job.description)));
     }
@@ -346,7 +350,8 @@ pub(super) fn ago(time: Duration) -> String {
     }
 }
 
-fn age(submitted: &str) -> Option<Duration> {
+/// How long ago a time in RFC 3339 was.
+pub(super) fn age(submitted: &str) -> Option<Duration> {
     let submitted: jiff::Timestamp = submitted.parse().ok()?;
     // The submitter's clock may be ahead of this one.
     Some(Duration::try_from(jiff::Timestamp::now().duration_since(submitted)).unwrap_or_default())
@@ -435,6 +440,7 @@ mod tests {
         state      failed
         tasks      9 done, 1 failed of 10
         submitted  2026-11-22T05:00:00Z through node cdcdcdcdcdcd
+        label      team=art
         about      Tiles.
 
         STAGE  DONE  FAILED  CANCELLED  TASKS

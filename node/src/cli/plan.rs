@@ -373,7 +373,7 @@ mod tests {
         large.limits.memory_bytes_max = 16 << 30;
         assert_eq!(
             words::unmet(&large.unmet(&nodes)),
-            "it needs 16.0GiB and 1 slots, and the largest node offers 8.0GiB and 4"
+            "it needs 16.0GiB and 1 slot, and the largest node offers 8.0GiB and 4"
         );
     }
 }

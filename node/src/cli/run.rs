@@ -8,6 +8,7 @@ use super::get::{self, Destination};
 use super::logs::{Choice, Printer};
 use super::node::Node;
 use super::submit::{Names, parse, upload_and_submit};
+use super::usage;
 use super::wait::{Meanwhile, or_detach, or_give_up, until_over, verdict};
 use crate::api::view::JobDetail;
 use crate::api::{Client, Code, Failure, causes};
@@ -23,20 +24,31 @@ const TASK: &str = "main";
 
 /// `swarm run`.
 pub(super) async fn run(global: &Global, args: &args::Run) -> Result<(), Failure> {
-    let plan = parse(job_file(args)?, "swarm run", Names::of(global, args.local)?).await?;
-    let plan = plan.map_err(|error| invalid(&error, &args.module))?;
+    let lines = job_file(args)?;
+    let plan = parse(text(&lines), "swarm run", Names::of(global, args.local)?).await?;
+    let plan = plan.map_err(|error| invalid(&error, &args.module, &lines))?;
     let node = Node::open(global, args.local).await?;
     let done = carry_out(&node, args, &plan).await;
     node.close().await;
     done
 }
 
-/// What is wrong, without the job file that nobody wrote.
-fn invalid(error: &JobFileError, module: &str) -> Failure {
-    let message = match error {
-        JobFileError::Invalid(problem) => problem.message().replace(&format!(" (task {TASK})"), ""),
-        other => causes(other),
-    };
+/// What is wrong, without the job file that nobody wrote: of a flag, what it may be.
+fn invalid(error: &JobFileError, module: &str, lines: &[Line]) -> Failure {
+    let JobFileError::Invalid(problem) = error else { return of_module(causes(error), module) };
+    let message = problem.message().replace(&format!(" (task {TASK})"), "").replace(&format!(" of task `{TASK}`"), "");
+    let line = lines.get(problem.position().0.saturating_sub(1));
+    let Some(Line { flag: Some(flag), .. }) = line else { return of_module(message, module) };
+    let message = message.replace(&format!("`{}`", flag.key), &format!("`{}`", flag.name));
+    let next = line_of([module, flag.name, flag.example].into_iter().filter(|word| !word.is_empty()));
+    Failure::new(Code::Usage, message).hint(format!("{next}   # more: swarm run --help"))
+}
+
+fn line_of<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    usage::line(["swarm", "run"].into_iter().chain(words))
+}
+
+fn of_module(message: String, module: &str) -> Failure {
     let failure = Failure::new(Code::Invalid, message);
     match Path::new(module) {
         path if module.ends_with(".toml") => failure.hint(format!("swarm submit {}", path.display())),
@@ -80,26 +92,54 @@ async fn fetch(client: &Client, job: &JobDetail) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A flag that becomes a line of the job file.
+struct Flag {
+    name: &'static str,
+    /// The key that errors name.
+    key: &'static str,
+    /// A value, or what follows it.
+    example: &'static str,
+}
+
+const ARGS: Flag = Flag { name: "--range", key: "args", example: "0..3" };
+const STDIN: Flag = Flag { name: "--stdin", key: "stdin", example: "FILE" };
+const RANGE: Flag = Flag { name: "--range", key: "array", example: "0..100" };
+const EACH_LINE: Flag = Flag { name: "--each-line", key: "each.lines", example: "FILE" };
+const TIMEOUT: Flag = Flag { name: "--timeout", key: "timeout", example: "30s" };
+const MEMORY: Flag = Flag { name: "--memory", key: "resources.memory", example: "256MiB" };
+const OUT: Flag = Flag { name: "--out", key: "outputs", example: "PATH" };
+const IN: Flag = Flag { name: "--in", key: "inputs", example: "SRC:DST" };
+
+/// A line of the job file, and the flag that it stands for.
+struct Line {
+    text: String,
+    flag: Option<&'static Flag>,
+}
+
+fn text(lines: &[Line]) -> String {
+    lines.iter().map(|line| format!("{}\n", line.text)).collect()
+}
+
 /// The job file that says the same.
-fn job_file(args: &args::Run) -> Result<String, Failure> {
+fn job_file(args: &args::Run) -> Result<Vec<Line>, Failure> {
+    let plain = |text| Line { text, flag: None };
     let mut lines = vec![
-        format!("name = {}", quoted(&name(&args.module))),
-        format!("[task.{TASK}]"),
-        format!("wasm = {}", quoted(&module(&args.module))),
-        format!("args = {}", list(&args.args)),
+        plain(format!("name = {}", quoted(&name(&args.module)))),
+        plain(format!("[task.{TASK}]")),
+        plain(format!("wasm = {}", quoted(&module(&args.module)))),
     ];
-    lines.extend(args.stdin.as_deref().map(|file| format!("stdin = {{ file = {} }}", path(file))));
-    lines.extend(args.range.as_ref().map(|range| format!("array = {}", quoted(range))));
-    lines.extend(args.each_line.as_deref().map(|file| format!("each = {{ lines = {} }}", path(file))));
-    lines.extend(args.timeout.as_ref().map(|time| format!("timeout = {}", quoted(time))));
-    lines.extend(args.memory.as_ref().map(|size| format!("resources = {{ memory = {} }}", quoted(size))));
-    if !args.outputs.is_empty() {
-        lines.push(format!("outputs = {}", list(&args.outputs)));
-    }
+    let mut flag = |flag, text: Option<String>| lines.extend(text.map(|text| Line { text, flag: Some(flag) }));
+    flag(&ARGS, Some(format!("args = {}", list(&args.args))));
+    flag(&STDIN, args.stdin.as_deref().map(|file| format!("stdin = {{ file = {} }}", path(file))));
+    flag(&RANGE, args.range.as_ref().map(|range| format!("array = {}", quoted(range))));
+    flag(&EACH_LINE, args.each_line.as_deref().map(|file| format!("each = {{ lines = {} }}", path(file))));
+    flag(&TIMEOUT, args.timeout.as_ref().map(|time| format!("timeout = {}", quoted(time))));
+    flag(&MEMORY, args.memory.as_ref().map(|size| format!("resources = {{ memory = {} }}", quoted(size))));
+    flag(&OUT, (!args.outputs.is_empty()).then(|| format!("outputs = {}", list(&args.outputs))));
     for spec in &args.inputs {
-        lines.push(input(spec)?);
+        flag(&IN, Some(input(spec)?));
     }
-    Ok(lines.join("\n") + "\n")
+    Ok(lines)
 }
 
 /// `SRC[:DST]`; without a DST, the file keeps its name.
@@ -160,7 +200,7 @@ mod tests {
     fn written(line: &[&str]) -> String {
         let cli = args::Cli::parse_from([&["swarm", "run"], line].concat());
         let args::Command::Run(run) = cli.command else { panic!("run") };
-        job_file(&run).unwrap()
+        text(&job_file(&run).unwrap())
     }
 
     #[test]

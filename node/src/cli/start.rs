@@ -15,7 +15,7 @@ use crate::api::{Code, Failure, causes};
 use crate::collector::SCRUB_EVERY_MIN;
 use crate::handle::Handle;
 use crate::leaving::DrainAsked;
-use crate::network::{IdentityError, Rates};
+use crate::network::{IdentityError, NetworkError, Rates};
 use crate::runtime::{Runtime, RuntimeOptions, StartError};
 use crate::supervisor::Crash;
 
@@ -97,9 +97,18 @@ fn not_started(error: &StartError) -> Failure {
         StartError::Identity(IdentityError::Damaged { path }) => {
             Failure { code: Code::Integrity, ..failure }.hint(moved_away(path))
         }
-        StartError::DataDir { .. } => failure.hint("swarm start --data DIR"),
+        StartError::DataDir { dir, .. } if dir.exists() && !dir.is_dir() => {
+            Failure { message: format!("`{}` is not a directory", dir.display()), ..failure }
+                .hint("swarm start --data DIR   # an empty directory, or one that a node had before")
+        }
+        StartError::DataDir { .. } => {
+            failure.hint("swarm start --data DIR   # a directory that you may write to; it is made when it is missing")
+        }
         StartError::Storage { dir, .. } => {
             failure.hint(format!("df -h '{}', then start the node again", dir.display()))
+        }
+        StartError::Network(NetworkError::SwarmName { .. }) => {
+            Failure { code: Code::Usage, ..failure }.hint("swarm start --swarm NAME")
         }
         StartError::Network(_) => failure.hint("swarm start --listen /ip4/0.0.0.0/tcp/0   # who has a port: ss -tulpn"),
         _ => failure.hint("swarm doctor"),

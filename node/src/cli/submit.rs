@@ -184,6 +184,9 @@ fn invalid(error: &JobFileError, path: &Path) -> Failure {
             Some(near) => failure.hint(format!("did you mean `{near}`? swarm validate {near}")),
             None => failure.hint("ls *.toml   # paths are relative to where you are"),
         },
+        JobFileError::Name(_) => {
+            Failure { code: Code::Usage, ..failure }.hint(format!("swarm submit {typed} --name my-job"))
+        }
         JobFileError::Unreadable { .. } if path.is_dir() => {
             failure.hint(format!("swarm validate {}   # the job file in it", path.join(USUAL_NAME).display()))
         }

@@ -62,7 +62,12 @@ impl Target {
             Some(index) if index < found.1.tasks => Ok(vec![Selection { stage: found.0, tasks: index..index + 1 }]),
             Some(index) => {
                 let (stage, last) = (&name.stage, found.1.tasks.saturating_sub(1));
-                let message = format!("`{stage}` has no task {index}; its tasks are {stage}[0] to {stage}[{last}]");
+                let message = match last {
+                    0 => {
+                        format!("`{stage}` has no task {index}; it has one, which is called {}", task_name(found.1, 0))
+                    }
+                    _ => format!("`{stage}` has no task {index}; its tasks are {stage}[0] to {stage}[{last}]"),
+                };
                 Err(Failure::new(Code::NotFound, message).hint(format!("swarm show {} --tasks", job.item.id)))
             }
         }

@@ -32,7 +32,8 @@ fn next(error: &Error, typed: &[String]) -> String {
     let words: Vec<&str> = std::iter::once("swarm").chain(typed.iter().skip(1).map(String::as_str)).collect();
     let (path, command) = reached(&words);
     let wrong = one(error, ContextKind::InvalidSubcommand).or_else(|| one(error, ContextKind::InvalidArg));
-    let meant = one(error, ContextKind::SuggestedSubcommand).or_else(|| one(error, ContextKind::SuggestedArg));
+    let meant = nearest(error, ContextKind::SuggestedSubcommand, wrong.as_deref());
+    let meant = meant.or_else(|| nearest(error, ContextKind::SuggestedArg, wrong.as_deref()));
     if let (Some(wrong), Some(meant)) = (&wrong, meant) {
         // A flag is shown with its value's name, and may be typed with its value.
         let wrong = wrong.split([' ', '=']).next().unwrap_or_default();
@@ -67,6 +68,15 @@ fn examples(command: &Command) -> Vec<String> {
     help.lines().skip_while(|line| *line != EXAMPLES).skip(1).map(|line| line.trim().to_owned()).collect()
 }
 
+/// What is spelt most like the word that was typed.
+fn nearest(error: &Error, kind: ContextKind, typed: Option<&str>) -> Option<String> {
+    let distance = |word: &&String| strsim::damerau_levenshtein(word, typed.unwrap_or_default());
+    match error.get(kind)? {
+        ContextValue::Strings(words) => words.iter().min_by_key(distance).cloned(),
+        _ => one(error, kind),
+    }
+}
+
 /// The first of what the error knows of a kind.
 fn one(error: &Error, kind: ContextKind) -> Option<String> {
     match error.get(kind)? {
@@ -77,7 +87,7 @@ fn one(error: &Error, kind: ContextKind) -> Option<String> {
 }
 
 /// Words as they are typed into a shell.
-fn line<'a>(words: impl Iterator<Item = impl Display + 'a>) -> String {
+pub(super) fn line<'a>(words: impl Iterator<Item = impl Display + 'a>) -> String {
     let quoted = words.map(|word| {
         let word = word.to_string();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@,+%".contains(c);
@@ -100,6 +110,7 @@ mod tests {
     fn the_line_that_was_meant_comes_last() {
         for (words, hint) in [
             (&["swarm", "sumbit", "my job.toml"][..], "swarm submit 'my job.toml'"),
+            (&["swarm", "statsu"], "swarm status"),
             (&["swarm", "submit"], "swarm submit job.toml   # more: swarm submit --help"),
             (&["swarm", "ls", "--lmit", "3"], "swarm ls --limit 3"),
             (&["swarm", "run", "m.wasm", "x", "y"], "swarm run m.wasm -- x y"),
@@ -107,7 +118,10 @@ mod tests {
                 &["swarm", "wait", "@last", "--timeout", "9"],
                 "swarm wait @last --timeout 5m   # more: swarm wait --help",
             ),
-            (&["swarm", "start", "--bootstrap", "x"], "swarm start --help"),
+            (
+                &["swarm", "start", "--bootstrap", "x"],
+                "swarm start --bootstrap /ip4/192.0.2.7/tcp/4001   # more: swarm start --help",
+            ),
             (&["swarm", "blob", "put"], "swarm blob put hello.wasm   # more: swarm blob put --help"),
         ] {
             assert_eq!(said(words).1, hint, "{words:?}");

@@ -99,16 +99,16 @@ pub(super) async fn or_detach<T>(
 ) -> Result<T, Failure> {
     tokio::select! {
         done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(detached(id, embedded)),
+        _ = tokio::signal::ctrl_c() => Err(match embedded {
+            true => Failure::new(Code::Detached, "stopped: the job ends with its embedded swarm"),
+            false => detached(id).hint(format!("swarm wait {id}")),
+        }),
     }
 }
 
-fn detached(id: &str, embedded: bool) -> Failure {
-    if embedded {
-        return Failure::new(Code::Detached, "stopped: the job ends with its embedded swarm");
-    }
+/// What Ctrl-C leaves behind.
+pub(super) fn detached(id: &str) -> Failure {
     Failure::new(Code::Detached, format!("detached: {id} keeps running; come back with"))
-        .hint(format!("swarm wait {id}"))
 }
 
 /// Says how a job ended; an error unless every task succeeded.

@@ -29,6 +29,9 @@ pub const GLOB_FILES_MAX: usize = 65_536;
 /// As a shell matches: `*` stays within a folder and skips hidden files.
 const LIKE_A_SHELL: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
+/// The same while walking, hidden files included: the library panics when it looks for them among names that are not
+/// UTF-8. They are left out afterwards, and names that are not UTF-8 are matched by nothing.
+const WALKING: MatchOptions = MatchOptions { require_literal_leading_dot: false, ..LIKE_A_SHELL };
 
 /// A blob that a job needs, and where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -258,13 +261,13 @@ impl<'a> Blobs<'a> {
         let full = Path::new(&Pattern::escape(base)).join(pattern);
         let full = full.to_str().ok_or_else(|| at.fault("is not UTF-8"))?;
         let matches =
-            glob::glob_with(full, LIKE_A_SHELL).map_err(|error| at.fault(format!("is not a glob: {}", error.msg)))?;
+            glob::glob_with(full, WALKING).map_err(|error| at.fault(format!("is not a glob: {}", error.msg)))?;
         let fixed = fixed_part(pattern);
         let mut found = Vec::new();
         for path in matches {
             let path = path
                 .map_err(|error| at.fault(format!("meets a folder that cannot be read: {}", error.path().display())))?;
-            if path.is_dir() {
+            if path.is_dir() || self.is_hidden(&path, pattern, fixed) {
                 continue;
             }
             if found.len() == GLOB_FILES_MAX {
@@ -274,6 +277,15 @@ impl<'a> Blobs<'a> {
         }
         found.sort_by(|a: &Found, b| a.file.path.cmp(&b.file.path));
         if found.is_empty() { Err(at.fault("matches no file")) } else { Ok(found) }
+    }
+
+    /// Whether a wildcard of the pattern stands for the dot of a hidden file or folder.
+    fn is_hidden(&self, path: &Path, pattern: &str, fixed: &str) -> bool {
+        let below = path.strip_prefix(self.base.join(fixed)).unwrap_or(path);
+        let wild = pattern[fixed.len()..].trim_start_matches('/');
+        let dotted = |part: std::path::Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+        below.components().any(dotted)
+            && Pattern::new(wild).is_ok_and(|wild| !wild.matches_path_with(below, LIKE_A_SHELL))
     }
 
     fn found(&mut self, path: PathBuf, fixed: &str, at: Named<'_>) -> Result<Found, Fault> {

@@ -19,6 +19,9 @@ const WAIT_MAX: Duration = Duration::from_secs(15);
 /// The longest wait for a bootstrap address in the first minutes, so that nodes which are started together, in any
 /// order, find each other at once.
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A bootstrap address that failed so often, for some four seconds, is told: nodes that are started together have found each
+/// other by then, so it is probably a slip.
+const FAILURES_TOLD: u32 = 4;
 /// How long these first minutes are.
 const BOOTSTRAP_EAGER: Duration = Duration::from_secs(300);
 /// Targets dialled at the same time: a node that knew a thousand peers must not storm the network at its start.
@@ -103,8 +106,12 @@ impl Dialer {
         let Some(target) = self.targets.iter_mut().find(|target| target.dial == Some(connection)) else { return };
         target.dial = None;
         let already = matches!(error, DialError::DialPeerConditionFalse(_));
-        if target.failures == 0 && target.bootstrap && !already {
-            tracing::info!(addresses = ?target.addresses, "bootstrap node not reached yet, trying on: {error}");
+        if target.failures == FAILURES_TOLD && target.bootstrap && !already {
+            let address = target.addresses.first().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(
+                "no node of this swarm at {address}: {}; trying on. `swarm status` there prints its addresses",
+                cause(error)
+            );
         } else {
             tracing::debug!(addresses = ?target.addresses, failures = target.failures, "not reached: {error}");
         }
@@ -182,6 +189,20 @@ pub(super) fn dial_peer(peer: PeerId, addresses: Vec<Multiaddr>) -> DialOpts {
     let new_port = addresses.is_empty() || addresses.iter().any(is_tcp);
     let opts = DialOpts::peer_id(peer).addresses(addresses).extend_addresses_through_behaviour();
     if new_port { opts.allocate_new_port().build() } else { opts.build() }
+}
+
+/// Why a dial failed, in a few words.
+fn cause(error: &DialError) -> String {
+    let last: &dyn std::error::Error = match error {
+        DialError::WrongPeerId { obtained, .. } => return format!("the node there is {obtained}"),
+        DialError::Transport(tried) => match tried.first() {
+            Some((_, tried)) => tried,
+            None => error,
+        },
+        other => other,
+    };
+    let deepest = std::iter::successors(Some(last), |error| error.source()).last().unwrap_or(last);
+    deepest.to_string()
 }
 
 fn dial_address(address: Multiaddr) -> DialOpts {

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use crate::support::{Dir, Finished, Node, eventually};
 
 /// Mistakes that need no node.
-const ALONE: [(&str, &str); 16] = [
+const ALONE: [(&str, &str); 32] = [
     ("no node was started", "swarm ls"),
     ("a letter too many", "swarm sumbit job.toml"),
     ("no file was given", "swarm submit"),
@@ -25,10 +25,26 @@ const ALONE: [(&str, &str); 16] = [
     ("a time without a unit", "swarm wait @last --timeout 90"),
     ("an address as of a web server", "swarm start --bootstrap 192.0.2.7:4001"),
     ("a configuration with a slip", "swarm --config slip.toml ls"),
+    ("two letters swapped", "swarm statsu"),
+    ("a file instead of the data directory", "swarm ls --node job.toml"),
+    ("a file instead of a new data directory", "swarm start --data job.toml"),
+    ("memory without a unit", "swarm start --memory 5"),
+    ("a swarm without a name", "swarm start --swarm ''"),
+    ("a word instead of a number", "swarm ls --limit many"),
+    ("more slots than a node can have", "swarm start --slots 5000"),
+    ("a priority out of reach", "swarm submit job.toml --priority 1000"),
+    ("an empty job file", "swarm validate empty.toml"),
+    ("a name that a job cannot have", "swarm submit job.toml --local --name My_Job"),
+    ("a range the wrong way round", "swarm run hello.wasm --local --range 5..1"),
+    ("memory that nobody can read", "swarm run hello.wasm --local --memory lots"),
+    ("an input that is not there", "swarm run hello.wasm --local --in nosuch.txt"),
+    ("an item without an array", "swarm run echo.wasm --local -- '{{ item }}'"),
+    ("a component instead of a module", "swarm run component.wasm --local"),
+    ("pages of the manual into a file", "swarm man job.toml"),
 ];
 
 /// Mistakes with a node that has run three jobs: `hello`, twice, and `bad`, which failed.
-const WITH_A_NODE: [(&str, &str); 19] = [
+const WITH_A_NODE: [(&str, &str); 29] = [
     ("a second node in the same directory", "swarm start --listen /ip4/127.0.0.1/tcp/0"),
     ("a job that there is not", "swarm logs nope"),
     ("a name that two jobs have", "swarm show hello"),
@@ -38,6 +54,16 @@ const WITH_A_NODE: [(&str, &str); 19] = [
     ("waiting for a job that failed", "swarm wait BAD"),
     ("the outputs of a job without any", "swarm get BAD"),
     ("something else where the outputs go", "swarm get FILES taken"),
+    ("a file where the directory of outputs goes", "swarm get FILES job.toml"),
+    ("a pattern that fits no output", "swarm get FILES none --include '*.png'"),
+    ("a second task of a stage that has one", "swarm logs 'FILES/make[1]'"),
+    ("neither a job nor a node", "swarm show carl"),
+    ("a blob into a directory", "swarm blob get $(swarm blob put hello.wasm) folder"),
+    ("a blob into a directory that there is not", "swarm blob get $(swarm blob put hello.wasm) nowhere/hello.wasm"),
+    ("a directory to store", "swarm blob put folder"),
+    ("a module file that is not there", "swarm module inspect hallo.wasm"),
+    ("a variable that is not set", "swarm logs \"$NOTHING\""),
+    ("a file to store that is not there", "swarm blob put hallo.wasm"),
     ("mending what did not fail", "swarm retry FILES --failed"),
     ("publishing without a manifest", "swarm module publish"),
     ("a module that nobody published", "swarm run sh.example.loudify@1"),
@@ -64,9 +90,11 @@ fn prepare(dir: &Dir) {
     dir.write("job.toml", "name = \"hello\"\n[params]\nsize = { type = \"int\", default = 3 }\n[task.main]\nwasm = \"hello.wasm\"\narray = \"0..{{ params.size }}\"\n");
     dir.write("key.toml", "name = \"hello\"\n[task.main]\nwasm = \"hello.wasm\"\ntimeuot = \"5m\"\n");
     dir.write("lost.toml", "name = \"hello\"\n[task.main]\nwasm = \"target/hello.wasm\"\n");
+    dir.write("empty.toml", "");
+    fs::write(dir.path("component.wasm"), b"\0asm\x0d\0\x01\0").unwrap();
     dir.write("hello.c", "int main(void) { return 0; }\n");
     dir.write("slip.toml", "slots = 4\nmemroy = \"4GiB\"\n");
-    dir.write("bad.toml", "name = \"bad\"\n[task.main]\nwasm = \"seven.wasm\"\narray = \"0..3\"\n");
+    dir.write("bad.toml", "name = \"bad\"\nmax_failures = 3\n[task.main]\nwasm = \"seven.wasm\"\narray = \"0..3\"\n");
     dir.write("files.toml", "name = \"files\"\n[task.make]\nwasm = \"file.wasm\"\noutputs = [\"made.txt\"]\n");
     dir.write(
         "never.toml",

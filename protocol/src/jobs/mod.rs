@@ -213,17 +213,22 @@ impl Node {
         self.jobs.jobs.get(&id).map(|job| (job.signed.clone(), job.status()))
     }
 
-    pub(crate) fn job_summaries(&self) -> Vec<JobSummary> {
-        let summary = |(id, job): (&JobId, &Job)| JobSummary {
-            job: *id,
+    /// The jobs that are known, in no order: when each was submitted, and its name.
+    pub(crate) fn known_jobs(&self) -> impl Iterator<Item = (u64, JobId)> + '_ {
+        self.jobs.jobs.iter().map(|(id, job)| (job.spec.submitted_unix_ms, *id))
+    }
+
+    pub(crate) fn job_summary(&self, id: JobId) -> Option<JobSummary> {
+        let job = self.jobs.jobs.get(&id)?;
+        Some(JobSummary {
+            job: id,
             name: job.spec.name.clone(),
             submitted_unix_ms: job.spec.submitted_unix_ms,
             submitter: job.spec.submitter,
             labels: job.spec.options.labels.clone(),
             priority: job.spec.options.priority,
             status: job.status(),
-        };
-        self.jobs.jobs.iter().map(summary).collect()
+        })
     }
 
     /// The jobs that this node keeps and has seen over.

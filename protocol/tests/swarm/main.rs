@@ -4,6 +4,7 @@
 mod expiry;
 mod few;
 mod leases;
+mod lists;
 mod modules;
 mod records;
 mod strategies;

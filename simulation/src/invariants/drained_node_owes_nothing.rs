@@ -22,6 +22,9 @@ pub(super) struct Judge {
     owed: BTreeMap<NodeId, BTreeSet<(ShardId, u32)>>,
     /// Who said or recorded of a task that it ended. Whoever was told may not know the job, and forget it.
     known: BTreeMap<ShardId, BTreeMap<u32, BTreeSet<NodeId>>>,
+    /// Ends that a node forgot which alone knew them, with its disk or because its twin speaks now. Whoever hears of them
+    /// later, from what it said before, takes them for known.
+    forgotten: BTreeSet<(ShardId, u32)>,
     /// Nodes that ever heard of another: who did not has nobody to whom it could hand over anything.
     met: BTreeSet<NodeId>,
     /// Since when nodes drain.
@@ -108,7 +111,8 @@ impl Judge {
         }
         let lasting = self.known.iter().filter(|(shard, _)| lasts(shard));
         let mut ended = lasting.flat_map(|(shard, tasks)| tasks.iter().map(move |(task, known)| (shard, task, known)));
-        match ended.find(|(_, _, known)| is_alone(known, node)) {
+        let lost = |shard: &ShardId, task: &u32| self.forgotten.contains(&(*shard, *task));
+        match ended.find(|(shard, task, known)| is_alone(known, node) && !lost(shard, task)) {
             Some((shard, task, _)) => {
                 Err(format!("{node:?} is drained, but nobody else knows that task {task} of {shard:?} ended"))
             }
@@ -149,7 +153,10 @@ impl Invariant for Judge {
             Fact::Forgot { node } => {
                 self.owed.remove(node);
                 self.met.remove(node);
-                self.known.values_mut().for_each(|tasks| tasks.retain(|_, known| !is_alone(known, *node)));
+                for (shard, tasks) in &mut self.known {
+                    let forgotten = tasks.extract_if(.., |_, known| is_alone(known, *node));
+                    self.forgotten.extend(forgotten.map(|(task, _)| (*shard, task)));
+                }
             }
             // What is no more nobody needs to know.
             Fact::Expired { job, .. } => drop(self.expired.insert(*job)),
@@ -216,6 +223,17 @@ mod tests {
         // What it was told of a job that it does not know it may forget.
         let told = Tale::of(Judge::default()).with(&job).tells(2, 3, &record(job.shard(), 2, job.done(0)));
         told.fact(&Fact::Forgot { node: id(2) }).fact(&drained()).passes();
+    }
+
+    #[test]
+    fn what_a_node_said_before_it_forgot_may_be_taken_for_known() {
+        let job = Job::of(1);
+        let said = Tale::of(Judge::default()).with(&job).says(2, 3, &record(job.shard(), 2, job.done(0)));
+        let forgot = said.fact(&Fact::Forgot { node: id(2) });
+        let kept = [job.done(0)];
+        let met = forgot.hears(3, 1, &Message::StagesAsk(job.id));
+        let late = met.fact(&Fact::Recorded { node: id(3), shard: job.shard(), segment: &kept });
+        late.fact(&drained()).passes();
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What good job files become.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use swarm_protocol::{
@@ -135,6 +137,28 @@ fn an_item_is_shown_as_the_pattern_was_written() {
     assert_eq!(shown("in/a.txt"), "in/a.txt");
     let absolute = folder("good/in").to_str().unwrap().to_owned();
     assert_eq!(shown(&format!("{absolute}/*.txt")), format!("{absolute}/a.txt"));
+}
+
+#[test]
+fn a_glob_leaves_out_what_is_hidden_and_what_is_not_text() {
+    let base = tempfile::tempdir().unwrap();
+    let odd = OsStr::from_bytes(b"odd\xff.txt");
+    for path in ["a.txt".as_ref(), ".b.txt".as_ref(), odd, "deep/c.txt".as_ref(), ".deep/d.txt".as_ref()] {
+        let path = base.path().join("in").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "text").unwrap();
+    }
+    let matched = |pattern: &str| -> Vec<String> {
+        let text = format!("name = \"a\"\n[task.a]\nwasm = \"blake3:{:064}\"\neach = {{ files = '{pattern}' }}", 0);
+        let plan = read(&text, base.path(), "job.toml").unwrap_or_else(|error| panic!("{error}"));
+        let Elements::List(list) = stage(&plan, "a").elements else { panic!("a list") };
+        let items: Vec<Item> = codec::decode(&bytes(&plan, list), LIST_BYTES_MAX).unwrap();
+        items.into_iter().map(|item| item.text).collect()
+    };
+    assert_eq!(matched("in/*"), ["in/a.txt"]);
+    assert_eq!(matched("in/**/*.txt"), ["in/a.txt", "in/deep/c.txt"]);
+    assert_eq!(matched("in/.*"), ["in/.b.txt"]);
+    assert_eq!(matched("in/.deep/*"), ["in/.deep/d.txt"]);
 }
 
 #[test]
