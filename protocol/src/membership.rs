@@ -304,7 +304,7 @@ impl Node {
     fn on_record(&mut self, record: SharedRecord, linked: bool) {
         let (node, now) = (record.node, self.now);
         if node == self.me() {
-            return self.outlive(record.incarnation);
+            return self.outlive(&record);
         }
         let known = self.membership.members.get(&node);
         if known.is_none() && self.membership.members.len() >= MEMBERS_MAX {
@@ -330,7 +330,7 @@ impl Node {
     /// Another node's word about a member.
     fn on_hearsay(&mut self, record: SharedRecord) {
         if record.node == self.me() {
-            return self.outlive(record.incarnation);
+            return self.outlive(&record);
         }
         let news = match self.membership.members.get(&record.node) {
             None => self.membership.members.len() < MEMBERS_MAX,
@@ -349,7 +349,7 @@ impl Node {
         // Where all can be linked each is heard itself; a thousand cannot.
         let believed = self.membership.sparse || self.membership.members.len() + peers.len() > LINKS_FULL_MAX;
         for hint in peers.into_iter().take(PEERS_MAX) {
-            if believed {
+            if believed || hint.node == self.me() {
                 self.on_hearsay(hint);
             } else if !self.membership.lives(hint.node) {
                 self.want_link(hint.node, hint.addresses.clone());
@@ -446,10 +446,12 @@ impl Node {
 
     // ---- my own life
 
-    /// Somebody speaks of me as of an incarnation that is ahead of mine: a twin, or my own past that I forgot.
-    fn outlive(&mut self, incarnation: u64) {
-        if incarnation > self.membership.me.incarnation {
-            self.reincarnate(incarnation);
+    /// Somebody knows a record of mine that is ahead of mine: a twin's, or one of my own past that I forgot. Others would
+    /// believe that one, and that I still have what I had then.
+    fn outlive(&mut self, record: &NodeRecord) {
+        let me = &self.membership.me;
+        if (record.incarnation, record.sequence) > (me.incarnation, me.sequence) {
+            self.reincarnate(record.incarnation);
         }
     }
 

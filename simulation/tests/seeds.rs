@@ -222,6 +222,13 @@ fn what_a_twin_told_before_the_other_spoke_is_known() {
     assert_holds(22_012_418, 3);
 }
 
+/// A node that was to leave lost its disk in its first life and came back in its first life: others went by its older record, in which
+/// it leaves, for as long as it had run before.
+#[test]
+fn who_forgot_its_first_life_begins_a_second() {
+    assert_holds(24_010_878, 4);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
