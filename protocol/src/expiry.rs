@@ -4,7 +4,8 @@
 //! - a job expires only after a custodian of it has seen it over for so long, by its own clock while it ran; so no
 //!   clock is compared with another, and a swarm that is switched off keeps what it has;
 //! - that a job expired is a fact that only grows. Who hears of it forgets the job, passes it on, and tells it to whoever
-//!   still speaks of the job: a node that was away does not bring it back. Whoever has no reason to speak of it asks.
+//!   still speaks of the job: a node that was away does not bring it back. Whoever has no reason to speak of it asks, and
+//!   so does a custodian that finds the job's blobs nowhere.
 //!
 //! What is remembered of expired jobs is bounded ([`EXPIRED_MAX`]), the oldest are forgotten first.
 //!

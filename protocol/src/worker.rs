@@ -142,16 +142,29 @@ impl Worker {
         self.held.iter().map(work).sum()
     }
 
+    /// The same, and a task's part of it, when tasks are so short that one more may wait here for a slot.
+    fn short_work(&self) -> Option<(Duration, Duration)> {
+        let work = self.work()?;
+        let one = work / self.running().max(1);
+        let rare = one > HELD_MAX && self.answer < one / WAIT_PART;
+        (!rare).then_some((work, one))
+    }
+
+    /// Slots without a task; none while it is not known what was granted.
+    fn free_slots(&self, slots: u32) -> u32 {
+        if self.parked.is_empty() { slots.saturating_sub(self.running()) } else { 0 }
+    }
+
     /// When to ask for more, if never before now: outcomes come in batches, so what still runs is estimated.
     fn wants_at(&self, slots: u32, now: Time) -> Option<Time> {
-        let running = self.running();
-        if running < slots {
+        if !self.parked.is_empty() {
+            return None;
+        }
+        if self.running() < slots {
             return Some(now);
         }
-        let (work, slots) = (self.work()?, slots.max(1));
-        let one = work / running.max(1);
-        let rare = one > HELD_MAX && self.answer < one / WAIT_PART;
-        if rare || work / slots >= one + HELD_MAX {
+        let ((work, one), slots) = (self.short_work()?, slots.max(1));
+        if work / slots >= one + HELD_MAX {
             return None;
         }
         // One of the slots is free when the others are left with one task each.
@@ -164,6 +177,11 @@ impl Worker {
         if let Some(asked) = self.wanted.remove(&arbiter) {
             self.answer = (self.answer * 3 + now.since(asked).min(ANSWER_MAX)) / 4;
         }
+    }
+
+    /// Whether this grant came before.
+    fn has_seen(&self, lease: LeaseId) -> bool {
+        self.begun.contains_key(&lease) || self.parked.iter().any(|(.., grant)| grant.lease == lease)
     }
 
     fn remove(&mut self, started: LeaseId) -> Option<Held> {
@@ -187,14 +205,14 @@ impl Worker {
 
 impl Node {
     pub(crate) fn free_slots(&self) -> u32 {
-        self.membership.me.slots.saturating_sub(self.worker.running())
+        self.worker.free_slots(self.membership.me.slots)
     }
 
     /// At the end of every event.
     pub(crate) fn settle_worker(&mut self) {
         if core::mem::take(&mut self.worker.parked_changed) {
-            for (_, from, grant) in core::mem::take(&mut self.worker.parked) {
-                self.on_grant(from, grant);
+            for (at, from, grant) in core::mem::take(&mut self.worker.parked) {
+                self.take_grant(at, from, grant);
             }
         }
         if core::mem::take(&mut self.worker.wants_changed) {
@@ -260,21 +278,35 @@ impl Node {
         }
         self.worker.answered(from, self.now);
         self.on_found();
-        let tasks: Vec<_> = grant.tasks.iter().map(|(range, _)| *range).collect();
-        let refuses = self.membership.me.draining || self.is_stopped(grant.lease.shard.job);
-        let known = self.worker.begun.contains_key(&grant.lease);
-        if known && !self.plants(PlantedBug::StartsTwice) {
-            // said twice
-        } else if refuses {
-            self.send(from, Message::Release { lease: grant.lease, tasks });
-        } else if self.jobs.get(grant.lease.shard.job).is_none() {
-            self.pull_job(grant.lease.shard.job, from);
-            if self.worker.parked.len() < PARKED_GRANTS_MAX {
-                self.worker.parked.push((self.now, from, grant));
-            }
-        } else {
-            self.begin_lease(from, grant);
+        let known = self.worker.has_seen(grant.lease);
+        if !known || self.plants(PlantedBug::StartsTwice) {
+            self.take_grant(self.now, from, grant);
         }
+    }
+
+    fn take_grant(&mut self, came: Time, from: NodeId, grant: Grant) {
+        let job = grant.lease.shard.job;
+        let refuses = self.membership.me.draining || self.is_stopped(job) || self.would_wait_long();
+        if refuses {
+            self.give_back(from, &grant);
+        } else if self.jobs.get(job).is_some() {
+            self.begin_lease(from, grant);
+        } else if self.worker.parked.len() < PARKED_GRANTS_MAX && self.pull_job(job, from) {
+            self.worker.parked.push((came, from, grant));
+        } else {
+            self.give_back(from, &grant);
+        }
+    }
+
+    /// Two arbiters answered for one slot: what one of them granted would wait here while another node is idle.
+    fn would_wait_long(&self) -> bool {
+        self.worker.running() >= self.membership.me.slots && self.worker.short_work().is_none()
+    }
+
+    fn give_back(&mut self, arbiter: NodeId, grant: &Grant) {
+        let tasks = grant.tasks.iter().map(|(range, _)| *range).collect();
+        self.send(arbiter, Message::Release { lease: grant.lease, tasks });
+        self.worker.begun.insert(grant.lease, self.now);
     }
 
     fn begin_lease(&mut self, from: NodeId, grant: Grant) {
@@ -459,6 +491,7 @@ impl Node {
     pub(crate) fn on_arbiter_unlinked(&mut self, arbiter: NodeId) {
         let now = self.now;
         self.worker.wanted.remove(&arbiter);
+        self.worker.parked.retain(|(_, from, _)| *from != arbiter); // whoever follows it has these tasks pending
         let mut any = false;
         for held in self.worker.held.values_mut().filter(|held| held.arbiter == arbiter && held.resume.is_none()) {
             held.resume = Some(Resume { next: now, until: now + RESUME_MAX });
@@ -500,7 +533,11 @@ impl Node {
     /// Called every heartbeat.
     pub(crate) fn keep_worker(&mut self) {
         let now = self.now;
-        self.worker.parked.retain(|(at, _, _)| now.since(*at) < PARKED_GRANT_MAX);
+        for (_, from, grant) in
+            self.worker.parked.extract_if(.., |(at, ..)| now.since(*at) >= PARKED_GRANT_MAX).collect::<Vec<_>>()
+        {
+            self.give_back(from, &grant);
+        }
         let held = &self.worker.held;
         self.worker.begun.retain(|lease, at| now.since(*at) < STARTED_MEMORY || held.contains_key(lease));
         let mut again = Vec::new();

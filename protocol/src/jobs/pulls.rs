@@ -48,12 +48,13 @@ impl Node {
         }
     }
 
-    pub(crate) fn pull_job(&mut self, job: JobId, from: NodeId) {
+    /// Asks for a job, now and until somebody brings it; `false` when nobody is asked.
+    pub(crate) fn pull_job(&mut self, job: JobId, from: NodeId) -> bool {
         if self.tells_expired(from, job) {
-            return;
+            return false;
         }
         if !self.jobs.pulls.contains_key(&job) && self.jobs.pulls.len() >= PULLS_MAX {
-            return;
+            return false;
         }
         let now = self.now;
         let pull = self.jobs.pulls.entry(job).or_insert(Pull { from: Vec::new(), tries: 0, next: now });
@@ -65,6 +66,7 @@ impl Node {
             }
         }
         self.keep_pulls();
+        true
     }
 
     pub(super) fn keep_pulls(&mut self) {

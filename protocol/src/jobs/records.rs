@@ -156,13 +156,29 @@ impl Node {
         let Some(job) = self.jobs.jobs.get_mut(&id) else { return };
         job.blobs = if complete { Blobs::Held } else { Blobs::Unknown };
         if complete {
-            self.persist_job(id);
-            for publisher in self.jobs.publishers.remove(&id).unwrap_or_default() {
-                self.send(publisher, Message::Published(id));
-            }
-            self.announce(id); // its tasks can be granted now
-            self.on_job_able(id);
+            self.on_blobs_held(id);
+        } else {
+            self.ask_about(id);
         }
+    }
+
+    fn on_blobs_held(&mut self, id: JobId) {
+        self.persist_job(id);
+        for publisher in self.jobs.publishers.remove(&id).unwrap_or_default() {
+            self.send(publisher, Message::Published(id));
+        }
+        self.announce(id); // its tasks can be granted now
+        self.on_job_able(id);
+    }
+
+    /// Asks a neighbour about a job whose blobs are nowhere to be found: the job may have expired, and all its other
+    /// custodians may have forgotten that with their disks.
+    fn ask_about(&mut self, id: JobId) {
+        let neighbours = self.linked_neighbours();
+        let Some(job) = self.jobs.jobs.get(&id).filter(|_| !neighbours.is_empty()) else { return };
+        let about = Message::JobDigests(vec![(id, job.stop)]);
+        let neighbour = neighbours[self.rng.usize(0..neighbours.len())];
+        self.send(neighbour, about);
     }
 
     pub(super) fn retry_blobs(&mut self) {

@@ -1,8 +1,10 @@
 //! Jobs leave when their time is over: everywhere, for good, and with all that was remembered of them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::few::{Few, id, is_over, run, stored};
+use crate::few::{Few, finish, id, is_over, run, stored, submit};
+use swarm_protocol::placement::{Key, View};
 use swarm_protocol::{Epoch, Event, Hash, Message, ShardId, Table};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -50,6 +52,34 @@ fn who_only_heard_of_a_job_hears_of_its_end_too() {
     (0..4).filter(|number| *number != bystander).for_each(|number| few.link(bystander, number));
     few.pass(24 * HOUR);
     assert!(few.cores[&id(bystander)].node.has_expired(job));
+}
+
+/// A node that was away brought back a job that had expired to custodians with new disks: its blobs were gone, so that it
+/// never ended, and the one node that knew better was no custodian and was not asked.
+#[test]
+fn a_job_whose_blobs_are_gone_is_asked_about() {
+    let mut few = Few::new(8);
+    let job = submit(&mut few, 0);
+    few.pass(Duration::from_secs(1));
+    let shards = [0, 1].map(|number| Key::of_shard(ShardId { job, stage: 0, number }));
+    let view = View::of((0..8).map(id));
+    let keeps: Vec<_> = shards.into_iter().chain([Key::of_job(job)]).flat_map(|key| view.custodians(key)).collect();
+    let bystanders: Vec<u8> = (0..8).filter(|number| !keeps.contains(&id(*number))).collect();
+    let (away, bystander) = (bystanders[0], bystanders[1]);
+    few.cut(away);
+    let old = few.cores.remove(&id(away)).unwrap().disk;
+    finish(&mut few, bystander, job);
+    few.pass(48 * HOUR);
+    assert!(few.cores[&id(bystander)].node.has_expired(job));
+    for number in (0..8).filter(|number| ![away, bystander].contains(number)) {
+        few.cut(number);
+        few.cores.remove(&id(number));
+        few.add(number, BTreeMap::new());
+    }
+    few.cores.values_mut().for_each(|core| core.fetches = false);
+    few.add(away, old);
+    few.pass(Duration::from_secs(60));
+    assert!((0..8).all(|number| few.cores[&id(number)].node.has_expired(job)));
 }
 
 /// A node that had forgotten what it promised of a job that was no more promised an older epoch to whoever had not heard.

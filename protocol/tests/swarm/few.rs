@@ -176,11 +176,23 @@ pub(crate) fn spec(number: u8) -> JobSpec {
     }
 }
 
-/// Submits a job at a node and ends its tasks as they are started, each with a blob.
-pub(crate) fn run(few: &mut Few, number: u8) -> JobId {
+/// Submits a job at a node.
+pub(crate) fn submit(few: &mut Few, number: u8) -> JobId {
     let job = SignedJob::sign(&spec(number), &key(number)).unwrap();
-    let result = job.id();
+    let submitted = job.id();
     few.tell(id(number), Event::Submit { token: 1, job });
+    submitted
+}
+
+/// Submits a job at a node and ends its tasks.
+pub(crate) fn run(few: &mut Few, number: u8) -> JobId {
+    let job = submit(few, number);
+    finish(few, number, job);
+    job
+}
+
+/// Ends the tasks of a job as they are started, each with a blob.
+pub(crate) fn finish(few: &mut Few, number: u8, job: JobId) {
     for _ in 0..200 {
         few.pass(Duration::from_millis(50));
         let nodes: Vec<_> = few.cores.keys().copied().collect();
@@ -193,8 +205,7 @@ pub(crate) fn run(few: &mut Few, number: u8) -> JobId {
             }
         }
     }
-    assert!(is_over(few, number, result));
-    result
+    assert!(is_over(few, number, job));
 }
 
 pub(crate) fn is_over(few: &mut Few, number: u8, job: JobId) -> bool {

@@ -3,18 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::few::{Few, id, key, spec};
-use swarm_protocol::{Answer, Event, JobId, NodeId, Notice, Query, ShardId, SignedJob};
+use crate::few::{Core, Few, id, submit};
+use swarm_protocol::message::Grant;
+use swarm_protocol::{Answer, Event, JobId, LeaseId, Message, NodeId, Notice, Query, Range, ShardId};
 
 #[test]
 fn every_node_tells_who_runs_a_task() {
     // More than there are custodians, so that some know nothing of a shard themselves.
     let mut few = Few::new(5);
-    let job = SignedJob::sign(&spec(0), &key(0)).unwrap();
-    let job_id = job.id();
-    few.tell(id(0), Event::Submit { token: 1, job });
+    let shards = shards_of(submit(&mut few, 0));
     few.pass(Duration::from_secs(1));
-    let shards = [0, 1].map(|number| ShardId { job: job_id, stage: 0, number });
     assert!(shards.iter().any(|shard| !started(&few, *shard).is_empty()));
     for shard in shards {
         let started = started(&few, shard);
@@ -51,4 +49,43 @@ fn told(few: &mut Few, number: u8, shard: ShardId) -> Runs {
         range.indexes().for_each(|task| _ = runs.entry(task).or_default().insert(node));
     }
     runs
+}
+
+#[test]
+fn a_node_that_waits_for_the_job_itself_is_granted_no_more() {
+    let mut few = Few::new(5);
+    few.lost = |message| matches!(message, Message::JobPush { .. });
+    let shards = shards_of(submit(&mut few, 0));
+    few.pass(Duration::from_secs(2));
+    for number in 0..5 {
+        let leased = shards.map(|shard| told(&mut few, 0, shard));
+        let of_node = leased.iter().flat_map(BTreeMap::values).filter(|nodes| nodes.contains(&id(number)));
+        assert_eq!(of_node.count(), 1, "node {number}");
+    }
+    few.lost = |_| false;
+    few.pass(Duration::from_secs(2));
+    assert!(few.cores.values().all(|core| tasks_of(core) == 1));
+}
+
+#[test]
+fn what_a_second_arbiter_grants_for_one_slot_is_given_back() {
+    let mut few = Few::new(5);
+    let shards = shards_of(submit(&mut few, 0));
+    few.pass(Duration::from_secs(1));
+    let (busy, lease) = few.cores.iter().find_map(|(node, core)| Some((*node, core.batches.first()?.lease))).unwrap();
+    let shard = shards.into_iter().find(|shard| *shard != lease.shard).unwrap();
+    let from = few.cores.keys().copied().find(|node| *node != busy).unwrap();
+    let tasks = vec![(Range { first: 64, count: 1 }, 0)];
+    let second = Grant { lease: LeaseId { shard, number: 99, ..lease }, continues: None, tasks, ttl_ms: 10_000 };
+    few.tell(busy, Event::Received { from, message: Message::Grant(second) });
+    assert_eq!(tasks_of(&few.cores[&busy]), 1);
+}
+
+fn shards_of(job: JobId) -> [ShardId; 2] {
+    [0, 1].map(|number| ShardId { job, stage: 0, number })
+}
+
+/// The tasks that a node was given to run, none of which has ended.
+fn tasks_of(core: &Core) -> u32 {
+    core.batches.iter().flat_map(|batch| &batch.tasks).map(|(range, _)| range.count).sum()
 }
