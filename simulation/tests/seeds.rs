@@ -229,6 +229,13 @@ fn who_forgot_its_first_life_begins_a_second() {
     assert_holds(24_010_878, 4);
 }
 
+/// A job that had expired came back with a node that had stood still, to custodians with new disks: its blobs were nowhere, and
+/// the only node that knew better was not asked.
+#[test]
+fn a_job_whose_blobs_are_nowhere_is_asked_about() {
+    assert_holds(25_011_670, 8);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();

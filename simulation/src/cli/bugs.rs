@@ -8,6 +8,7 @@ use swarm_simulation::Bug;
 
 use super::exit;
 use super::options::{Seeds, threads_or_all};
+use super::say::say;
 
 #[derive(Args)]
 pub(super) struct Hunt {
@@ -35,8 +36,10 @@ impl Hunt {
         let (name, seconds) = (bug.name(), begun.elapsed().as_secs_f64());
         let broken = found.as_ref().and_then(|report| Some((report.scenario.command(), report.violation.as_ref()?)));
         match &broken {
-            Some((command, broken)) => println!("{name:<24} {:<28} {seconds:6.1} s  {command}", broken.invariant),
-            None => println!("{name:<24} NOT FOUND in {}..{} {seconds:10.1} s", self.seeds.0, self.seeds.1),
+            Some((command, broken)) => {
+                say(&format_args!("{name:<24} {:<28} {seconds:6.1} s  {command}", broken.invariant))
+            }
+            None => say(&format_args!("{name:<24} NOT FOUND in {}..{} {seconds:10.1} s", self.seeds.0, self.seeds.1)),
         }
         broken.is_some()
     }

@@ -2,6 +2,7 @@
 
 mod bugs;
 mod options;
+mod say;
 mod totals;
 
 use std::fmt::Write as _;
@@ -17,6 +18,7 @@ use swarm_simulation::{FaultSet, MembershipOptions, Report, Trace, membership, r
 
 use bugs::Hunt;
 use options::{Many, Shape};
+use say::say;
 use totals::Totals;
 
 /// A census of so many seeds must have met every kind of fault.
@@ -100,18 +102,18 @@ impl Cli {
             Command::Bugs(hunt) => Ok(hunt.run()),
             Command::Membership(options) => {
                 let report = membership(&options);
-                println!("{report}");
+                say(&report);
                 Ok(exit(report.is_good()))
             }
             Command::Cluster(options) => run_cluster(*options),
             Command::CrashPoints(options) => {
                 let report = crash_points::run(&options)?;
-                println!("{report}");
+                say(&report);
                 Ok(exit(report.is_good()))
             }
             Command::Damage(options) => {
                 let report = damage::run(&options)?;
-                println!("{report}");
+                say(&report);
                 Ok(exit(report.is_good()))
             }
             Command::Bench(options) => {
@@ -146,14 +148,14 @@ fn count_faults(many: &Many) -> ExitCode {
     let missing = totals.never_met(many.shape().faults());
     let is_census = totals.runs() >= CENSUS_SEEDS_MIN;
     if is_census && missing != FaultSet::none() {
-        println!("never met in {} seeds: {missing}", totals.runs());
+        say(&format_args!("never met in {} seeds: {missing}", totals.runs()));
     }
     exit(totals.failed == 0 && (!is_census || missing == FaultSet::none()))
 }
 
 fn replay(seed: u64, shape: &Shape) -> ExitCode {
     let report = run(&shape.of(seed), Trace::Printed(Box::new(BufWriter::new(io::stdout()))));
-    println!("trace {:016x}, {} of virtual time", report.hash, report.time);
+    say(&format_args!("trace {:016x}, {} of virtual time", report.hash, report.time));
     judge(&report);
     exit(report.violation.is_none())
 }
@@ -166,14 +168,14 @@ fn replay_as_json(seed: u64, shape: &Shape) -> ExitCode {
         .map(|it| serde_json::json!({ "invariant": it.invariant, "time_us": it.at.as_micros(), "what": it.what }));
     let trace = format!("{:016x}", report.hash);
     let (time_us, command) = (report.time.as_micros(), report.scenario.command());
-    println!("{}", serde_json::json!({ "verdict": verdict, "trace": trace, "time_us": time_us, "command": command }));
+    say(&serde_json::json!({ "verdict": verdict, "trace": trace, "time_us": time_us, "command": command }));
     exit(report.violation.is_none())
 }
 
 fn shrink_seed(seed: u64, shape: &Shape) -> ExitCode {
     let smallest = shrink(&shape.of(seed), |report| eprintln!("breaks: {}", report.scenario.command()));
     let Some(report) = smallest else {
-        println!("seed {seed} breaks nothing");
+        say(&format_args!("seed {seed} breaks nothing"));
         return ExitCode::SUCCESS;
     };
     judge(&report);
@@ -194,8 +196,8 @@ fn run_cluster(options: ClusterOptions) -> anyhow::Result<ExitCode> {
 
 fn print_report(report: &(impl serde::Serialize + std::fmt::Display), json: bool) -> anyhow::Result<()> {
     match json {
-        true => println!("{}", serde_json::to_string(report)?),
-        false => println!("{report}"),
+        true => say(&serde_json::to_string(report)?),
+        false => say(&report),
     }
     Ok(())
 }
@@ -203,8 +205,8 @@ fn print_report(report: &(impl serde::Serialize + std::fmt::Display), json: bool
 /// Prints what broke, if anything, and the command that repeats it.
 fn judge(report: &Report) {
     if let Some(violation) = &report.violation {
-        println!("seed {} broke {violation}", report.scenario.seed);
-        println!("  repeat it: {}", report.scenario.command());
+        say(&format_args!("seed {} broke {violation}", report.scenario.seed));
+        say(&format_args!("  repeat it: {}", report.scenario.command()));
     }
 }
 

@@ -7,6 +7,7 @@ use swarm_simulation::{Census, Fault, FaultSet, Report, sweep};
 
 use super::judge;
 use super::options::Many;
+use super::say::say;
 
 /// What came of many runs.
 pub(crate) struct Totals {
@@ -60,23 +61,23 @@ impl Totals {
     pub(crate) fn print_speed(&self) {
         let Self { runs, failed, virtual_seconds, .. } = self;
         let seconds = self.begun.elapsed().as_secs_f64();
-        println!("{runs} seeds, {failed} failed, {:.1} seeds/s", *runs as f64 / seconds);
-        println!("{virtual_seconds:.0} s of virtual time in {seconds:.1} s");
+        say(&format_args!("{runs} seeds, {failed} failed, {:.1} seeds/s", *runs as f64 / seconds));
+        say(&format_args!("{virtual_seconds:.0} s of virtual time in {seconds:.1} s"));
     }
 
     /// What happened, and how often.
     pub(crate) fn print_events(&self) {
         for (what, times) in self.census.iter() {
-            println!("{times:>12}  {what}");
+            say(&format_args!("{times:>12}  {what}"));
         }
     }
 
     /// What went wrong, how often, and in how many runs.
     pub(crate) fn print_faults(&self, of: &FaultSet) {
-        println!("{:>12} {:>12}  fault", "hits", "seeds");
+        say(&format_args!("{:>12} {:>12}  fault", "hits", "seeds"));
         for fault in of.iter() {
             let seeds = self.met.get(&fault).copied().unwrap_or(0);
-            println!("{:>12} {seeds:>12}  {}", self.census.hits(fault), fault.name());
+            say(&format_args!("{:>12} {seeds:>12}  {}", self.census.hits(fault), fault.name()));
         }
     }
 }

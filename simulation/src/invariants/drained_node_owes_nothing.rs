@@ -23,7 +23,7 @@ pub(super) struct Judge {
     /// Who said or recorded of a task that it ended. Whoever was told may not know the job, and forget it.
     known: BTreeMap<ShardId, BTreeMap<u32, BTreeSet<NodeId>>>,
     /// Ends that a node forgot which alone knew them, with its disk or because its twin speaks now. Whoever hears of them
-    /// later, from what it said before, takes them for known.
+    /// later, from what it said before, takes them for known, unless the task is started again.
     forgotten: BTreeSet<(ShardId, u32)>,
     /// Nodes that ever heard of another: who did not has nobody to whom it could hand over anything.
     met: BTreeSet<NodeId>,
@@ -137,6 +137,7 @@ impl Invariant for Judge {
                     return Err(format!("{node:?} starts task {task} of {lease:?} after it was drained"));
                 }
                 self.owed.entry(*node).or_default().insert((lease.shard, *task));
+                self.forgotten.remove(&(lease.shard, *task));
             }
             Fact::Dropped { node, lease, tasks } => {
                 self.take_from(*node, lease.shard, tasks.iter().flat_map(|range| tasks_of(*range)));
