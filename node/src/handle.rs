@@ -30,6 +30,9 @@ use crate::network::{Identity, Network, NetworkCounts};
 use crate::watchers::Watchers;
 use crate::work::Work;
 
+/// A job that is over sooner is not put into the Kademlia map.
+const PUBLISH_AFTER: Duration = Duration::from_secs(1);
+
 /// A running node, as the rest of the program sees it.
 #[derive(Clone)]
 pub struct Handle(Arc<Parts>);
@@ -244,8 +247,9 @@ impl Handle {
             self.bring_blobs(spec.blobs).await?;
         }
         let job = SignedJob::sign(&spec, self.0.identity.signing_key())?;
+        let end = self.endings().expect(job.id());
         let id = self.0.commands.submit(job.clone()).await?;
-        self.0.network.publish_job(id, &job);
+        tokio::spawn(publish_if_it_lasts(self.0.network.clone(), id, job, end));
         Ok(id)
     }
 
@@ -319,6 +323,14 @@ impl Handle {
         .await?;
         self.0.artifacts.remember(list, &named);
         Ok(self.0.artifacts.ensure(named, &[]).await?)
+    }
+}
+
+/// Puts a job into the Kademlia map, unless it is over by then: the map is for whoever asks while a job runs, and to put a
+/// record there costs as much as all other messages of a small job.
+async fn publish_if_it_lasts(network: Network, id: JobId, job: SignedJob, mut end: watch::Receiver<bool>) {
+    if tokio::time::timeout(PUBLISH_AFTER, end.wait_for(|over| *over)).await.is_err() {
+        network.publish_job(id, &job);
     }
 }
 

@@ -41,7 +41,7 @@ impl Handle {
     /// A job as submitted, and how far it is.
     pub async fn job(&self, job: JobId) -> Result<(JobSpec, JobStatus), CommandError> {
         let (job, status) = self.commands().job(job).await?;
-        Ok((job.verify()?, status))
+        Ok((job.read()?, status))
     }
 
     /// Every job that the swarm knows, the newest first; at most [`JOBS_LISTED_MAX`].

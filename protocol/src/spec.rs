@@ -455,9 +455,9 @@ impl SignedJob {
         Ok(spec)
     }
 
-    /// Decodes and checks all but the signature: enough for what was verified before it was stored under its id, since a
-    /// node may start with many thousands of them.
-    pub(crate) fn read(&self) -> Result<JobSpec, VerifyError> {
+    /// Decodes and checks all but the signature: enough for what was verified before it was stored or asked for under its
+    /// id, which no other bytes have. A signature costs 60 µs.
+    pub fn read(&self) -> Result<JobSpec, VerifyError> {
         let spec: JobSpec = codec::decode(&self.bytes, JOB_SPEC_BYTES_MAX)?;
         spec.check()?;
         Ok(spec)
