@@ -152,6 +152,8 @@ const PARTICULAR_ONE_IN: u32 = 3;
 const TIDY_ONE_IN: u32 = 3;
 /// In large swarms and long runs: more than so many for each node and second.
 const STEPS_A_NODE_SECOND: u64 = 400;
+/// To meet all others costs a node as much as so many seconds.
+const START_SECONDS: u64 = 20;
 /// Starts of the nodes are spread over this many milliseconds.
 const START_SPREAD_MS: u64 = 500;
 
@@ -226,8 +228,8 @@ impl World {
         while self.broken.is_none() {
             let Some(what) = self.queue.take(until) else { return };
             self.steps += 1;
-            let most =
-                STEPS_MAX.max(self.now().as_micros() / 1_000_000 * STEPS_A_NODE_SECOND * self.machines.len() as u64);
+            let seconds = self.now().as_micros() / 1_000_000 + START_SECONDS;
+            let most = STEPS_MAX.max(seconds * STEPS_A_NODE_SECOND * self.machines.len() as u64);
             if self.steps > most {
                 self.break_with("nodes_come_to_rest", format!("more than {most} events in one run"));
             }
