@@ -149,6 +149,14 @@ impl Handle {
     /// Opens a blob to be read, after it was brought here if it was not. Its groups are verified as they are read; one that
     /// is damaged on this disk is missing afterwards, so that this brings it anew.
     pub async fn open_blob(&self, hash: Hash, from: &[NodeId]) -> Result<Source, CommandError> {
+        match self.try_open_blob(hash, from).await {
+            // It was moved aside, and is fetched like any that is not here.
+            Err(CommandError::Blob(BlobError::Damaged { .. })) => self.try_open_blob(hash, from).await,
+            opened => opened,
+        }
+    }
+
+    async fn try_open_blob(&self, hash: Hash, from: &[NodeId]) -> Result<Source, CommandError> {
         self.0.artifacts.ensure(vec![hash], from).await?;
         let blobs = self.0.blobs.clone();
         Ok(blocking(move || blobs.source(hash)).await?)

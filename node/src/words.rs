@@ -59,16 +59,27 @@ pub(crate) fn unmet(unmet: &Unmet) -> String {
             };
             let named: Vec<String> = found.iter().take(VALUES_NAMED_MAX).map(say).collect();
             let found = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-            format!("no node satisfies `{condition}`{found}")
+            format!("no node satisfies `{}`{found}", condition_text(condition))
         }
         Unmet::Resources { memory_bytes, slots, most_memory_bytes, most_slots } => {
             let wanted = format!("{} and {}", bytes(*memory_bytes), count(u64::from(*slots), "slot"));
             format!("it needs {wanted}, and the largest node offers {} and {most_slots}", bytes(*most_memory_bytes))
         }
         Unmet::Together { conditions } => {
-            let all: Vec<String> = conditions.iter().map(|it| format!("`{it}`")).collect();
+            let all: Vec<String> = conditions.iter().map(|it| format!("`{}`", condition_text(it))).collect();
             format!("no node satisfies all of {} and offers what it needs", all.join(", "))
         }
+    }
+}
+
+/// A condition as its user would write it: the core knows sizes in bytes alone.
+fn condition_text(condition: &str) -> String {
+    match condition.split_once(' ') {
+        Some(("memory", test)) => {
+            let words: Vec<String> = test.split(' ').map(|word| value_text("memory", word)).collect();
+            format!("memory {}", words.join(" "))
+        }
+        _ => shown(condition),
     }
 }
 
@@ -216,4 +227,15 @@ fn names(nodes: &[Named]) -> String {
 fn clock(unix_ms: u64) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map(|time| time.strftime("%H:%M:%S UTC").to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_on_memory_is_told_in_its_units() {
+        assert_eq!(condition_text("memory >= 17179869184"), "memory >= 16.0GiB");
+        assert_eq!(condition_text("label.zone in (a, 1024)"), "label.zone in (a, 1024)");
+    }
 }

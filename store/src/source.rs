@@ -29,6 +29,9 @@ enum Kind {
 impl Source {
     pub(crate) fn whole(blobs: &Blobs, hash: Hash) -> Result<Self, BlobError> {
         let (file, len) = blobs.open_with_len(hash)?;
+        if len == 0 && hash != Hash::of(&[]) {
+            return Err(blobs.damaged(hash, &file)); // it has no group whose proof could fail
+        }
         let tree = blobs.tree(hash, &file, len)?;
         Ok(Self { blobs: blobs.clone(), kind: Kind::Whole { hash, len, file, tree } })
     }

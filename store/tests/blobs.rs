@@ -107,10 +107,17 @@ type Reader = fn(&Blobs, Hash) -> Result<(), BlobError>;
 
 #[test]
 fn a_damaged_blob_is_never_served_and_can_be_stored_again() {
-    let damages: [fn(&mut Vec<u8>); 3] =
-        [|bytes| bytes[2] ^= 1, |bytes| bytes.truncate(4), |bytes| bytes.extend_from_slice(b"!")];
-    let readers: [Reader; 2] =
-        [|blobs, hash| blobs.read(hash, 99).map(drop), |blobs, hash| blobs.verify(hash).map(drop)];
+    let damages: [fn(&mut Vec<u8>); 4] = [
+        |bytes| bytes[2] ^= 1,
+        |bytes| bytes.truncate(4),
+        |bytes| bytes.truncate(0),
+        |bytes| bytes.extend_from_slice(b"!"),
+    ];
+    let readers: [Reader; 3] = [
+        |blobs, hash| blobs.read(hash, 99).map(drop),
+        |blobs, hash| blobs.verify(hash).map(drop),
+        |blobs, hash| handed_out(blobs, hash).map(drop),
+    ];
     for damage in damages {
         for find in readers {
             let (dir, blobs) = fresh();
