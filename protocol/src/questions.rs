@@ -45,33 +45,32 @@ impl Node {
             return self.out.notify.push(Notice::Answered { token, answer });
         }
         let everyone = self.linked_and_me();
-        let reachable = |nodes: Vec<NodeId>| nodes.into_iter().filter(|node| self.reaches(*node)).collect::<Vec<_>>();
         let (first, then) = match &query {
             Query::Modules(name) if name.is_empty() => (vec![self.me()], Vec::new()),
             Query::Jobs { .. } | Query::Modules(_) => (everyone, Vec::new()),
             // One of them arbitrates, and of two that think so each knows a part.
-            Query::Leases(shard) => (reachable(self.membership.view.custodians(Key::of_shard(*shard))), Vec::new()),
+            Query::Leases(shard) => (self.custodians_to_ask(Key::of_shard(*shard)), Vec::new()),
             // What I know of it myself belongs to it: I may be the one that submits it.
             Query::WhyJob(job) => {
-                let mut first = reachable(self.membership.view.custodians(Key::of_job(*job)));
+                let mut first = self.custodians_to_ask(Key::of_job(*job));
                 first.retain(|node| *node != self.me());
                 first.push(self.me());
                 let others = everyone.into_iter().filter(|node| !first.contains(node)).collect();
                 (first, others)
             }
             Query::WhyShard { shard, .. } => {
-                let custodians = reachable(self.membership.view.custodians(Key::of_shard(*shard)));
+                let custodians = self.custodians_to_ask(Key::of_shard(*shard));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
                 (custodians, others)
             }
             Query::Job(job) => {
-                let custodians = reachable(self.membership.view.custodians(Key::of_job(*job)));
+                let custodians = self.custodians_to_ask(Key::of_job(*job));
                 let others = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
                 (custodians, others)
             }
             Query::Shard { shard, .. } => {
                 // Whoever asks again, because the answer was not complete, begins with another custodian.
-                let mut custodians = reachable(self.membership.view.custodians(Key::of_shard(*shard)));
+                let mut custodians = self.custodians_to_ask(Key::of_shard(*shard));
                 let others: Vec<_> = everyone.into_iter().filter(|node| !custodians.contains(node)).collect();
                 let turn = self.questions.last as usize % custodians.len().max(1);
                 custodians.rotate_left(turn);
@@ -85,6 +84,14 @@ impl Node {
         let question = Question { token, query, waiting: BTreeSet::new(), then, answers: Vec::new(), deadline };
         self.questions.open.insert(number, question);
         self.put(number, first);
+    }
+
+    /// The custodians that this node reaches. In a sparse swarm, where its neighbours know little, all of them when it seems
+    /// to reach none: who is doubted at the moment may yet answer.
+    fn custodians_to_ask(&self, key: Key) -> Vec<NodeId> {
+        let custodians = self.membership.view.custodians(key);
+        let reached: Vec<_> = custodians.iter().copied().filter(|node| self.reaches(*node)).collect();
+        if reached.is_empty() && self.membership.sparse { custodians } else { reached }
     }
 
     /// What nobody can add to, because this node was told everything: how a job ended, and a shard that it keeps and all of
