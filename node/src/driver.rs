@@ -273,7 +273,7 @@ impl Driver {
         }
         // One round may start a batch and stop it again, never the other way round: a lease is started once.
         for batch in effects.start {
-            self.events.granted(batch.lease, &batch.tasks);
+            self.events.granted(&batch);
             self.work.run(batch);
         }
         for (lease, tasks) in effects.stop {

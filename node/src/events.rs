@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use swarm_protocol::{Happened, JobId, LeaseId, MemberState, NodeId, Range, ShardId, Table, Write, codec};
+use swarm_protocol::{Batch, Happened, JobId, MemberState, NodeId, Range, ShardId, Table, Write, codec};
 use tokio::sync::watch;
 
 use crate::clock::unix_ms;
@@ -62,6 +62,9 @@ pub enum What {
     Granted {
         /// The shard.
         shard: ShardId,
+        /// The name of its stage.
+        #[serde(default)]
+        stage: String,
         /// The tasks.
         tasks: Vec<Range>,
     },
@@ -175,9 +178,11 @@ impl Events {
         log.fresh.push(Numbered { seq, at_unix_ms: unix_ms(), what });
     }
 
-    pub(crate) fn granted(&self, lease: LeaseId, tasks: &[(Range, u16)]) {
-        let tasks = tasks.iter().map(|(range, _)| *range).collect();
-        self.push(What::Granted { shard: lease.shard, tasks });
+    pub(crate) fn granted(&self, batch: &Batch) {
+        let shard = batch.lease.shard;
+        let stage = batch.spec.stages.get(usize::from(shard.stage)).map(|stage| stage.name.clone()).unwrap_or_default();
+        let tasks = batch.tasks.iter().map(|(range, _)| *range).collect();
+        self.push(What::Granted { shard, stage, tasks });
     }
 
     /// Called after every round of the core: hands to the disk what is due.
@@ -240,15 +245,14 @@ impl Events {
 /// Makes one event of two that are not told yet and say the same of neighbouring tasks.
 fn take_in(event: &mut What, next: &What) -> bool {
     match (event, next) {
-        (What::Core(Happened::Tasks { shard, tasks }), What::Core(Happened::Tasks { shard: same, tasks: more }))
-            if shard == same =>
-        {
-            match (tasks.last_mut(), more.as_slice()) {
-                (Some((range, change)), [(next, same)]) if change == same => follows(range, next),
-                _ => false,
-            }
-        }
-        (What::Granted { shard, tasks }, What::Granted { shard: same, tasks: more }) if shard == same => {
+        (
+            What::Core(Happened::Tasks { shard, tasks, .. }),
+            What::Core(Happened::Tasks { shard: same, tasks: more, .. }),
+        ) if shard == same => match (tasks.last_mut(), more.as_slice()) {
+            (Some((range, change)), [(next, same)]) if change == same => follows(range, next),
+            _ => false,
+        },
+        (What::Granted { shard, tasks, .. }, What::Granted { shard: same, tasks: more, .. }) if shard == same => {
             match (tasks.last_mut(), more.as_slice()) {
                 (Some(range), [next]) => follows(range, next),
                 _ => false,
@@ -272,7 +276,11 @@ mod tests {
 
     fn tasks(first: u32, count: u32) -> What {
         let shard = ShardId { job: JobId::from_bytes([1; 32]), stage: 0, number: 0 };
-        What::Core(Happened::Tasks { shard, tasks: vec![(Range { first, count }, TaskChange::Done)] })
+        What::Core(Happened::Tasks {
+            shard,
+            stage: "tile".into(),
+            tasks: vec![(Range { first, count }, TaskChange::Done)],
+        })
     }
 
     fn flushed(events: &Events) {

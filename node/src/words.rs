@@ -2,30 +2,18 @@
 //!
 //! Elsewhere: what the reasons are is `swarm_protocol::reasons`; tables and JSON are `cli::output` and `api::view`.
 
-use swarm_protocol::Unmet;
+use bytesize::ByteSize;
 use swarm_protocol::reasons::{Cause, Named, NodeGone, Reason, RunningOn};
 use swarm_protocol::situation::Order;
-
-/// Values of an attribute that are named where none fits.
-const VALUES_NAMED_MAX: usize = 4;
 
 /// Text that others wrote, without what could move the cursor or break a line.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// `512 B`, `1.5 GiB`.
+/// `512B`, `1.5GiB`: one word, for columns.
 pub(crate) fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if bytes < 1024 {
-        return format!("{bytes}B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1}{}", UNITS[unit])
+    ByteSize(bytes).to_string().replace(' ', "")
 }
 
 /// `0.4 s`, `20 s`, `59 m`, `3 h`: what a glance needs.
@@ -41,53 +29,6 @@ pub(crate) fn span(ms: u64) -> String {
 /// `1 task`, `2 tasks`.
 pub(crate) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-/// Why no node can run a stage.
-pub(crate) fn unmet(unmet: &Unmet) -> String {
-    match unmet {
-        Unmet::Nodes => "no node is alive".to_owned(),
-        Unmet::Condition { condition, attribute, found } => {
-            let key = attribute.strip_prefix("label.").unwrap_or(attribute);
-            let none = if attribute.starts_with("label.") { "no label" } else { "nothing said" };
-            let say = |found: &swarm_protocol::Found| {
-                let nodes = count(found.nodes as u64, "node");
-                match &found.value {
-                    Some(value) => format!("{nodes}: {key} = {}", value_text(attribute, value)),
-                    None => format!("{nodes}: {none}"),
-                }
-            };
-            let named: Vec<String> = found.iter().take(VALUES_NAMED_MAX).map(say).collect();
-            let found = if named.is_empty() { String::new() } else { format!(" ({})", named.join("; ")) };
-            format!("no node satisfies `{}`{found}", condition_text(condition))
-        }
-        Unmet::Resources { memory_bytes, slots, most_memory_bytes, most_slots } => {
-            let wanted = format!("{} and {}", bytes(*memory_bytes), count(u64::from(*slots), "slot"));
-            format!("it needs {wanted}, and the largest node offers {} and {most_slots}", bytes(*most_memory_bytes))
-        }
-        Unmet::Together { conditions } => {
-            let all: Vec<String> = conditions.iter().map(|it| format!("`{}`", condition_text(it))).collect();
-            format!("no node satisfies all of {} and offers what it needs", all.join(", "))
-        }
-    }
-}
-
-/// A condition as its user would write it: the core knows sizes in bytes alone.
-fn condition_text(condition: &str) -> String {
-    match condition.split_once(' ') {
-        Some(("memory", test)) => {
-            let words: Vec<String> = test.split(' ').map(|word| value_text("memory", word)).collect();
-            format!("memory {}", words.join(" "))
-        }
-        _ => shown(condition),
-    }
-}
-
-fn value_text(attribute: &str, value: &str) -> String {
-    match (attribute, value.parse()) {
-        ("memory", Ok(size)) => bytes(size),
-        _ => shown(value),
-    }
 }
 
 /// A reason in one line, at a time in milliseconds since 1970.
@@ -125,7 +66,7 @@ fn cause_text(cause: &Cause, now_unix_ms: u64) -> String {
         Cause::NotAcknowledged { have, need } => {
             format!("the submit waits for copies of the job on other nodes: {have} of {need} confirmed")
         }
-        Cause::NoNode { unmet: why } => unmet(why),
+        Cause::NoNode { unmet } => shown(&unmet.to_string()),
         Cause::NodesGone { nodes } => {
             let state =
                 |it: &NodeGone| format!("{} is {}", shown(&it.node.name), format!("{:?}", it.state).to_lowercase());
@@ -227,15 +168,4 @@ fn names(nodes: &[Named]) -> String {
 fn clock(unix_ms: u64) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map(|time| time.strftime("%H:%M:%S UTC").to_string()).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_condition_on_memory_is_told_in_its_units() {
-        assert_eq!(condition_text("memory >= 17179869184"), "memory >= 16.0GiB");
-        assert_eq!(condition_text("label.zone in (a, 1024)"), "label.zone in (a, 1024)");
-    }
 }

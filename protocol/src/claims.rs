@@ -232,7 +232,7 @@ impl Node {
     }
 
     /// Nodes that may be granted something.
-    fn living_records(&self) -> impl Iterator<Item = &NodeRecord> {
+    pub(crate) fn living_records(&self) -> impl Iterator<Item = &NodeRecord> {
         let alive = self.membership.members.values().filter(|member| member.state == MemberState::Alive);
         alive.map(|member| &*member.record).chain([&self.membership.me])
     }

@@ -2,12 +2,11 @@
 //!
 //! Always true: a node that says nothing of an attribute fails every comparison with it but `!=` and `not in`.
 //!
-//! Elsewhere: the text of a condition is read by `node::jobfile`; who asks for work and is granted some is `claims`.
+//! Elsewhere: the text of a condition is read by `node::jobfile`; why no node is allowed is `unmet`; who asks for work and is
+//! granted some is `claims`.
 
 use core::cmp::Ordering;
 use core::fmt;
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{NodeRecord, StageSpec};
@@ -157,7 +156,7 @@ impl Condition {
 
 impl Attribute {
     /// What the node says; a node has an id and a name.
-    fn said(&self, node: &NodeRecord) -> Vec<String> {
+    pub(crate) fn said(&self, node: &NodeRecord) -> Vec<String> {
         match self {
             Self::Arch => vec![node.arch.clone()],
             Self::Memory => vec![node.memory_bytes.to_string()],
@@ -243,89 +242,6 @@ impl StageSpec {
     }
 }
 
-/// What nodes lack that cannot run a stage: the first cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "lacks", rename_all = "snake_case")]
-pub enum Unmet {
-    /// There is no node.
-    Nodes,
-    /// A condition that holds for none of them.
-    Condition {
-        /// As it is written.
-        condition: String,
-        /// What it is about, as `label.zone`.
-        attribute: String,
-        /// What they say instead.
-        found: Vec<Found>,
-    },
-    /// More memory or slots than any offers.
-    Resources {
-        /// The least that is enough.
-        memory_bytes: u64,
-        /// The same of slots.
-        slots: u32,
-        /// The most that one offers.
-        most_memory_bytes: u64,
-        /// The slots of that node.
-        most_slots: u32,
-    },
-    /// Each holds somewhere, but nowhere all with what is needed.
-    Together {
-        /// The conditions.
-        conditions: Vec<String>,
-    },
-}
-
-/// What some nodes say of an attribute.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Found {
-    /// What; `None` where they say nothing.
-    pub value: Option<String>,
-    /// How many say it.
-    pub nodes: usize,
-}
-
-impl StageSpec {
-    /// Why none of these nodes can run its tasks; said only of those that cannot.
-    pub fn unmet(&self, nodes: &[&NodeRecord]) -> Unmet {
-        let require = &self.options.place.require;
-        let unmet = || require.iter().find(|it| !nodes.iter().any(|node| it.holds(node)));
-        if nodes.is_empty() {
-            Unmet::Nodes
-        } else if let Some(condition) = unmet() {
-            Unmet::Condition {
-                condition: condition.to_string(),
-                attribute: condition.attribute.to_string(),
-                found: condition.found(nodes),
-            }
-        } else if !nodes.iter().any(|node| self.resources_on(node).is_some()) {
-            let least = self.resources().last().unwrap_or(Resources { memory_bytes_max: 0, slots: 1 });
-            let most = nodes.iter().map(|node| (node.memory_bytes, node.slots)).max().unwrap_or_default();
-            Unmet::Resources {
-                memory_bytes: least.memory_bytes_max,
-                slots: least.slots,
-                most_memory_bytes: most.0,
-                most_slots: most.1,
-            }
-        } else {
-            Unmet::Together { conditions: require.iter().map(ToString::to_string).collect() }
-        }
-    }
-}
-
-impl Condition {
-    /// What nodes say of its attribute, where that is a help; nothing of names.
-    fn found(&self, nodes: &[&NodeRecord]) -> Vec<Found> {
-        let mut values: BTreeMap<Option<String>, usize> = BTreeMap::new();
-        if self.attribute != Attribute::Node {
-            nodes.iter().for_each(|node| *values.entry(self.attribute.said(node).pop()).or_default() += 1);
-        }
-        // That none has it is said already.
-        values.retain(|value, _| value.is_some() || self.test != Test::Exists);
-        values.into_iter().map(|(value, nodes)| Found { value, nodes }).collect()
-    }
-}
-
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { attribute, test } = self;
@@ -366,6 +282,8 @@ impl fmt::Display for Comparison {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::NodeId;
 

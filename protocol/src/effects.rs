@@ -157,6 +157,9 @@ pub enum Happened {
     Tasks {
         /// The shard.
         shard: ShardId,
+        /// The name of its stage.
+        #[serde(default)]
+        stage: String,
         /// The tasks, neighbours together.
         tasks: Vec<(Range, TaskChange)>,
     },

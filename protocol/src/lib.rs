@@ -40,12 +40,13 @@ mod spec;
 mod stragglers;
 mod task_sets;
 mod time;
+mod unmet;
 mod uses;
 mod worker;
 mod write;
 
 pub use custody::recorded_in;
-pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Found, Resources, Strategy, Test, Unmet, Where};
+pub use demands::{Attribute, CONDITIONS_MAX, Comparison, Condition, Resources, Strategy, Test, Where};
 pub use edges::Edge;
 pub use effects::{
     Batch, Effects, Event, Fetch, Happened, MemberState, MemberView, Notice, Refusal, TaskChange, Wanted,
@@ -71,5 +72,6 @@ pub use spec::{
     is_inside,
 };
 pub use time::Time;
+pub use unmet::{Found, Unmet};
 pub use uses::InUse;
 pub use write::{Table, Write};

@@ -47,14 +47,30 @@ impl Row for EventItem {
     }
 }
 
+/// `tile[0..8, 9]`, and what else there is to say.
 fn what(event: &EventItem) -> String {
     let tasks = event.tasks.iter().map(|range| match range.count {
         1 => range.first.to_string(),
         count => format!("{}..{}", range.first, range.first.saturating_add(count)),
     });
-    let mut words: Vec<String> = event.stage.iter().map(|stage| format!("stage {stage}")).collect();
-    words.extend(tasks);
-    words.extend(event.name.iter().map(|name| shown(name)));
-    words.extend(event.cause.clone());
-    words.join(" ")
+    let tasks = tasks.collect::<Vec<_>>().join(", ");
+    let stage = event.stage_name.as_deref().map(shown).or_else(|| Some(format!("stage {}", event.stage?)));
+    let tasks = stage.map(|stage| format!("{stage}[{tasks}]"));
+    let name = event.name.as_deref().map(shown);
+    tasks.into_iter().chain(name).chain(event.cause.clone()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::view::TaskRange;
+
+    #[test]
+    fn tasks_are_named_as_everywhere() {
+        let range = |first, count| TaskRange { first, count, change: None };
+        let tasks = vec![range(0, 8), range(9, 1)];
+        let event = EventItem { stage: Some(1), tasks, ..EventItem::default() };
+        assert_eq!(what(&event), "stage 1[0..8, 9]", "of an earlier version");
+        assert_eq!(what(&EventItem { stage_name: Some("tile".into()), ..event }), "tile[0..8, 9]");
+    }
 }

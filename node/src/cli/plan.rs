@@ -187,7 +187,7 @@ impl Stage {
         let records: Option<Vec<NodeRecord>> = nodes.map(|nodes| nodes.iter().map(record).collect());
         let fitting = records.iter().flatten().filter(|record| stage.fits(record)).collect::<Vec<_>>();
         let never = records.as_ref().filter(|_| fitting.is_empty());
-        let never = never.map(|records| words::unmet(&stage.unmet(&records.iter().collect::<Vec<_>>())));
+        let never = never.map(|records| shown(&stage.unmet(&records.iter().collect::<Vec<_>>()).to_string()));
         Self {
             name: stage.name.clone(),
             tasks: stage.count,
@@ -367,12 +367,12 @@ mod tests {
             .map(record)
             .collect();
         let nodes: Vec<&NodeRecord> = nodes.iter().collect();
-        let why = words::unmet(&picky.unmet(&nodes));
+        let why = picky.unmet(&nodes).to_string();
         assert_eq!(why, "no node satisfies `label.zone in (a, b)` (1 node: no label; 2 nodes: zone = c)");
         let mut large = stage(1);
         large.limits.memory_bytes_max = 16 << 30;
         assert_eq!(
-            words::unmet(&large.unmet(&nodes)),
+            large.unmet(&nodes).to_string(),
             "it needs 16.0GiB and 1 slot, and the largest node offers 8.0GiB and 4"
         );
     }

@@ -15,7 +15,10 @@ use crate::message::Message;
 use crate::node::Node;
 use crate::planted::PlantedBug;
 use crate::task_sets::ranges_of;
-use crate::{Ending, JobId, LeaseId, Outcome, Range, ShardId};
+use crate::{Ending, JobId, LeaseId, NodeRecord, Outcome, Range, ShardId};
+
+/// Characters of why no node took a task: some lines of a terminal.
+const WHY_CHARS_MAX: usize = 300;
 
 impl Node {
     /// Ends what is open of the job's shards, and takes back what was granted.
@@ -72,10 +75,22 @@ impl Node {
         if !waits {
             arbiter.waiting_since = None;
         } else if now.since(*arbiter.waiting_since.get_or_insert(now)) >= Duration::from_millis(queue_ms_max) {
-            let ending = Ending::Rejected("no node took it within its queue timeout".into());
-            let segment = all_failed(&arbiter.pending, ending);
-            self.record(id, segment, None);
+            let late = arbiter.pending.clone();
+            let why = format!("no node took it within its queue timeout: {}", self.why_untaken(id));
+            self.record(id, all_failed(&late, Ending::Rejected(why)), None);
         }
+    }
+
+    /// What was in the way, as the members are now.
+    fn why_untaken(&self, id: ShardId) -> String {
+        let Some(stage) = self.stage_of(id) else { return String::new() };
+        let nodes: Vec<&NodeRecord> = self.living_records().collect();
+        let why = match nodes.iter().filter(|node| stage.fits(node)).count() {
+            0 => stage.unmet(&nodes).to_string(),
+            1 => "the one node that could run it had no room".to_owned(),
+            able => format!("none of the {able} nodes that could run it had room"),
+        };
+        why.chars().take(WHY_CHARS_MAX).collect()
     }
 
     /// Fails tasks that are not over so long after they could run, as their stage allows.

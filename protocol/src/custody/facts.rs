@@ -30,11 +30,12 @@ impl Node {
         shard.has_blobs |= named;
         let key = [&shard_key(id)[..], &shard.next_segment.to_be_bytes()].concat();
         shard.next_segment += 1;
+        let stage = shard.spec.stages.get(usize::from(id.stage)).map(|stage| stage.name.clone()).unwrap_or_default();
         if let Some(arbiter) = &mut shard.arbiter {
             arbiter.forget_ended(&segment);
         }
         self.out.persist.push(Write::put(Table::Segments, key, codec::encode(&segment)));
-        self.out.happened.push(Happened::Tasks { shard: id, tasks: TaskChange::of(&segment) });
+        self.out.happened.push(Happened::Tasks { shard: id, stage, tasks: TaskChange::of(&segment) });
         if lacked {
             self.custody.blobs_due.insert(id);
         }

@@ -31,6 +31,8 @@ fn tasks_that_no_node_takes_in_time_fail() {
     assert_eq!(lone.state(job), JobState::Running);
     lone.pass(Duration::from_secs(2));
     assert_eq!(lone.state(job), JobState::Failed);
+    let why = "no node took it within its queue timeout: the one node that could run it had no room";
+    assert_eq!(lone.first_ending(job), Some(Ending::Rejected(why.into())));
     assert_eq!(lone.run_until_over(long, |_, _| Ending::Exited(0)), JobState::Done);
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
+use swarm_protocol::lattice::End;
 use swarm_protocol::{
     Answer, Batch, Config, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, JobState, Limits, Node,
-    NodeId, NodeRecord, Notice, Outcome, Query, Retry, RetryOn, SignedJob, StageSpec, Table, Time, Write,
+    NodeId, NodeRecord, Notice, Outcome, Query, Retry, RetryOn, ShardId, SignedJob, StageSpec, Table, Time, Write,
 };
 
 /// What every task takes.
@@ -198,6 +199,24 @@ impl Lone {
             _ => None,
         });
         answer.expect("a lone node answers at once")
+    }
+
+    /// What is recorded of the first task of a job.
+    pub(crate) fn first_ending(&mut self, job: JobId) -> Option<Ending> {
+        self.tell(Event::Ask {
+            token: 9,
+            query: Query::Shard { shard: ShardId { job, stage: 0, number: 0 }, first: 0 },
+        });
+        let answer = self.notices.iter().rev().find_map(|notice| match notice {
+            Notice::Answered { token: 9, answer: Answer::Shard { segment, .. } } => {
+                Some(segment.first()?.state.end.clone())
+            }
+            _ => None,
+        });
+        match answer.flatten()? {
+            End::Done(results) | End::Exhausted(results) => Some(results.outcome().ending.clone()),
+            End::Cancelled => Some(Ending::Cancelled),
+        }
     }
 
     pub(crate) fn run_until_over(&mut self, job: JobId, ending: impl Fn(u32, u16) -> Ending) -> JobState {

@@ -220,6 +220,8 @@ fn tasks_run_only_where_their_conditions_hold() {
     assert!(lone.started().is_empty());
     lone.pass(Duration::from_secs(2));
     assert_eq!(lone.state(nowhere), JobState::Failed);
+    let why = "no node took it within its queue timeout: no node satisfies `slots > 2` (1 node: slots = 2)";
+    assert_eq!(lone.first_ending(nowhere), Some(Ending::Rejected(why.into())));
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct EventItem {
     /// Position of the stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stage: Option<u16>,
+    /// Its name; absent in events of earlier versions, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage_name: Option<String>,
     /// The tasks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskRange>,
@@ -61,9 +64,9 @@ impl EventItem {
         match &event.what {
             What::Started => Self { kind: "node_started".into(), ..item },
             What::JobOver(job) => Self { kind: "job_over".into(), job: Some(job.to_hex()), ..item },
-            What::Granted { shard, tasks } => {
+            What::Granted { shard, stage, tasks } => {
                 let range = |range: &Range| TaskRange { first: range.first, count: range.count, change: None };
-                item.about(*shard, "tasks_granted", tasks.iter().map(range).collect())
+                item.about(*shard, stage, "tasks_granted", tasks.iter().map(range).collect())
             }
             What::Node { node, name, state } => {
                 let kind = format!("node_{}", format!("{state:?}").to_lowercase());
@@ -88,7 +91,7 @@ impl EventItem {
                 Self { kind: "job_stopped".into(), job: Some(job.to_hex()), cause, ..self }
             }
             Happened::JobExpired(job) => Self { kind: "job_expired".into(), job: Some(job.to_hex()), ..self },
-            Happened::Tasks { shard, tasks } => {
+            Happened::Tasks { shard, stage, tasks } => {
                 let mut kinds: Vec<TaskChange> = tasks.iter().map(|(_, change)| *change).collect();
                 kinds.sort_unstable();
                 kinds.dedup();
@@ -98,13 +101,15 @@ impl EventItem {
                     count: range.count,
                     change: Some(change_kind(*change).into()),
                 };
-                self.about(*shard, kind, tasks.iter().map(range).collect())
+                self.about(*shard, stage, kind, tasks.iter().map(range).collect())
             }
         }
     }
 
-    fn about(self, shard: ShardId, kind: &str, tasks: Vec<TaskRange>) -> Self {
-        Self { kind: kind.into(), job: Some(shard.job.to_hex()), stage: Some(shard.stage), tasks, ..self }
+    fn about(self, shard: ShardId, stage: &str, kind: &str, tasks: Vec<TaskRange>) -> Self {
+        let stage_name = (!stage.is_empty()).then(|| stage.to_owned());
+        let job = Some(shard.job.to_hex());
+        Self { kind: kind.into(), job, stage: Some(shard.stage), stage_name, tasks, ..self }
     }
 }
 
