@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::codec;
 use crate::{Ending, Hash, LeaseId, NodeId, Outcome, Range, Retry};
@@ -41,15 +41,23 @@ pub struct Failure {
 }
 
 /// Outcomes with the nodes that hold their blobs. More than one outcome means that runs differed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+// In order, without duplicates. Almost always one: a map would take some 2 kB for it, and there may be millions.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "BTreeMap<Outcome, BTreeSet<NodeId>>")]
-pub struct Results(BTreeMap<Outcome, BTreeSet<NodeId>>);
+pub struct Results(Vec<(Outcome, BTreeSet<NodeId>)>);
 
 impl TryFrom<BTreeMap<Outcome, BTreeSet<NodeId>>> for Results {
     type Error = &'static str;
 
     fn try_from(outcomes: BTreeMap<Outcome, BTreeSet<NodeId>>) -> Result<Self, Self::Error> {
+        let outcomes: Vec<_> = outcomes.into_iter().collect();
         if outcomes.is_empty() { Err("results without an outcome") } else { Ok(Self(outcomes)) }
+    }
+}
+
+impl Serialize for Results {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(outcome, holders)| (outcome, holders)))
     }
 }
 
@@ -57,17 +65,21 @@ impl Results {
     /// One outcome, whose blobs (if any) are at `holders`.
     pub fn one(outcome: Outcome, holders: impl IntoIterator<Item = NodeId>) -> Self {
         let holders = if outcome.blobs().next().is_some() { holders.into_iter().collect() } else { BTreeSet::new() };
-        Self(BTreeMap::from([(outcome, holders)]))
+        Self(vec![(outcome, holders)])
+    }
+
+    fn first(&self) -> &(Outcome, BTreeSet<NodeId>) {
+        self.0.first().expect("results are built with one outcome and only grow")
     }
 
     /// The recorded outcome: the least of those known, so that every node picks the same.
     pub fn outcome(&self) -> &Outcome {
-        self.0.keys().next().expect("results are built with one outcome and only grow")
+        &self.first().0
     }
 
     /// The nodes said to hold the blobs of the recorded outcome. A hint: fetched bytes are checked whoever sends them.
     pub fn holders(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.0.values().next().into_iter().flatten().copied()
+        self.first().1.iter().copied()
     }
 
     /// Whether runs differed.
@@ -86,16 +98,17 @@ impl Results {
 
     fn join(&mut self, other: &Self) {
         for (outcome, holders) in &other.0 {
-            self.0.entry(outcome.clone()).or_default().extend(holders);
+            match self.0.binary_search_by(|(known, _)| known.cmp(outcome)) {
+                Ok(at) => self.0[at].1.extend(holders),
+                Err(at) => self.0.insert(at, (outcome.clone(), holders.clone())),
+            }
         }
     }
 
     /// The same for failures, which may well differ from run to run: only the greatest is kept.
     fn join_greatest(&mut self, other: &Self) {
         self.join(other);
-        while self.0.len() > 1 {
-            self.0.pop_first();
-        }
+        self.0.drain(..self.0.len() - 1);
     }
 }
 
