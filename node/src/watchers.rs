@@ -1,13 +1,14 @@
 //! JobWatchers: one actor for each job that somebody on this node waits for.
 //!
-//! Always true: however many wait for a job, one actor asks for its status, every [`LOOK_EVERY`]; it ends when the job is
-//! over, when nobody waits any more, and when it gets no answer. Whoever waits then finds the channel closed and asks again.
+//! Always true: however many wait for a job, one actor asks for its status, every [`LOOK_EVERY`] at first and less often the
+//! longer it takes; it ends when the job is over, when nobody waits any more, and when it gets no answer. Whoever waits then
+//! finds the channel closed and asks again.
 //!
 //! Elsewhere: the answers come from the core; waiting itself is [`Handle::wait`](crate::Handle::wait).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use swarm_protocol::{JobId, JobStatus};
@@ -16,8 +17,12 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use crate::commands::{CommandError, Commands};
 use crate::supervisor::Failure;
 
-/// How often a job is looked at: faster than people notice, slow enough to cost nothing.
+/// How often a job is looked at: faster than people notice.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// The same when it is watched for long: each look costs two nodes a question and an answer.
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// This part of the time that it has been watched lies between two looks.
+const LOOK_PART: u32 = 50;
 /// Requests that wait for the actor.
 const QUEUE_MAX: usize = 256;
 
@@ -126,7 +131,8 @@ impl Watched {
             return Ok(known.subscribe());
         }
         let (status, watched) = watch::channel(status);
-        let watcher = Watching { job, status: status.clone(), commands: self.commands.clone() };
+        let (commands, began) = (self.commands.clone(), Instant::now());
+        let watcher = Watching { job, status: status.clone(), commands, began };
         let (actor, _) = Actor::spawn_linked(None, Watcher, watcher, myself.get_cell()).await?;
         self.actors.insert(actor.get_id(), job);
         self.jobs.insert(job, status);
@@ -148,6 +154,7 @@ struct Watching {
     job: JobId,
     status: watch::Sender<JobStatus>,
     commands: Commands,
+    began: Instant,
 }
 
 /// "Look at the job." Sent by the actor to itself.
@@ -180,8 +187,9 @@ impl Watching {
 
     /// Waits for the next look and tells what it sees. False when there is nothing to see, or nobody to tell.
     async fn look(&self) -> bool {
+        let wait = (self.began.elapsed() / LOOK_PART).clamp(LOOK_EVERY, LOOK_EVERY_MAX);
         tokio::select! {
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(wait) => {}
             () = self.status.closed() => return false,
         }
         match self.commands.job(self.job).await {

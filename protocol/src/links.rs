@@ -43,6 +43,8 @@ const FAILURE_MEMORY: Duration = Duration::from_secs(30);
 const LINK_IDLE_MAX: Duration = Duration::from_secs(30);
 /// Peers dialled at once or remembered as hints, so that a liar cannot fill the memory.
 const DIALS_MAX: usize = 1024;
+/// What is in no hurry waits so long for something else that goes to the same peer.
+const COMPANY_MAX: Duration = Duration::from_millis(50);
 /// Messages that wait for one link to come up.
 const WAITING_MESSAGES_MAX: usize = 32;
 /// How long they wait. Whatever matters is said again.
@@ -65,6 +67,8 @@ pub(crate) struct Link {
     next_heartbeat: Time,
     /// When it was last given up. The network may have kept it for something else.
     given_up: Option<Time>,
+    /// In no hurry; they go with the next message to this peer.
+    waiting: Vec<Message>,
 }
 
 #[derive(Debug)]
@@ -87,6 +91,8 @@ pub(crate) struct Links {
     pub(crate) neighbours_changed: bool,
     /// Nodes with which work is shared, as of the last heartbeat.
     partners: BTreeSet<NodeId>,
+    /// When what waits for company is sent without.
+    company_due: Option<Time>,
 }
 
 impl Links {
@@ -207,6 +213,7 @@ impl Node {
             used: now,
             next_heartbeat: now,
             given_up: None,
+            waiting: Vec::new(),
         };
         self.membership.links.up.insert(peer, link);
         let waiting = self.membership.links.dials.remove(&peer).map(|dial| dial.waiting).unwrap_or_default();
@@ -318,6 +325,35 @@ impl Node {
                 dial.waiting.push(message);
             }
         }
+    }
+
+    /// To a linked peer, with the next message to it or soon: a message of its own costs both more than what it says.
+    pub(crate) fn send_in_company(&mut self, to: NodeId, message: Message) {
+        let due = self.now + COMPANY_MAX;
+        match self.membership.links.up.get_mut(&to) {
+            Some(link) => {
+                link.waiting.push(message);
+                self.membership.links.company_due.get_or_insert(due);
+            }
+            None => self.send(to, message),
+        }
+    }
+
+    /// At the end of every event.
+    pub(crate) fn send_what_waits(&mut self) {
+        let Some(due) = self.membership.links.company_due else { return };
+        let (now, is_due) = (self.now, self.now >= due);
+        let sent: BTreeSet<NodeId> = self.out.send.iter().map(|(to, _)| *to).collect();
+        let mut left = false;
+        for (to, link) in &mut self.membership.links.up {
+            if !link.waiting.is_empty() && (is_due || sent.contains(to)) {
+                link.used = now;
+                self.out.send.extend(link.waiting.drain(..).map(|message| (*to, message)));
+            }
+            left |= !link.waiting.is_empty();
+        }
+        self.membership.links.company_due = left.then_some(due);
+        self.set_alarm("company", self.membership.links.company_due);
     }
 
     // ---- dials

@@ -80,6 +80,8 @@ pub struct Node {
     next_heartbeat: Time,
     /// Moments between heartbeats at which something is due.
     wakes: BTreeMap<Time, &'static str>,
+    /// The same for parts that wait for one moment at a time.
+    alarms: BTreeMap<&'static str, Time>,
     /// Before this I do not arbitrate: others who know more may be about to appear.
     pub(crate) alone_until: Time,
     /// Nodes that were known before the start.
@@ -120,6 +122,7 @@ impl Node {
             shares: Shares::default(),
             next_heartbeat: now,
             wakes: BTreeMap::new(),
+            alarms: BTreeMap::new(),
             alone_until: now,
             expected: BTreeSet::new(),
             started: now,
@@ -232,7 +235,8 @@ impl Node {
     pub fn next_deadline(&self) -> Option<(Time, &'static str)> {
         let heartbeat = (self.next_heartbeat, "heartbeat");
         let wake = self.wakes.first_key_value().map(|(time, part)| (*time, *part));
-        Some(wake.map_or(heartbeat, |wake| wake.min(heartbeat)))
+        let alarms = self.alarms.iter().map(|(part, time)| (*time, *part));
+        alarms.chain(wake).chain([heartbeat]).min()
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
@@ -308,6 +312,7 @@ impl Node {
         while self.wakes.first_key_value().is_some_and(|(time, _)| *time <= self.now) {
             self.wakes.pop_first();
         }
+        self.alarms.retain(|_, time| *time > self.now);
         if self.now >= self.next_heartbeat {
             self.next_heartbeat = self.now + HEARTBEAT;
             if self.settles_at.is_some_and(|at| self.now >= at) {
@@ -353,6 +358,7 @@ impl Node {
             }
         }
         self.tell_of_work();
+        self.send_what_waits();
         self.note_running(false);
         self.notify_members();
         core::mem::take(&mut self.out)
@@ -379,6 +385,14 @@ impl Node {
     /// Asks for a tick at `at`, however far the next heartbeat is.
     pub(crate) fn wake(&mut self, at: Time, part: &'static str) {
         self.wakes.insert(at, part);
+    }
+
+    /// The same for a part that waits for one moment at a time, in place of the one before.
+    pub(crate) fn set_alarm(&mut self, part: &'static str, at: Option<Time>) {
+        match at {
+            Some(at) => self.alarms.insert(part, at),
+            None => self.alarms.remove(part),
+        };
     }
 
     pub(crate) fn new_fetch(&mut self) -> u64 {

@@ -131,11 +131,17 @@ impl Node {
         question.waiting.extend(&nodes);
         question.deadline = self.now + ANSWER_MAX;
         let query = question.query.clone();
-        self.wake(self.now + ANSWER_MAX, "question");
         for node in nodes {
             self.send(node, Message::Query { number, query: query.clone() });
         }
         self.conclude(number);
+        self.await_answers();
+    }
+
+    /// Wakes when the next answer is overdue.
+    fn await_answers(&mut self) {
+        let next = self.questions.open.values().map(|question| question.deadline).min();
+        self.set_alarm("question", next);
     }
 
     pub(crate) fn on_answer(&mut self, from: NodeId, number: u64, answer: Answer) {
@@ -148,6 +154,7 @@ impl Node {
             question.answers.push(answer);
         }
         self.conclude(number);
+        self.await_answers();
     }
 
     /// Called every tick.

@@ -57,7 +57,7 @@ impl Node {
         let at = self.now + Duration::from_micros(self.rng.u64(0..=within));
         self.seek.next = if self.seek.next > self.now { self.seek.next.min(at) } else { at };
         if self.membership.sparse {
-            self.wake(self.seek.next, "seek");
+            self.set_alarm("seek", Some(self.seek.next));
         }
     }
 
@@ -93,7 +93,7 @@ impl Node {
         let jitter = self.rng.u64(0..=self.seek.wait.as_micros() as u64);
         self.seek.next = self.now + self.seek.wait / 2 + Duration::from_micros(jitter);
         self.seek.wait = (self.seek.wait * 2).min(LOOK_MAX);
-        self.wake(self.seek.next, "seek");
+        self.set_alarm("seek", Some(self.seek.next));
         let fresh = core::mem::take(&mut self.seek.fresh).pop();
         let Some(job) = fresh.or_else(|| self.some_open_job()) else { return };
         self.look_at(job, fresh.is_none());

@@ -226,12 +226,13 @@ impl Node {
     /// once. What two arbiters grant for one free slot waits here while other nodes are idle, so the second is not greedy.
     fn want_work(&mut self) {
         let now = self.now;
+        self.set_alarm("want", None);
         let Some(at) = self.worker.wants_at(self.membership.me.slots, now).filter(|_| !self.membership.me.draining)
         else {
             return;
         };
         if at > now {
-            return self.wake(at, "want");
+            return self.set_alarm("want", Some(at));
         }
         self.worker.wanted.retain(|_, at| now.since(*at) < WANT_REPEAT);
         let able = self.arbiters_with_work();
@@ -242,7 +243,7 @@ impl Node {
             return;
         }
         if fresh {
-            return self.wake(now + SECOND_WANT_AFTER, "want");
+            return self.set_alarm("want", Some(now + SECOND_WANT_AFTER));
         }
         let arbiter = others[self.rng.usize(0..others.len())];
         self.want_of(arbiter);

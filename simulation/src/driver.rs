@@ -67,6 +67,9 @@ impl World {
         let boot = self.machines[node].boot;
         self.note_speaker(node);
         for (to, message) in std::mem::take(&mut effects.ask) {
+            if matches!(message, Message::Record { .. }) {
+                effects.ask.push((to, message.clone()));
+            }
             self.ask(node, to, message);
         }
         let batch = std::mem::take(&mut effects.persist);
@@ -155,14 +158,18 @@ impl World {
         }
     }
 
-    /// Everything but persisting.
+    /// Everything but persisting. What is left of what was asked are records, which are claimed now that they are synced.
     fn act(&mut self, node: usize, effects: Effects) {
         self.note_speaker(node);
-        let Effects { ask: _, persist: _, happened, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
+        let Effects { ask, persist: _, happened, note, send, gossip, dial, hang_up, fetch, start, stop, notify } =
             effects;
         self.observe_queues(node, &send);
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
+        }
+        let id = self.machines[node].id;
+        for (to, record) in ask {
+            self.observe(&Fact::Said { node: id, to, message: &record });
         }
         for (to, message) in send {
             self.send(node, to, message);
@@ -176,7 +183,6 @@ impl World {
         start.into_iter().for_each(|batch| self.start_batch(node, batch));
         stop.into_iter().for_each(|(lease, ranges)| {
             self.note_at(node, format_args!("stops {lease:?} {ranges:?}"));
-            let id = self.machines[node].id;
             self.observe(&Fact::Dropped { node: id, lease, tasks: &ranges });
             if let Some(running) = &mut self.machines[node].running {
                 running.slots.stop(lease, &ranges);
@@ -205,7 +211,7 @@ impl World {
         self.observe(&Fact::Queued { node: self.machines[node].id, queues });
     }
 
-    /// What is asked claims nothing. A record is claimed once its arbiter says that it has synced it.
+    /// What is asked claims nothing. A record is claimed once its arbiter has synced it.
     fn ask(&mut self, from: usize, to: NodeId, message: Message) {
         let node = self.machines[from].id;
         match &message {
@@ -218,11 +224,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: NodeId, message: Message) {
-        let node = self.machines[from].id;
-        if let (Message::RecordKept { .. }, Some(record)) = (&message, self.record_asked(node, &message).cloned()) {
-            self.observe(&Fact::Said { node, to, message: &record });
-        }
-        self.observe(&Fact::Said { node, to, message: &message });
+        self.observe(&Fact::Said { node: self.machines[from].id, to, message: &message });
         self.carry(from, to, message);
     }
 

@@ -217,7 +217,7 @@ impl Node {
             return;
         }
         if self.now < self.custody.next_claimable_hint {
-            return self.wake(self.custody.next_claimable_hint, "hint");
+            return self.set_alarm("hint", Some(self.custody.next_claimable_hint));
         }
         self.custody.hint_due = false;
         self.custody.next_claimable_hint = self.now + HINT_EVERY;

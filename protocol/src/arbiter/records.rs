@@ -55,7 +55,7 @@ impl Node {
         self.learn(id, segment.clone());
         self.is_mine_alone(id);
         let Some(shard) = self.custody.shard(id) else { return };
-        let after = shard.state.counts();
+        let (after, is_over) = (shard.state.counts(), shard.is_over());
         let others = self.keepers(id, shard);
         let ended = Counts {
             done: after.done.saturating_sub(before.done),
@@ -76,7 +76,9 @@ impl Node {
             } else {
                 self.send(other, record)
             }
-            self.send(other, Message::RecordKept { shard: id, epoch, number });
+            let kept = Message::RecordKept { shard: id, epoch, number };
+            // Users wait for the end; what is kept before it may be known a little later.
+            if is_over { self.send(other, kept) } else { self.send_in_company(other, kept) }
         }
         self.finish_recordings(id);
         self.custody.grants_changed = true;
@@ -103,7 +105,7 @@ impl Node {
             self.progress_is_due(id);
             self.note_over(id, &recording.segment);
             if let Some((executor, lease, tasks)) = recording.ack {
-                self.send(executor, Message::Ack { lease, tasks });
+                self.send_in_company(executor, Message::Ack { lease, tasks });
             }
         }
     }

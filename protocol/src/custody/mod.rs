@@ -148,12 +148,14 @@ pub(crate) struct Custody {
     pub(crate) next_claimable_hint: Time,
     /// A shard is over, and its job's custodians are to know at once.
     progress_urgent: bool,
+    /// Tasks of those shards failed.
+    progress_fails: bool,
     /// Executors are still to be told that there is work again.
     pub(crate) hint_due: bool,
     /// Shards with facts that may be known here alone.
     unsure: BTreeSet<ShardId>,
     progress_due: BTreeSet<ShardId>,
-    next_progress: Time,
+    last_progress: Option<Time>,
     next_digest: Time,
 }
 

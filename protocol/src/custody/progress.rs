@@ -14,8 +14,10 @@ use crate::message::Message;
 use crate::node::Node;
 use crate::{JobId, NodeId, ShardId};
 
-/// Progress is gathered this long, so that a fast job does not flood its custodians.
-const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// Progress is gathered this long, so that a job does not flood its custodians. They stop one of which too many tasks failed.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+/// The same when tasks failed.
+const FAILURES_EVERY: Duration = Duration::from_millis(50);
 
 /// How many tasks ended of some shards of some jobs.
 type Told = BTreeMap<JobId, Vec<(u16, u32, Counts)>>;
@@ -40,8 +42,10 @@ impl Node {
     pub(crate) fn progress_is_due(&mut self, id: ShardId) {
         self.custody.progress_due.insert(id);
         // Whoever waits for a job or a stage waits for the end of its last shard.
-        let shard = self.custody.shard(id);
-        self.custody.progress_urgent |= shard.is_some_and(Shard::is_settled);
+        let Some(shard) = self.custody.shard(id) else { return };
+        let (is_urgent, fails) = (shard.is_settled(), shard.state.counts().failed > 0);
+        self.custody.progress_urgent |= is_urgent;
+        self.custody.progress_fails |= fails;
     }
 
     pub(crate) fn flush_progress(&mut self) {
@@ -49,12 +53,14 @@ impl Node {
             return;
         }
         let is_urgent = core::mem::take(&mut self.custody.progress_urgent);
-        if self.now < self.custody.next_progress && !is_urgent {
-            let at = self.custody.next_progress;
-            self.wake(at, "progress");
-            return;
+        let every = if self.custody.progress_fails { FAILURES_EVERY } else { PROGRESS_EVERY };
+        let due = self.custody.last_progress.map_or(self.now, |last| last + every);
+        if self.now < due && !is_urgent {
+            return self.set_alarm("progress", Some(due));
         }
-        self.custody.next_progress = self.now + PROGRESS_EVERY;
+        self.custody.last_progress = Some(self.now);
+        self.custody.progress_fails = false;
+        self.set_alarm("progress", None);
         let me = self.me();
         let (mut mine, mut others): (Told, Told) = Default::default();
         for id in core::mem::take(&mut self.custody.progress_due) {

@@ -36,6 +36,8 @@ pub(crate) struct Few {
     pub(crate) now: Time,
     /// Which messages never arrive.
     pub(crate) lost: fn(&Message) -> bool,
+    /// How often a core was woken: what goes to a peer at once arrives at once.
+    pub(crate) wakes: usize,
     slots: u32,
 }
 
@@ -48,7 +50,7 @@ impl Few {
     /// The same with so many slots each.
     pub(crate) fn with_slots(count: u8, slots: u32) -> Self {
         let (cores, links) = (BTreeMap::new(), BTreeSet::new());
-        let mut few = Self { cores, links, now: Time::ZERO, lost: |_| false, slots };
+        let mut few = Self { cores, links, now: Time::ZERO, lost: |_| false, wakes: 0, slots };
         (0..count).for_each(|number| few.add(number, BTreeMap::new()));
         few
     }
@@ -99,6 +101,7 @@ impl Few {
     }
 
     pub(crate) fn tell(&mut self, node: NodeId, event: Event) {
+        self.wakes += usize::from(!matches!(event, Event::Received { .. }));
         let effects = self.cores.get_mut(&node).unwrap().node.handle(self.now, event);
         self.execute(node, effects);
     }
@@ -119,6 +122,8 @@ impl Few {
                 core.fetched.extend(hashes);
             }
         }
+        let peers = |messages: &[(NodeId, Message)]| messages.iter().map(|(to, _)| *to).collect::<BTreeSet<_>>().len();
+        self.wakes += peers(&effects.ask) + peers(&effects.send);
         for (to, message) in effects.ask.into_iter().chain(effects.send) {
             if self.links.contains(&(node, to)) && !(self.lost)(&message) {
                 self.tell(to, Event::Received { from: node, message });

@@ -8,4 +8,5 @@ mod lists;
 mod modules;
 mod records;
 mod strategies;
+mod wakes;
 mod why;
