@@ -20,7 +20,7 @@ use crate::message::NodeRecord;
 use crate::node::Node;
 use crate::situation::{Ahead, Order};
 use crate::task_sets::count_of;
-use crate::{JobId, MemberState, NodeId, Resources, ShardId, StageSpec, Strategy};
+use crate::{JobId, MemberState, NodeId, Resources, ShardId, StageSpec, Standing, Strategy};
 
 /// Tasks are kept for nodes that their stage likes as long as one of them took some so recently.
 const LIKED_FIRST: Duration = Duration::from_secs(1);
@@ -149,6 +149,15 @@ impl Node {
         let all: u64 = groups.map(of_group).sum();
         let all = all.saturating_sub(self.held_back(|group| self.may_claim(node, group)));
         u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
+    /// Where the tasks stand that this node would be granted first.
+    pub(crate) fn first_for(&self, node: NodeId) -> Option<Standing> {
+        let queue = &self.custody.claims.queue;
+        let groups: Vec<_> = queue.groups().map(|(group, _)| group).filter(|it| self.may_claim(node, it)).collect();
+        let (first, _) = queue.order(&groups).next()?;
+        let (priority, (leased, _), _) = queue.rank_of(first)?;
+        Some(Standing { priority: priority.0, leased: u32::try_from(leased).unwrap_or(u32::MAX) })
     }
 
     /// Whether an executor may have tasks of this kind at all. Of one that was not heard of yet nothing is known: it is

@@ -37,6 +37,7 @@ pub mod reasons;
 mod seek;
 pub mod situation;
 mod spec;
+mod standing;
 mod stragglers;
 mod task_sets;
 mod time;
@@ -71,6 +72,7 @@ pub use spec::{
     Retry, RetryOn, SHARD_TASKS, STAGE_TASKS_MAX, STAGES_MAX, SignedJob, StageSpec, Stdin, TreeFile, VerifyError,
     is_inside,
 };
+pub use standing::Standing;
 pub use time::Time;
 pub use unmet::{Found, Unmet};
 pub use uses::InUse;

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::membership::SILENCE_BEFORE_SUSPECT;
 use crate::message::Message;
 use crate::node::Node;
-use crate::{NodeId, Time};
+use crate::{NodeId, Standing, Time};
 
 /// Up to so many other members every two are linked: at four heartbeats a second each, a node then sends about 10 kB a
 /// second. In larger swarms a node has about ten links and those that it works with.
@@ -58,6 +58,8 @@ pub(crate) struct Link {
     silence_max: Duration,
     /// Tasks that the peer could grant, by its last heartbeat.
     pub(crate) claimable: u32,
+    /// The first of them.
+    first: Option<Standing>,
     /// Tasks that it was told it could have here.
     told: u32,
     /// Whether the peer wants the link, by its last heartbeat.
@@ -114,8 +116,8 @@ impl Links {
     }
 
     /// Linked peers that have tasks to grant, as they said.
-    pub(crate) fn with_work(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.up.iter().filter(|(_, link)| link.claimable > 0).map(|(node, _)| *node)
+    pub(crate) fn with_work(&self) -> impl Iterator<Item = (NodeId, Option<Standing>)> + '_ {
+        self.up.iter().filter(|(_, link)| link.claimable > 0).map(|(node, link)| (*node, link.first))
     }
 
     /// Linked peers that were told last that there is nothing for them.
@@ -208,6 +210,7 @@ impl Node {
             heard: now,
             silence_max: LINK_SILENCE_MAX,
             claimable: 0,
+            first: None,
             told: 0,
             is_wanted_there: true,
             used: now,
@@ -253,7 +256,7 @@ impl Node {
 
     pub(crate) fn send_heartbeat(&mut self, peer: NodeId) {
         let now = self.now;
-        let claimable = self.claimable_for(peer);
+        let (claimable, first) = (self.claimable_for(peer), self.first_for(peer));
         let leases = self.worker.leases_of(peer);
         let links = &mut self.membership.links;
         let works = !self.membership.sparse || !leases.is_empty() || links.partners.contains(&peer);
@@ -265,13 +268,21 @@ impl Node {
             link.told = claimable;
         }
         let every_ms = every.as_millis() as u16;
-        self.send(peer, Message::Heartbeat { claimable, leases, every_ms, wanted });
+        self.send(peer, Message::Heartbeat { claimable, leases, every_ms, wanted, first });
     }
 
-    pub(crate) fn on_heartbeat(&mut self, from: NodeId, claimable: u32, every_ms: u16, wanted: bool) {
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        from: NodeId,
+        claimable: u32,
+        first: Option<Standing>,
+        every_ms: u16,
+        wanted: bool,
+    ) {
         if let Some(link) = self.membership.links.up.get_mut(&from) {
             let every = Duration::from_millis(every_ms.into()).min(HEARTBEAT_EVERY_MAX);
             link.claimable = claimable;
+            link.first = first;
             link.silence_max = LINK_SILENCE_MAX.max(every * HEARTBEATS_MISSED_MAX);
             link.is_wanted_there = wanted;
         }

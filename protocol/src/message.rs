@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::lattice::{Counts, Segment};
 use crate::modules::SignedModule;
 use crate::situation::{JobSituation, ShardSituation};
-use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob};
+use crate::{Epoch, Hash, JobId, LeaseId, NodeId, Range, ShardId, SignedJob, Standing};
 
 /// The longest encoded message: one frame of the control stream.
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
@@ -157,6 +157,9 @@ pub enum Message {
         every_ms: u16,
         /// Whether the sender wants to keep the link.
         wanted: bool,
+        /// Those of the claimable tasks that the receiver would be granted first.
+        #[serde(default)]
+        first: Option<Standing>,
     },
     /// What the sender knows of the members that live, slice by slice, each named by a number. Answered by `RollDiffers`
     /// where the receiver knows something else.

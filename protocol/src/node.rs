@@ -243,8 +243,8 @@ impl Node {
         match message {
             Message::Hello(record) => self.on_hello(from, record),
             Message::Peers(peers) => self.on_peers(peers),
-            Message::Heartbeat { claimable, leases, every_ms, wanted } => {
-                self.on_heartbeat(from, claimable, every_ms, wanted);
+            Message::Heartbeat { claimable, leases, every_ms, wanted, first } => {
+                self.on_heartbeat(from, claimable, first, every_ms, wanted);
                 self.renew(from, leases);
             }
             Message::Roll(slices) => self.on_roll(from, &slices),

@@ -83,7 +83,7 @@ mod tests {
     fn what_was_seen_vouches_for_four_times_as_many() {
         let mut rates = Rates::default();
         rates.note(shard(0), 2, Duration::from_micros(10));
-        assert_eq!(rates.told(2)[0].rate, 80, "eight in the longest batch");
+        assert_eq!(rates.told(2)[0].rate, 40, "eight in the longest batch");
         rates.note(shard(0), 100_000, Duration::from_millis(500));
         assert_eq!(rates.told(2)[0].rate, 400_000, "5 µs a task, two at a time");
     }

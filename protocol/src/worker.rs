@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::placement::Key;
 use crate::planted::PlantedBug;
 use crate::rates::Rates;
+use crate::standing::{Standing, neediest};
 use crate::task_sets::{common, count_of, ranges_of};
 use crate::{Batch, Ending, JobId, LeaseId, NodeId, Notice, Outcome, Range, Time};
 
@@ -39,7 +40,7 @@ const REFILL: Duration = Duration::from_millis(10);
 const ANSWER_MAX: Duration = Duration::from_millis(150);
 /// Where an answer takes less than this part of a task, none is asked for before a slot is free.
 const WAIT_PART: u32 = 20;
-/// No more is held than what frees the slots and lasts so long: two long batches. Of tasks that take longer none waits here
+/// No more is held than what frees the slots and lasts so long: a long batch. Of tasks that take longer none waits here
 /// where answers come quickly: it would wait for the end of one of them while another node is idle, to save a moment.
 const HELD_MAX: Duration = Duration::from_millis(200);
 /// Arbiters at which one node is parked at once (Sparrow's late binding, d = 2).
@@ -236,9 +237,9 @@ impl Node {
         }
         self.worker.wanted.retain(|_, at| now.since(*at) < WANT_REPEAT);
         let able = self.arbiters_with_work();
-        let parked: Vec<_> = able.iter().filter_map(|node| self.worker.wanted.get(node)).copied().collect();
+        let parked: Vec<_> = able.iter().filter_map(|(node, _)| self.worker.wanted.get(node)).copied().collect();
         let fresh = parked.iter().any(|at| now.since(*at) < SECOND_WANT_AFTER);
-        let others: Vec<_> = able.into_iter().filter(|node| !self.worker.wanted.contains_key(node)).collect();
+        let others = neediest(able.into_iter().filter(|(node, _)| !self.worker.wanted.contains_key(node)).collect());
         if others.is_empty() || parked.len() >= WANTS_AT_ONCE {
             return;
         }
@@ -264,9 +265,10 @@ impl Node {
         !self.arbiters_with_work().is_empty()
     }
 
-    fn arbiters_with_work(&self) -> Vec<NodeId> {
-        let own = (self.claimable_for(self.me()) > 0).then_some(self.me());
-        self.membership.links.with_work().chain(own).filter(|node| self.reaches(*node)).collect()
+    fn arbiters_with_work(&self) -> Vec<(NodeId, Option<Standing>)> {
+        let me = self.me();
+        let own = (self.claimable_for(me) > 0).then(|| (me, self.first_for(me)));
+        self.membership.links.with_work().chain(own).filter(|(node, _)| self.reaches(*node)).collect()
     }
 
     // ---- leases

@@ -15,6 +15,7 @@ fn sample() -> Vec<Message> {
             leases: vec![swarm_protocol::LeaseId { shard, epoch, number: 1 }],
             every_ms: 250,
             wanted: true,
+            first: None,
         },
     ]
 }

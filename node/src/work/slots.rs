@@ -25,7 +25,7 @@ const QUEUE_MAX: usize = 64;
 /// Half for the guest, half for the host's own frames below it.
 const STACK_BYTES: usize = 2 * WASM_STACK_BYTES_MAX + 1024 * 1024;
 /// Outcomes are handed over this often while a slot goes on: with the end of most batches.
-pub(super) const REPORT_EVERY: Duration = Duration::from_millis(100);
+pub(super) const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// Help wanted with the tasks of one lease. Each slot that takes one up works until no task is left.
 #[derive(Clone)]

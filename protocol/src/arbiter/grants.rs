@@ -24,7 +24,7 @@ use crate::{JobId, LeaseId, NodeId, Range, ShardId, Time};
 pub(super) const WANT_TTL: Duration = Duration::from_millis(1500);
 /// Work handed out at once: so much of what the executor manages, in milliseconds. Short batches end a job evenly; long ones
 /// cost less, as long as much is left.
-pub(crate) const BATCH_MS: core::ops::RangeInclusive<u64> = 20..=100;
+pub(crate) const BATCH_MS: core::ops::RangeInclusive<u64> = 20..=200;
 /// Tasks in one grant.
 const BATCH_TASKS_MAX: u64 = 4096;
 /// What a batch that several stages fill is counted in.
@@ -49,7 +49,7 @@ impl Want {
         known.map_or(0, |it| u64::from(it.rate) * ms / 1000)
     }
 
-    /// How much of one stage is granted at once: a batch of 20 to 100 ms, shorter towards the end, and one task for each
+    /// How much of one stage is granted at once: a batch of 20 to 200 ms, shorter towards the end, and one task for each
     /// free slot at least. `fair` of what is left are for each claimant.
     fn batch(&self, shard: ShardId, fair: u64) -> u64 {
         let slots = u64::from(self.slots.max(1));

@@ -13,7 +13,7 @@ use super::Invariant;
 use crate::history::{Fact, History, tasks_of};
 
 /// Work that may be handed out at once to an executor that manages more tasks than it has slots.
-const BATCH_MS: u64 = 100;
+const BATCH_MS: u64 = 200;
 /// Tasks in one batch, however fast the executor.
 const BATCH_TASKS_MAX: u64 = 4096;
 /// Parts of a batch.
