@@ -167,12 +167,13 @@ impl World {
         if !note.is_empty() {
             self.machines[node].disk.write(&note);
         }
+        for (to, message) in send {
+            self.send(node, to, message);
+        }
+        // What was sent may have been decided before.
         let id = self.machines[node].id;
         for (to, record) in ask {
             self.observe(&Fact::Said { node: id, to, message: &record });
-        }
-        for (to, message) in send {
-            self.send(node, to, message);
         }
         // What one event made it say may be over with the next one of the same turn.
         self.observe_happened(node, &happened);

@@ -236,6 +236,13 @@ fn a_job_whose_blobs_are_nowhere_is_asked_about() {
     assert_holds(25_011_670, 8);
 }
 
+/// The arbiter of a cancelled job's shard stood still, and told after all that it was done; before it told the job's custodians,
+/// who thought it over and asked no more, it crashed.
+#[test]
+fn what_becomes_known_after_the_end_is_told() {
+    assert_holds(61_000_239, 19);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();

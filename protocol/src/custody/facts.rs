@@ -20,7 +20,7 @@ impl Node {
     pub(crate) fn learn(&mut self, id: ShardId, segment: Segment) -> bool {
         let me = self.me();
         let Some(shard) = self.ensure_shard(id) else { return false };
-        let segment = within(shard.range, segment);
+        let (segment, was_over) = (within(shard.range, segment), shard.is_over());
         if !shard.state.join(&segment) {
             return false;
         }
@@ -36,6 +36,9 @@ impl Node {
         }
         self.out.persist.push(Write::put(Table::Segments, key, codec::encode(&segment)));
         self.out.happened.push(Happened::Tasks { shard: id, stage, tasks: TaskChange::of(&segment) });
+        if was_over {
+            self.custody.progress_late.insert(id);
+        }
         if lacked {
             self.custody.blobs_due.insert(id);
         }

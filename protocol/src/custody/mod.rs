@@ -148,6 +148,8 @@ pub(crate) struct Custody {
     pub(crate) next_claimable_hint: Time,
     /// A shard is over, and its job's custodians are to know at once.
     progress_urgent: bool,
+    /// Of these more became known after they were over: nobody asks any more, so each custodian that learns it tells it.
+    progress_late: BTreeSet<ShardId>,
     /// Tasks of those shards failed.
     progress_fails: bool,
     /// Executors are still to be told that there is work again.
@@ -192,6 +194,7 @@ impl Custody {
         self.blobs_due.remove(&id);
         self.unsure.remove(&id);
         self.progress_due.remove(&id);
+        self.progress_late.remove(&id);
         self.parked_records.retain(|_, parked| parked.shard != id);
         self.parked_reports.retain(|_, parked| parked.lease.shard != id);
         self.shards.remove(&id)

@@ -63,12 +63,14 @@ impl Node {
         self.set_alarm("progress", None);
         let me = self.me();
         let (mut mine, mut others): (Told, Told) = Default::default();
+        let late = core::mem::take(&mut self.custody.progress_late);
         for id in core::mem::take(&mut self.custody.progress_due) {
             let Some(shard) = self.custody.shard(id) else { continue };
             let counts = (id.stage, id.number, shard.settled_counts());
             mine.entry(id.job).or_default().push(counts);
             // What several custodians know one of them tells, the first that can be reached.
-            if shard.arbiter.is_some() || shard.custodians.iter().find(|node| self.reaches(**node)) == Some(&me) {
+            let is_first = shard.custodians.iter().find(|node| self.reaches(**node)) == Some(&me);
+            if shard.arbiter.is_some() || is_first || late.contains(&id) {
                 others.entry(id.job).or_default().push(counts);
             }
         }
