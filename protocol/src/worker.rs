@@ -291,6 +291,7 @@ impl Node {
         let job = grant.lease.shard.job;
         let refuses = self.membership.me.draining || self.is_stopped(job) || self.would_wait_long();
         if refuses {
+            self.tell_stop(from, job);
             self.give_back(from, &grant);
         } else if self.jobs.get(job).is_some() {
             self.begin_lease(from, grant);

@@ -243,6 +243,13 @@ fn what_becomes_known_after_the_end_is_told() {
     assert_holds(61_000_239, 19);
 }
 
+/// A node knew that a job was cancelled, the arbiter did not: what the one gave back the other granted it again, thousands of
+/// times a second, until they compared what they knew.
+#[test]
+fn who_grants_tasks_of_a_cancelled_job_is_told() {
+    assert_holds(60_013_126, 4);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();

@@ -67,6 +67,13 @@ impl Node {
         }
     }
 
+    /// Who does not know yet that a job is stopped would grant its tasks again and again to nodes that give them back.
+    pub(crate) fn tell_stop(&mut self, to: NodeId, job: JobId) {
+        if let Some(cause) = self.jobs.get(job).and_then(|job| job.stop) {
+            self.send(to, Message::Stop { job, cause });
+        }
+    }
+
     pub(crate) fn on_stopped(&mut self, from: NodeId, job: JobId) {
         confirm(&mut self.jobs.cancels, from, job);
         self.keep_cancels();

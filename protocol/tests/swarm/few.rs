@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use swarm_protocol::{
-    Answer, Batch, Config, Content, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, Limits,
-    Message, Node, NodeId, NodeRecord, Notice, Outcome, Query, Retry, SignedJob, StageOptions, StageSpec, Stdin, Table,
-    Time, Write,
+    Answer, Batch, Config, Content, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, JobStatus,
+    Limits, Message, Node, NodeId, NodeRecord, Notice, Outcome, Query, Retry, SignedJob, StageOptions, StageSpec,
+    Stdin, Table, Time, Write,
 };
 
 pub(crate) fn key(number: u8) -> SigningKey {
@@ -214,12 +214,17 @@ pub(crate) fn finish(few: &mut Few, number: u8, job: JobId) {
 }
 
 pub(crate) fn is_over(few: &mut Few, number: u8, job: JobId) -> bool {
+    status(few, number, job).is_some_and(|status| status.state().is_over())
+}
+
+/// What a node tells of a job within three seconds.
+pub(crate) fn status(few: &mut Few, number: u8, job: JobId) -> Option<JobStatus> {
     few.cores.get_mut(&id(number)).unwrap().notices.clear();
     few.tell(id(number), Event::Ask { token: 9, query: Query::Job(job) });
     few.pass(Duration::from_secs(3));
-    few.cores[&id(number)].notices.iter().any(|notice| match notice {
-        Notice::Answered { token: 9, answer: Answer::Job { status, .. } } => status.state().is_over(),
-        _ => false,
+    few.cores[&id(number)].notices.iter().find_map(|notice| match notice {
+        Notice::Answered { token: 9, answer: Answer::Job { status, .. } } => Some(status.clone()),
+        _ => None,
     })
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::few::{Core, Few, id, submit};
-use swarm_protocol::message::Grant;
-use swarm_protocol::{Answer, Event, JobId, LeaseId, Message, NodeId, Notice, Query, Range, ShardId};
+use crate::few::{Core, Few, id, status, submit};
+use swarm_protocol::message::{Grant, StopCause};
+use swarm_protocol::{Answer, Epoch, Event, JobId, LeaseId, Message, NodeId, Notice, Query, Range, ShardId};
 
 #[test]
 fn every_node_tells_who_runs_a_task() {
@@ -79,6 +79,21 @@ fn what_a_second_arbiter_grants_for_one_slot_is_given_back() {
     let second = Grant { lease: LeaseId { shard, number: 99, ..lease }, continues: None, tasks, ttl_ms: 10_000 };
     few.tell(busy, Event::Received { from, message: Message::Grant(second) });
     assert_eq!(tasks_of(&few.cores[&busy]), 1);
+}
+
+#[test]
+fn who_grants_tasks_of_a_stopped_job_is_told_that_it_is() {
+    let mut few = Few::new(3);
+    let job = submit(&mut few, 0);
+    few.lost = |_| true;
+    few.tell(id(1), Event::Cancel { token: 9, job });
+    few.lost = |_| false;
+    let shard = shards_of(job)[0];
+    let lease = LeaseId { shard, epoch: Epoch { counter: 9, tie: 9 }, number: 99 };
+    let grant = Grant { lease, continues: None, tasks: vec![(Range { first: 0, count: 1 }, 0)], ttl_ms: 10_000 };
+    few.tell(id(1), Event::Received { from: id(2), message: Message::Grant(grant) });
+    few.lost = |_| true;
+    assert_eq!(status(&mut few, 2, job).and_then(|status| status.stop), Some(StopCause::Cancelled));
 }
 
 fn shards_of(job: JobId) -> [ShardId; 2] {

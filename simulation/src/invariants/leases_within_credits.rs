@@ -1,5 +1,5 @@
 //! An executor is granted no more than it asked for: by one arbiter, for each of its wants, at most one batch: its free
-//! slots, or 100 ms of what it says that it manages of a stage when that is more; or a part of such a batch of one stage and
+//! slots, or 200 ms of what it says that it manages of a stage when that is more; or a part of such a batch of one stage and
 //! the other part of another. Leases that go on under another arbiter are no new work.
 //!
 //! A want replaces the one before it, unless that is answered in the same turn of the arbiter, just before.
@@ -128,7 +128,7 @@ mod tests {
         let job = Job::of(3);
         let fast = |tasks| {
             let granted = |tale: Tale<Judge>, task| tale.says(1, 3, &grant(job.lease(1, u64::from(task)), task));
-            (0..tasks).fold(after_want(&job, 100), granted)
+            (0..tasks).fold(after_want(&job, 50), granted)
         };
         fast(10).passes();
         fast(11).breaks("asked for 0 more");
@@ -138,7 +138,7 @@ mod tests {
     fn a_batch_is_filled_once_whatever_fills_it() {
         let job = Job::of_two_stages(10);
         let first = |tale: Tale<Judge>, task| tale.says(1, 3, &grant(job.lease(1, u64::from(task)), task));
-        let half = || (0..5).fold(after_want(&job, 100), first);
+        let half = || (0..5).fold(after_want(&job, 50), first);
         let shard = ShardId { stage: 1, ..job.shard() };
         half().says(1, 3, &grant(LeaseId { shard, ..job.lease(1, 9) }, 0)).breaks("asked for 0 more");
     }
