@@ -25,6 +25,9 @@ pub(super) static INPUT: LazyLock<Keys> = LazyLock::new(Keys::of::<schema::Input
 pub(super) static OUTPUT: LazyLock<Keys> = LazyLock::new(Keys::of::<schema::Output>);
 pub(super) static NEED: LazyLock<Keys> = LazyLock::new(Keys::of::<schema::NeedTable>);
 pub(super) static WHERE: LazyLock<Keys> = LazyLock::new(Keys::of::<schema::Where>);
+/// The tables of a task that have keys which somebody may write beside them.
+const INNER: [(&str, &LazyLock<Keys>); 4] =
+    [("resources", &RESOURCES), ("limits", &LIMITS), ("retry", &RETRY), ("where", &WHERE)];
 /// What belongs to one task and cannot be a default.
 const OWN_TO_A_TASK: &[&str] = &["array", "each", "matrix", "needs"];
 
@@ -53,9 +56,16 @@ impl Keys {
             hint if !hint.is_empty() => hint,
             _ if table.label.is_empty() && TASK.0.contains(key) => "; it belongs in a `[task.NAME]` table".into(),
             _ if !table.label.is_empty() && JOB.0.contains(key) => "; it belongs at the top of the file".into(),
-            _ => format!("; here there are {}", listed(self.names())),
+            _ => self.inside(key).unwrap_or_else(|| format!("; here there are {}", listed(self.names()))),
         };
         Err(Fault::new(&entry.key_span, format!("unknown key `{key}`{hint}")).coded(FaultCode::UnknownKey))
+    }
+
+    /// Where a key is meant that belongs to a table of one of these keys.
+    fn inside(&self, key: &str) -> Option<String> {
+        let tables = INNER.iter().filter(|(name, _)| self.0.contains(*name));
+        let mut hints = tables.map(|(name, keys)| suggestion(key, keys.names()).replacen('`', &format!("`{name}."), 1));
+        hints.find(|hint| !hint.is_empty())
     }
 }
 
