@@ -16,7 +16,7 @@ use rocksdb::{ColumnFamily, DB, ErrorKind, PrefixRange, ReadOptions, WriteBatch,
 use swarm_protocol::{Table, Write};
 
 use crate::layout::{self, FORMAT, FORMAT_KEY};
-use crate::mark::Mark;
+use crate::mark::{FileList, Mark, Marked};
 use crate::{CrashPoint, EngineError, Store, StoreError, is_full, space};
 
 /// Its lock keeps a second process out. RocksDB's own `LOCK` would too, but says so only in prose.
@@ -205,12 +205,10 @@ impl Open {
     }
 
     fn commit(&self, batch: &[Write]) -> Result<(), StoreError> {
+        let list = self.mark.list().map_err(unmarked)?;
         self.write(batch, true)?;
         CrashPoint::BatchSynced.pass();
-        self.mark.set(self.db.latest_sequence_number()).map_err(|error| {
-            let source = EngineError(format!("mark it as acknowledged: {error}"));
-            if is_full(&error) { StoreError::NoRoom { source } } else { StoreError::Commit { source } }
-        })?;
+        self.mark.set(Marked { change: self.db.latest_sequence_number(), list }).map_err(unmarked)?;
         CrashPoint::BatchMarked.pass();
         Ok(())
     }
@@ -272,9 +270,14 @@ fn sync_entry(dir: &Path) -> io::Result<()> {
 /// Fails when the store has less than its mark says was acknowledged. Looks without changing anything: opened for
 /// writing, RocksDB would replay what is left of a damaged log and remove it.
 fn check_acknowledged(dir: &Path) -> Result<(), OpenError> {
-    let Some(acknowledged) = Mark::read(dir).map_err(|source| unwritable(dir, source))? else { return Ok(()) };
+    let Some(marked) = Mark::read(dir).map_err(|source| unwritable(dir, source))? else { return Ok(()) };
+    let list = FileList::of(dir).map_err(|source| unwritable(dir, source))?;
+    if list.is_some_and(|list| list < marked.list) {
+        let source = EngineError("RocksDB's list of its files is shorter than it was".into());
+        return Err(OpenError::Damaged { dir: dir.into(), source });
+    }
     let found = last_change(dir).map_err(|error| refused(dir, error))?;
-    match acknowledged.saturating_sub(found) {
+    match marked.change.saturating_sub(found) {
         0 => Ok(()),
         missing => Err(OpenError::Missing { dir: dir.into(), missing }),
     }
@@ -317,6 +320,11 @@ fn refused(dir: &Path, error: rocksdb::Error) -> OpenError {
         ErrorKind::IOError if says_missing(&error) => OpenError::Damaged { dir, source: engine(error) },
         _ => OpenError::Engine { dir, source: engine(error) },
     }
+}
+
+fn unmarked(error: io::Error) -> StoreError {
+    let source = EngineError(format!("mark it as acknowledged: {error}"));
+    if is_full(&error) { StoreError::NoRoom { source } } else { StoreError::Commit { source } }
 }
 
 fn unwritten(error: rocksdb::Error) -> StoreError {

@@ -211,6 +211,22 @@ fn files_that_vanished_are_missed() {
 }
 
 #[test]
+fn a_list_of_files_that_was_cut_off_is_missed() {
+    let (dir, _) = ten_batches();
+    // Replays the log into a table file, and goes on with a log that says nothing of it.
+    Rocks::open(dir.path()).unwrap().commit(&[put("later", "1")]).unwrap();
+    let pointer = fs::read_to_string(dir.path().join("CURRENT")).unwrap();
+    let list = dir.path().join(pointer.trim_end());
+    let whole = fs::read(&list).unwrap();
+    for cut in (1..whole.len()).step_by(31).chain([whole.len()]) {
+        fs::write(&list, &whole[..whole.len() - cut]).unwrap();
+        assert_refused_and_left_alone(dir.path());
+    }
+    fs::write(&list, &whole).unwrap();
+    assert_eq!(scan(&Rocks::open(dir.path()).unwrap(), Table::Jobs, b"").len(), 101);
+}
+
+#[test]
 fn a_damaged_or_lost_mark_costs_nothing_but_its_own_word() {
     for harm in [|path: &Path| fs::remove_file(path).unwrap(), |path: &Path| flip_byte(path, 3)] {
         let (dir, _) = ten_batches();
