@@ -35,7 +35,7 @@ pub(crate) enum Outcome {
     Partly,
     /// It does not start, says why and what to do, and has the right exit code.
     Refused,
-    /// It runs and does not know of a job that was acknowledged.
+    /// Never: it runs and does not know of a job that was acknowledged.
     Forgot,
     /// Never: with a healthy peer at its side, not everything was right in the end.
     NotRepaired,
@@ -65,7 +65,7 @@ impl Outcome {
 
     /// Whether it breaks what is promised of damaged stores.
     pub(crate) const fn is_bad(self) -> bool {
-        matches!(self, Self::NotRepaired | Self::Unclear | Self::Panicked | Self::Wrong | Self::Hung)
+        matches!(self, Self::Forgot | Self::NotRepaired | Self::Unclear | Self::Panicked | Self::Wrong | Self::Hung)
     }
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Outcome {
             Self::Repaired => "repaired",
             Self::Partly => "partly",
             Self::Refused => "refused",
-            Self::Forgot => "forgot",
+            Self::Forgot => "FORGOT",
             Self::NotRepaired => "NOT REPAIRED",
             Self::Unclear => "UNCLEAR",
             Self::Panicked => "PANICKED",

@@ -28,12 +28,12 @@ impl DamageReport {
         let end = if stopped { "stopped" } else { "killed" };
         let seed = self.seed;
         eprintln!("{case:>5} {end}, {side}: {} → {outcome}", damage.told);
-        if outcome.is_bad() || outcome == Outcome::Forgot {
+        if outcome.is_bad() {
             let told = why.replace('\n', "\n    ");
             let repeat = format!("swarm-sim damage --seed {seed} --only {case}");
             let text = format!("{outcome}: {end}, {side}: {}\n    {told}\n    repeat it: {repeat}", damage.told);
             eprintln!("{text}");
-            self.bad.extend(outcome.is_bad().then_some(text));
+            self.bad.push(text);
         }
         let row = format!("{}, {}", damage.kind, damage.harm);
         *self.rows.entry(row).or_default().entry(outcome).or_default() += 1;
