@@ -107,6 +107,11 @@ impl Clients {
         self.asked.values().any(|(_, asked)| matches!(asked, Asked::Submit(waiting) if *waiting == job))
     }
 
+    /// Whether somebody who handed a job over waits to be told that it is safe.
+    pub(crate) fn submits(&self) -> bool {
+        self.asked.values().any(|(_, asked)| matches!(asked, Asked::Submit(_)))
+    }
+
     fn ask(&mut self, node: usize, what: Asked) -> u64 {
         self.tokens += 1;
         self.asked.insert(self.tokens, (node, what));

@@ -250,6 +250,12 @@ fn who_grants_tasks_of_a_cancelled_job_is_told() {
     assert_holds(60_013_126, 4);
 }
 
+/// A job that was handed over in the storm was acknowledged after the others were over: the auditor did not wait for its end.
+#[test]
+fn a_job_that_is_acknowledged_late_is_waited_for() {
+    assert_holds(80_008_044, 4);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
