@@ -47,8 +47,19 @@ impl Node {
         let careful = self.now.since(self.started) < CAREFUL;
         if self.worker.note_due && (careful || heartbeat) {
             self.worker.note_due = false;
-            let note: Note = self.worker.running_leases();
-            self.out.note.push(Write::put(Table::Meta, RUNNING_KEY, codec::encode(&note)));
+            let note = self.note();
+            self.out.note.push(note);
         }
+    }
+
+    fn note(&self) -> Write {
+        let note: Note = self.worker.running_leases();
+        Write::put(Table::Meta, RUNNING_KEY, codec::encode(&note))
+    }
+
+    /// For good: what was given back before this node left does not come back in a power cut.
+    pub(crate) fn note_for_good(&mut self) {
+        let note = self.note();
+        self.out.persist.push(note);
     }
 }

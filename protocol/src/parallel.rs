@@ -3,7 +3,8 @@
 //! Always true while all of them see the same first custodian: the shares of all arbiters together are no more than the job
 //! allows, and no arbiter leases more than its share, except for leases that it took over.
 //!
-//! - A share shrinks only by its holder's own word, given in a request; it grows only by an answer to the last request.
+//! - A share shrinks only by its holder's own word, given in a request; it grows only by an answer to the last request. A
+//!   request that comes twice, or after a later one, says nothing: its holder may have more by now.
 //! - Who becomes the first custodian hands out nothing for [`LISTEN`]: by then every arbiter has told what it holds.
 //! - On both sides of a partition there is a first custodian, so up to twice as many may run; documented as the tolerance.
 
@@ -49,6 +50,8 @@ struct Given {
 
 #[derive(Clone, Copy, Debug)]
 struct Holder {
+    /// Of the request that said so.
+    number: u64,
     holds: u32,
     wants: u32,
     at: Time,
@@ -70,6 +73,25 @@ impl Given {
             heads -= 1;
         }
         0
+    }
+
+    /// What whoever asks may have; `None` when it has asked since.
+    fn answer(&mut self, from: NodeId, ask: Holder, most: u32) -> Option<u32> {
+        if self.holders.get(&from).is_some_and(|known| known.number >= ask.number) {
+            return None;
+        }
+        self.holders.insert(from, ask);
+        let fair = self.fair_share(from, most);
+        let free = most.saturating_sub(self.held_by_others(from)).saturating_sub(ask.holds);
+        let listens = ask.at.since(self.since) < LISTEN;
+        let share = match fair > ask.holds {
+            true if listens => ask.holds,
+            true => ask.holds + (fair - ask.holds).min(free),
+            false => fair,
+        };
+        // A smaller share counts once its holder says that it holds to it.
+        self.holders.insert(from, Holder { holds: ask.holds.max(share), ..ask });
+        Some(share)
     }
 
     fn held_by_others(&self, node: NodeId) -> u32 {
@@ -124,7 +146,8 @@ impl Node {
 
     fn ask_share(&mut self, job: JobId, wants: u32) {
         let (leased, first) = (self.leased_of_job(job), self.first_custodian(job));
-        self.shares.last += 1;
+        // A later process asks with greater numbers than the one before.
+        self.shares.last = (self.shares.last + 1).max(self.membership.me.incarnation << 32);
         let number = self.shares.last;
         let mine = self.shares.mine.entry(job).or_default();
         mine.number = number;
@@ -143,18 +166,9 @@ impl Node {
         if given.holders.len() >= HOLDERS_MAX && !given.holders.contains_key(&from) {
             return;
         }
-        given.holders.insert(from, Holder { holds, wants, at: now });
-        let fair = given.fair_share(from, most);
-        let free = most.saturating_sub(given.held_by_others(from)).saturating_sub(holds);
-        let listens = now.since(given.since) < LISTEN;
-        let share = match fair > holds {
-            true if listens => holds,
-            true => holds + (fair - holds).min(free),
-            false => fair,
-        };
-        // A smaller share counts once its holder says that it holds to it.
-        given.holders.insert(from, Holder { holds: holds.max(share), wants, at: now });
-        self.send(from, Message::Share { job, number, holds: share });
+        if let Some(share) = given.answer(from, Holder { number, holds, wants, at: now }, most) {
+            self.send(from, Message::Share { job, number, holds: share });
+        }
     }
 
     pub(crate) fn on_share(&mut self, job: JobId, number: u64, holds: u32) {
@@ -168,10 +182,13 @@ impl Node {
 mod tests {
     use super::*;
 
+    fn node(at: u8) -> NodeId {
+        NodeId::from_bytes([at; 32])
+    }
+
     fn given(wants: &[u32]) -> Given {
-        let holder = |(at, wants): (u8, &u32)| {
-            (NodeId::from_bytes([at; 32]), Holder { holds: 0, wants: *wants, at: Time::ZERO })
-        };
+        let holder =
+            |(at, wants): (u8, &u32)| (node(at), Holder { number: 0, holds: 0, wants: *wants, at: Time::ZERO });
         Given { since: Time::ZERO, holders: (0..).zip(wants).map(holder).collect() }
     }
 
@@ -185,5 +202,19 @@ mod tests {
         assert_eq!(shares(&[100, 2, 100], 20), [9, 2, 9]);
         assert_eq!(shares(&[5, 5], 20), [5, 5]);
         assert_eq!(shares(&[9, 9, 9], 2).iter().sum::<u32>(), 2);
+    }
+
+    /// Two hold one each of two. What the first asked before comes again: it may have one all the same, and the other no more.
+    #[test]
+    fn a_request_that_was_overtaken_says_nothing() {
+        let mut given = given(&[]);
+        let at = Time::ZERO + LISTEN;
+        let mut ask = |from, number, holds, wants| given.answer(node(from), Holder { number, holds, wants, at }, 2);
+        assert_eq!(ask(1, 4, 0, 0), Some(0));
+        assert_eq!(ask(2, 1, 0, 1), Some(1));
+        assert_eq!(ask(1, 5, 0, 2), Some(1));
+        assert_eq!(ask(1, 4, 0, 0), None);
+        assert_eq!(ask(1, 5, 0, 2), None);
+        assert_eq!(ask(2, 2, 1, 2), Some(1));
     }
 }

@@ -581,7 +581,7 @@ impl Node {
         }
         if self.worker.held.is_empty() && self.is_handed_over() {
             self.worker.drained = true;
-            self.note_running(true);
+            self.note_for_good();
             let incarnation = self.membership.me.incarnation;
             self.out.gossip.push(Gossip::Left { incarnation });
             self.out.notify.push(Notice::Drained);

@@ -256,6 +256,18 @@ fn a_job_that_is_acknowledged_late_is_waited_for() {
     assert_holds(80_008_044, 4);
 }
 
+/// A node gave its tasks back and was drained; a power cut took its note of that, and it charged itself with them.
+#[test]
+fn what_a_drained_node_gave_back_stays_given_back() {
+    assert_holds(90_007_922, 5);
+}
+
+/// Who divides a job's parallel tasks heard an old request after the answer to a later one, and gave the same share twice.
+#[test]
+fn a_share_is_given_once() {
+    assert_holds(90_008_508, 6);
+}
+
 /// The runs in which something broke.
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
