@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::fleet::Fleet;
-use super::processor::{SLOTS, processor};
+use super::processor;
 use super::work::Work;
 use super::{Bench, BenchError, Row, Unit, bare};
 
@@ -83,7 +83,7 @@ fn measure_job(bench: &Bench, lengths: &[u32]) -> Result<Shares, BenchError> {
 
 /// Processor time of all slots, in seconds.
 fn used_by_slots(fleet: &Fleet) -> f64 {
-    (0..NODES).map(|node| processor(fleet.node(node), SLOTS)).sum()
+    (0..NODES).map(|node| processor::of_slots(fleet.node(node))).sum()
 }
 
 /// As many tasks of this length as fit.

@@ -1,7 +1,7 @@
 //! What a node of an idle swarm of two uses.
 //!
 //! Traffic is what the system has counted in the TCP connections between the two (`ss -ti`: payload of TCP, so Noise and
-//! Yamux included, headers of IP not). Processor time is what the system has counted for each thread.
+//! Yamux included, headers of IP not). Processor time is what the system has counted for the process.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::fleet::Fleet;
-use super::processor::{ALL, processor};
+use super::processor;
 use super::{Bench, BenchError, Row, Unit};
 use crate::cluster::Node;
 
@@ -22,12 +22,11 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let mut fleet = Fleet::start(bench, 2, 1)?;
     fleet.warm_noop()?;
     thread::sleep(SETTLE);
-    let used = |node: &Node| processor(node, ALL);
     let nodes = || [fleet.node(0), fleet.node(1)];
-    let (used_before, sent_before) = (nodes().map(used), sent(nodes())?);
+    let (used_before, sent_before) = (nodes().map(processor::of_node), sent(nodes())?);
     thread::sleep(WATCH);
-    let used = nodes().map(used).into_iter().zip(used_before);
-    let shares: Vec<f64> = used.map(|(after, before)| (after - before).max(0.0) / WATCH.as_secs_f64()).collect();
+    let used = nodes().map(processor::of_node).into_iter().zip(used_before);
+    let shares: Vec<f64> = used.map(|(after, before)| (after - before) / WATCH.as_secs_f64()).collect();
     let memory = nodes().map(|node| node.memory_bytes() as f64).to_vec();
     let bytes = bytes_between(&sent_before, &sent(nodes())?);
     bench.add(Row::median("idle", "resident memory, each of 2 nodes", Unit::Bytes, memory));

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
-use super::processor::{ALL, processor};
+use super::processor;
 use super::work::Work;
 use super::{Bench, BenchError, Row, Unit};
 
@@ -50,10 +50,10 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
 /// What each node uses of one core.
 fn idle(fleet: &Fleet) -> Vec<f64> {
     thread::sleep(SETTLE);
-    let used = || [0, 1].map(|number| processor(fleet.node(number), ALL));
+    let used = || [0, 1].map(|number| processor::of_node(fleet.node(number)));
     let before = used();
     thread::sleep(WATCH);
-    used().into_iter().zip(before).map(|(after, before)| (after - before).max(0.0) / WATCH.as_secs_f64()).collect()
+    used().into_iter().zip(before).map(|(after, before)| (after - before) / WATCH.as_secs_f64()).collect()
 }
 
 /// Small jobs a second.
