@@ -22,8 +22,9 @@ import machine
 import measure
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Rounds of two busy tasks, side by side, whose difference in time tells how many rounds a millisecond has.
-ROUNDS_SHORT, ROUNDS_LONG = 300_000_000, 1_000_000_000
+# Two busy tasks, side by side, of so many rounds and of several times as many: the difference in time tells how many rounds a
+# millisecond has. So many are tried first, and doubled until they take long enough to be told from the start of a job.
+ROUNDS_FIRST, SHORT_SECONDS, LONG_TIMES = 100_000_000, 0.3, 4
 # A task that outlasts every limit: some ten minutes.
 ROUNDS_STAYING = 450_000_000_000
 
@@ -82,10 +83,11 @@ class Swarm:
 
     def rounds_per_ms(self):
         """How many rounds a millisecond has, with both slots busy."""
-        short = self.run(self.file("busy", measure.SLOTS, ROUNDS_SHORT), not_before=0.2)
-        soon = 0.8 * short * ROUNDS_LONG / ROUNDS_SHORT
-        long = self.run(self.file("busy", measure.SLOTS, ROUNDS_LONG), not_before=soon)
-        return (ROUNDS_LONG - ROUNDS_SHORT) / (long - short) / 1000
+        rounds = ROUNDS_FIRST
+        while (short := self.run(self.file("busy", measure.SLOTS, rounds))) < SHORT_SECONDS:
+            rounds *= 2
+        long = self.run(self.file("busy", measure.SLOTS, LONG_TIMES * rounds), not_before=0.8 * LONG_TIMES * short)
+        return (LONG_TIMES - 1) * rounds / (long - short) / 1000
 
     def lose(self, number, limit):
         self.node.end()
