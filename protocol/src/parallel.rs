@@ -146,7 +146,7 @@ impl Node {
 
     fn ask_share(&mut self, job: JobId, wants: u32) {
         let (leased, first) = (self.leased_of_job(job), self.first_custodian(job));
-        // A later process asks with greater numbers than the one before.
+        // A later process asks with greater numbers than the one before; one with a new disk is not heard for SILENT_MAX.
         self.shares.last = (self.shares.last + 1).max(self.membership.me.incarnation << 32);
         let number = self.shares.last;
         let mine = self.shares.mine.entry(job).or_default();

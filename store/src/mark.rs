@@ -4,8 +4,10 @@
 //! files. The mark can: it names the number of the last change that was acknowledged, and how long the list was before that.
 //! Whoever opens the store must find at least that much of both.
 //!
-//! Always true: it is written after the batch was synced and never names what was not; it is not synced itself, so after
-//! a power cut it may be behind, never ahead. A mark that is damaged says nothing, and then the engine's own checks remain.
+//! Always true: it is written after the batch was synced and never names a change that was not; it is not synced itself, so
+//! after a power cut it may be behind, never ahead. A mark that is damaged says nothing, and then the engine's own checks
+//! remain. The engine syncs what it adds to its list at once, by itself: the length is asked for before the batch is written,
+//! so that this has most likely happened when the mark is set.
 
 use std::fs::{self, File};
 use std::io;
@@ -81,7 +83,7 @@ impl Mark {
         Ok(mark)
     }
 
-    /// What the engine's list of files is now. Asked before a batch is synced, so that it is synced when the batch is.
+    /// What the engine's list of files is now.
     pub(crate) fn list(&self) -> io::Result<FileList> {
         let (number, file) = &self.list;
         Ok(FileList { number: *number, len: file.metadata()?.len() })
