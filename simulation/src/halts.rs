@@ -119,7 +119,8 @@ impl World {
     pub(crate) fn has_room(&mut self, node: usize, peer: usize) -> bool {
         let sender = self.machines[peer].id;
         let Some(running) = &self.machines[node].running else { return true };
-        if running.crawl.is_none_or(|crawl| running.waiting_from(sender) < crawl.room) {
+        let has_room = |crawl: Crawl| !running.is_full() && running.waiting_from(sender) < crawl.room;
+        if running.crawl.is_none_or(has_room) {
             return true;
         }
         if let Some(link) = self.network.end(peer, node) {

@@ -8,6 +8,7 @@ use swarm_protocol::{Event, NodeId};
 use crate::dice;
 use crate::faults::Fault;
 use crate::history::Fact;
+use crate::machine::Running;
 use crate::world::{Happening, World};
 
 /// A broken connection is noticed at once when the other machine says so, in this many milliseconds otherwise.
@@ -47,12 +48,18 @@ impl World {
             return;
         }
         self.dialling.remove(&(from, to));
-        let open = self.machines[to].is_awake() && self.machines[from].is_awake() && self.network.meets(from, to);
+        let open = self.takes_links(to) && self.takes_links(from) && self.network.meets(from, to);
         let other = self.machines[from].id != self.machines[to].id;
         if open && other && self.network.end(from, to).is_none() && self.makes_way(to, from) && self.makes_way(from, to)
         {
             self.connect(from, to);
         }
+    }
+
+    /// Whether the network layer of a node finishes handshakes now: not while it cannot hand on what came.
+    fn takes_links(&self, node: usize) -> bool {
+        let machine = &self.machines[node];
+        machine.is_awake() && !machine.running.as_ref().is_some_and(Running::is_full)
     }
 
     fn connect(&mut self, from: usize, to: usize) {

@@ -12,6 +12,9 @@ use crate::disk::Disk;
 use crate::guests::Slots;
 use crate::records::Facts;
 
+/// Events that wait for a core before its network layer takes no more.
+const WAITING_MAX: usize = 2048;
+
 /// A node's machine: identity, disk and blobs outlive every crash.
 pub(crate) struct Machine {
     pub(crate) id: NodeId,
@@ -209,6 +212,11 @@ impl Running {
     /// Takes no events now.
     pub(crate) const fn is_still(&self) -> bool {
         self.paused || self.stalled
+    }
+
+    /// So many events wait for the core that its network layer takes no more.
+    pub(crate) fn is_full(&self) -> bool {
+        self.inbox.len() >= WAITING_MAX
     }
 
     /// How many messages of this peer wait.

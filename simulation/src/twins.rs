@@ -10,13 +10,11 @@ use swarm_protocol::{Event, NodeId};
 use crate::dice;
 use crate::faults::Fault;
 use crate::history::Fact;
-use crate::machine::{Copy, Machine};
+use crate::machine::{Copy, Machine, Running};
 use crate::world::{Happening, World};
 
 /// Nobody has this one's identity besides: who knows no other node dials it.
 const BOOTSTRAP: usize = 0;
-/// Events that wait for a core before gossip, a hint, is dropped.
-const WAITING_MAX: usize = 2048;
 /// How long a twin runs at least, in milliseconds.
 const TWIN_MS: std::ops::RangeInclusive<u64> = 500..=10_000;
 /// How often it is tried to stop a twin that may not be stopped yet.
@@ -158,8 +156,8 @@ impl World {
     /// Gossip arrives, unless it claims to be of the one who hears it, or the core is far behind: the network layer drops
     /// both.
     pub(crate) fn on_gossip_heard(&mut self, to: usize, boot: u64, from: NodeId, gossip: swarm_protocol::Gossip) {
-        let waiting = self.machines[to].running.as_ref().map_or(0, |running| running.inbox.len());
-        if waiting >= WAITING_MAX {
+        // Gossip is a hint.
+        if self.machines[to].running.as_ref().is_some_and(Running::is_full) {
             self.census.count("gossip dropped");
         } else if self.machines[to].id != from {
             self.give(to, boot, Event::Gossip { from, gossip });
