@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 /// How often running guests look at their deadline and stop flag: a cancelled guest ends within two of these.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(20);
 /// How often the sleeping clock looks whether its engine is gone.
 const SLEEP: Duration = Duration::from_secs(5);
 
