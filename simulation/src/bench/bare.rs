@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Write};
+use std::iter::Sum;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
@@ -18,7 +19,7 @@ use swarm_executor::{Bare, BareError, WASM_STACK_BYTES_MAX};
 
 use super::machine::cores;
 use super::work::{self, Noop};
-use super::{Bench, BenchError, Row, Unit};
+use super::{Bench, BenchError, Row, Unit, processor};
 use crate::cluster::check_interrupted;
 
 /// As a slot's: half for the guest, half for the host, and some.
@@ -113,23 +114,53 @@ fn add(bench: &mut Bench, count: usize, Samples { threads, processes, plain }: S
     bench.add(plain);
 }
 
-/// How long one round of the spinning guest takes while so many of them spin.
-pub(super) fn spin_round(processes: usize) -> Result<Duration, BenchError> {
-    let [short, long] = ROUNDS.map(|rounds| {
-        let spin =
-            BareOptions { threads: 1, millis: ROUND.as_millis() as u64, pool: false, noop: None, spin: Some(rounds) };
-        rate(processes, &spin).map(|rate| processes as f64 / rate)
-    });
-    Ok(Duration::from_secs_f64((long? - short?) / (ROUNDS[1] - ROUNDS[0]) as f64))
+/// What so many processes that spin at once get done.
+pub(super) struct Spinning {
+    /// How long one round of the spinning guest takes.
+    pub(super) round: Duration,
+    /// Of the time that passes, what each of them is on a processor.
+    pub(super) on_processor: f64,
+}
+
+pub(super) fn spin(processes: usize) -> Result<Spinning, BenchError> {
+    let of = |rounds| {
+        let millis = ROUND.as_millis() as u64;
+        did(processes, &BareOptions { threads: 1, millis, pool: false, noop: None, spin: Some(rounds) })
+    };
+    let [short, long] = [of(ROUNDS[0])?, of(ROUNDS[1])?];
+    let [each_short, each_long] = [&short, &long].map(|did| processes as f64 / did.rate);
+    let round = Duration::from_secs_f64((each_long - each_short) / (ROUNDS[1] - ROUNDS[0]) as f64);
+    Ok(Spinning { round, on_processor: (short.on_processor + long.on_processor) / 2.0 / processes as f64 })
 }
 
 /// Calls a second of so many processes together.
 fn rate(processes: usize, options: &BareOptions) -> Result<f64, BenchError> {
+    did(processes, options).map(|did| did.rate)
+}
+
+fn did(processes: usize, options: &BareOptions) -> Result<Did, BenchError> {
     check_interrupted()?;
     let mut loops = (0..processes).map(|_| Loop::start(options)).collect::<Result<Vec<_>, _>>()?;
     loops.iter_mut().try_for_each(Loop::wait_ready)?;
     loops.iter_mut().try_for_each(Loop::go)?;
-    loops.iter_mut().map(Loop::rate).sum()
+    loops.iter_mut().map(Loop::did).sum()
+}
+
+/// What loops did, all together.
+#[derive(Clone, Copy, Debug, Default)]
+struct Did {
+    /// Calls a second.
+    rate: f64,
+    /// Threads that were on a processor at once, in the mean.
+    on_processor: f64,
+}
+
+impl Sum for Did {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        let add =
+            |sum: Self, it: Self| Self { rate: sum.rate + it.rate, on_processor: sum.on_processor + it.on_processor };
+        all.fold(Self::default(), add)
+    }
 }
 
 /// A process with a loop. It is killed when it is dropped.
@@ -159,9 +190,13 @@ impl Loop {
         self.input.write_all(b"\n").map_err(BenchError::io("write to", "swarm-sim bench-bare"))
     }
 
-    fn rate(&mut self) -> Result<f64, BenchError> {
+    fn did(&mut self) -> Result<Did, BenchError> {
         let said = self.line()?;
-        said.parse().map_err(|_| BenchError::Said(said))
+        let mut numbers = said.split(' ').map_while(|number| number.parse().ok());
+        match (numbers.next(), numbers.next()) {
+            (Some(rate), Some(on_processor)) => Ok(Did { rate, on_processor }),
+            _ => Err(BenchError::Said(said)),
+        }
     }
 
     fn line(&mut self) -> Result<String, BenchError> {
@@ -193,7 +228,8 @@ impl BareOptions {
     }
 }
 
-/// The process with the loop: says that it is ready, waits for a line, and says how many calls a second it did.
+/// The process with the loop: says that it is ready, waits for a line, and says how many calls a second it did, and how many
+/// of its threads were on a processor meanwhile.
 pub fn bare(options: &BareOptions) -> Result<(), BenchError> {
     let module = match options.spin {
         Some(_) => work::spin_module(),
@@ -208,9 +244,12 @@ pub fn bare(options: &BareOptions) -> Result<(), BenchError> {
         let warm = call_for(WARM);
         ready.wait();
         begin.wait();
-        warm.and_then(|_| call_for(Duration::from_millis(options.millis)))
+        let (began, used) = (Instant::now(), processor::of_this_thread());
+        let rate = warm.and_then(|_| call_for(Duration::from_millis(options.millis)))?;
+        let on_processor = (processor::of_this_thread() - used) / began.elapsed().as_secs_f64();
+        Ok(Did { rate, on_processor })
     };
-    let rates = thread::scope(|scope| {
+    let did: Did = thread::scope(|scope| {
         let spawn = |_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work);
         let threads = (0..options.threads).map(spawn).collect::<io::Result<Vec<_>>>();
         let threads = threads.map_err(BenchError::io("start a thread of", "swarm-sim bench-bare"))?;
@@ -219,9 +258,9 @@ pub fn bare(options: &BareOptions) -> Result<(), BenchError> {
         io::stdin().read_line(&mut String::new()).map_err(BenchError::io("read from", "standard input"))?;
         begin.wait();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| thread.join().expect("a loop does not panic");
-        threads.into_iter().map(join).collect::<Result<Vec<f64>, BareError>>().map_err(BenchError::from)
+        threads.into_iter().map(join).sum::<Result<Did, BareError>>().map_err(BenchError::from)
     })?;
-    say(&rates.iter().sum::<f64>().to_string())
+    say(&format!("{} {}", did.rate, did.on_processor))
 }
 
 fn say(line: &str) -> Result<(), BenchError> {

@@ -3,8 +3,10 @@
 //! Two nodes with one slot each. Guests have no clock of this world, so how much they have to compute for a millisecond is
 //! measured before and after each job, by as many bare loops at once as there are slots. Where the processors' speed changes
 //! meanwhile, because the machine is virtual and has neighbours, that figure means little; how much of the time the threads
-//! that run guests were on a processor does not depend on it.
+//! that run guests were on a processor does not depend on it; bare loops are not on one all the time either, since the
+//! system takes its part.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::fleet::Fleet;
@@ -29,36 +31,48 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
         LENGTHS_MS.iter().map(|ms| (format!("tasks of {ms} ms"), equal(*ms))).collect();
     let [short, middle, long] = MIXED_MS;
     jobs.push((format!("tasks of {short} ms (half of them), {middle} ms and {long} ms"), mixed()));
-    let mut shares = vec![(Vec::new(), Vec::new()); jobs.len()];
+    let mut all = vec![Vec::new(); jobs.len()];
     for _ in 0..bench.rounds(3) {
-        for ((what, lengths), shares) in jobs.iter().zip(&mut shares) {
-            let Shares { ideal, on_processor } = measure_job(bench, lengths)?;
-            eprintln!("  {what}: {:.2} %, on a processor {:.2} %", ideal * 100.0, on_processor * 100.0);
-            shares.0.push(ideal);
-            shares.1.push(on_processor);
+        for ((what, lengths), of_job) in jobs.iter().zip(&mut all) {
+            let shares = measure_job(bench, lengths)?;
+            eprintln!("  {what}: {shares}");
+            of_job.push(shares);
         }
     }
-    for ((what, lengths), (ideal, on_processor)) in jobs.iter().zip(shares) {
-        let what = format!("{} {what}, {NODES} nodes with 1 slot", lengths.len());
-        bench.add(Row::median("efficiency", format!("efficiency: {what}"), Unit::Share, ideal));
-        let what = format!("slots on a processor: {what}");
-        bench.add(Row::median("efficiency", what, Unit::Share, on_processor));
+    for ((what, lengths), shares) in jobs.iter().zip(all) {
+        let row = |name: &str, share: fn(&Shares) -> f64| {
+            let what = format!("{name}: {} {what}, {NODES} nodes with 1 slot", lengths.len());
+            Row::median("efficiency", what, Unit::Share, shares.iter().map(share).collect())
+        };
+        bench.add(row("efficiency", |it| it.ideal));
+        bench.add(row("slots on a processor", |it| it.on_processor));
+        bench.add(row("that over what bare loops are", |it| it.on_processor / it.bare_on_processor));
     }
     Ok(())
 }
 
 /// Of the time that a job took.
+#[derive(Clone, Copy, Debug)]
 struct Shares {
     /// The ideal time.
     ideal: f64,
     /// What each slot's thread was on a processor.
     on_processor: f64,
+    /// The same of as many bare loops, before and after it.
+    bare_on_processor: f64,
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [ideal, slots, bare] = [self.ideal, self.on_processor, self.bare_on_processor].map(|it| it * 100.0);
+        write!(f, "{ideal:.2} %, on a processor {slots:.2} %, bare loops {bare:.2} %")
+    }
 }
 
 /// A job with tasks of these milliseconds.
 fn measure_job(bench: &Bench, lengths: &[u32]) -> Result<Shares, BenchError> {
-    let before = bare::spin_round(NODES)?.as_secs_f64();
-    let rounds_per_ms = (0.001 / before) as u64;
+    let before = bare::spin(NODES)?;
+    let rounds_per_ms = (0.001 / before.round.as_secs_f64()) as u64;
     let rounds: Vec<u64> = lengths.iter().map(|ms| u64::from(*ms) * rounds_per_ms).collect();
     let (took, used) = {
         let mut fleet = Fleet::start(bench, NODES, 1)?;
@@ -73,12 +87,13 @@ fn measure_job(bench: &Bench, lengths: &[u32]) -> Result<Shares, BenchError> {
         let took = fleet.time(&work, u32::try_from(rounds.len()).unwrap_or(u32::MAX))?.as_secs_f64();
         (took, used_by_slots(&fleet) - before)
     };
-    let after = bare::spin_round(NODES)?.as_secs_f64();
-    let round = (before + after) / 2.0;
-    eprintln!("  computing took {:.3} × as long after the job as before", after / before);
-    let computing = rounds.iter().sum::<u64>() as f64 * round;
+    let after = bare::spin(NODES)?;
+    let [first, last] = [&before, &after].map(|spinning| spinning.round.as_secs_f64());
+    eprintln!("  computing took {:.3} × as long after the job as before", last / first);
+    let computing = rounds.iter().sum::<u64>() as f64 * (first + last) / 2.0;
     let slots = NODES as f64;
-    Ok(Shares { ideal: computing / slots / took, on_processor: used / slots / took })
+    let bare_on_processor = (before.on_processor + after.on_processor) / 2.0;
+    Ok(Shares { ideal: computing / slots / took, on_processor: used / slots / took, bare_on_processor })
 }
 
 /// Processor time of all slots, in seconds.

@@ -17,6 +17,7 @@ mod command;
 mod disk;
 mod efficiency;
 mod error;
+mod far_end;
 mod fleet;
 mod idle;
 mod latency;
@@ -38,8 +39,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use bare::{BareOptions, bare};
-pub use bulk::{BulkOptions, bulk};
 pub use error::BenchError;
+pub use far_end::{FarEndOptions, far_end};
 pub use machine::Machine;
 pub use options::{BenchOptions, Measurement};
 pub use report::BenchReport;

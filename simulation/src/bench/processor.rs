@@ -1,4 +1,4 @@
-//! Processor time that a node has used, as the system counts it.
+//! Processor time that a node or a thread has used, as the system counts it.
 
 use std::fs;
 
@@ -27,8 +27,18 @@ pub(super) fn of_slots(node: &Node) -> f64 {
     let threads = fs::read_dir(format!("/proc/{}/task", node.process())).into_iter().flatten().flatten();
     let read = |thread: &fs::DirEntry, file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
     let slots = threads.filter(|thread| read(thread, "comm").starts_with(SLOTS));
-    let used = |thread| read(&thread, "schedstat").split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok());
-    slots.filter_map(used).sum::<f64>() / 1e9
+    slots.map(|thread| seconds(&read(&thread, "schedstat"))).sum()
+}
+
+/// The same of the thread that asks.
+pub(super) fn of_this_thread() -> f64 {
+    seconds(&fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default())
+}
+
+/// What a thread used, by its line of `schedstat`: the first field, in nanoseconds.
+fn seconds(line: &str) -> f64 {
+    let nanos = line.split(' ').next().and_then(|nanos| nanos.parse::<f64>().ok());
+    nanos.unwrap_or_default() / 1e9
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::io::{self, BufWriter};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use swarm_simulation::bench::{self, BareOptions, BenchOptions, BulkOptions};
+use swarm_simulation::bench::{self, BareOptions, BenchOptions, FarEndOptions};
 use swarm_simulation::cluster::{self, ClusterOptions};
 use swarm_simulation::crash_points::{self, CrashOptions};
 use swarm_simulation::damage::{self, DamageOptions};
@@ -79,7 +79,7 @@ enum Command {
     #[command(hide = true)]
     BenchBare(BareOptions),
     #[command(hide = true)]
-    BenchBulk(BulkOptions),
+    BenchFarEnd(FarEndOptions),
 }
 
 /// Every kind of fault, for the help.
@@ -125,8 +125,8 @@ impl Cli {
                 bench::bare(&options)?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::BenchBulk(options) => {
-                bench::bulk(&options)?;
+            Command::BenchFarEnd(options) => {
+                bench::far_end(&options)?;
                 Ok(ExitCode::SUCCESS)
             }
         }
