@@ -260,7 +260,7 @@ impl Edges {
     }
 
     /// Whether the tasks of this stage are waited for one by one.
-    fn is_needed(&self, stage: u16) -> bool {
+    pub(crate) fn is_needed(&self, stage: u16) -> bool {
         self.stages.values().flat_map(|edges| edges.iter()).any(|edge| edge.stage == stage)
     }
 

@@ -119,10 +119,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// The leases to renew at this arbiter.
+    /// The leases to renew at this arbiter: one of which all was reported is no lease there any more.
     pub(crate) fn leases_of(&self, arbiter: NodeId) -> Vec<LeaseId> {
         let held = self.held.values().filter(|held| held.arbiter == arbiter && held.resume.is_none());
-        held.map(|held| held.current).collect()
+        held.filter(|held| !held.running.is_empty()).map(|held| held.current).collect()
     }
 
     /// Where work is held or asked for.

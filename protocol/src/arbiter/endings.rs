@@ -38,6 +38,7 @@ impl Node {
     }
 
     pub(super) fn cancel_rest(&mut self, id: ShardId) {
+        self.record_gathered(id);
         let Some(shard) = self.custody.shard_mut(id) else { return };
         let open = ranges_of(&shard.open_tasks());
         let Some(arbiter) = shard.arbiter.as_mut() else { return };
@@ -125,6 +126,7 @@ impl Node {
 
     /// Ends tasks that several arbiters, on both sides of a partition, gave more attempts together than are allowed.
     pub(crate) fn exhaust_overrun(&mut self, id: ShardId) {
+        self.record_gathered(id);
         let Some(shard) = self.custody.shard(id).filter(|shard| shard.arbiter.is_some()) else { return };
         let Some(stage) = shard.spec.stages.get(usize::from(id.stage)) else { return };
         let overrun = |(range, state): (Range, &TaskState)| {

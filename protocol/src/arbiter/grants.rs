@@ -46,7 +46,7 @@ impl Want {
     fn tasks_in(&self, shard: ShardId, ms: u64) -> u64 {
         let mut rates = self.rates.iter();
         let known = rates.find(|it| (it.job, it.stage) == (shard.job, shard.stage));
-        known.map_or(0, |it| u64::from(it.rate) * ms / 1000)
+        known.map_or(0, |it| (u64::from(it.rate) * ms + 500) / 1000)
     }
 
     /// How much of one stage is granted at once: a batch of 20 to 200 ms, shorter towards the end, and one task for each

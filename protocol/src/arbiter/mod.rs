@@ -6,12 +6,13 @@
 //! - an outcome is acknowledged to its executor only when `min(2, live nodes)` nodes have synced it;
 //! - a report under a lease that is not held here changes nothing.
 //!
-//! A shard's life with its arbiter: `takeover` → `grants` → `leases` → `reports` → `records`; what ends without a
-//! report is in `endings`. Leases are soft state: an arbiter that restarts asks the executors.
+//! A shard's life with its arbiter: `takeover` → `grants` → `leases` → `reports` → `gathering` → `records`; what
+//! ends without a report is in `endings`. Leases are soft state: an arbiter that restarts asks the executors.
 //!
 //! Elsewhere: facts and promises are `custody`; the executor's side is `worker`.
 
 mod endings;
+mod gathering;
 mod grants;
 mod leases;
 mod records;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rangemap::RangeSet;
 
+use self::gathering::Gathered;
 use self::grants::WANT_TTL;
 pub(crate) use self::grants::{BATCH_MS, Want};
 use self::leases::Lease;
@@ -75,6 +77,8 @@ pub(crate) struct Arbiter {
     pub(crate) able_since: Option<Time>,
     /// When a node that the stage likes took some last.
     pub(crate) liked_at: Option<Time>,
+    /// Reported, not yet recorded.
+    gathered: Gathered,
     recordings: BTreeMap<u64, Recording>,
     /// What the last failed attempts of some tasks wrote to standard error: for people.
     last_words: BTreeMap<u32, Content>,
@@ -98,6 +102,7 @@ impl Arbiter {
             waiting_since: None,
             able_since: None,
             liked_at: None,
+            gathered: Gathered::default(),
             recordings: BTreeMap::new(),
             last_words: BTreeMap::new(),
             last_lease: numbers,
@@ -240,6 +245,7 @@ impl Node {
         }
         // Waits for an avoided executor end with time, too.
         self.custody.grants_changed |= self.custody.claimable > 0;
+        self.keep_gathered();
         self.keep_recordings();
         self.custody.wants.retain(|_, want| self.now.since(want.at) < WANT_TTL);
         self.keep_digests();

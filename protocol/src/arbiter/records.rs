@@ -37,10 +37,11 @@ impl Arbiter {
         sum
     }
 
-    /// Tasks of which the same is true.
+    /// Tasks of which the same is true, or that wait to be recorded.
     pub(crate) fn unconfirmed_tasks(&self) -> RangeSet<u32> {
         let runs = self.recordings.values().flat_map(|recording| &recording.segment);
-        runs.filter(|run| run.range.count > 0).map(|run| run.range.indexes()).collect()
+        let ranges = runs.map(|run| run.range).chain(self.gathered.tasks());
+        ranges.filter(|range| range.count > 0).map(|range| range.indexes()).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Always true: an outcome counts once its blobs are here; an attempt that failed counts against the task's budget once.
 //!
-//! Elsewhere: the facts are written down by `records`.
+//! Elsewhere: the facts wait in `gathering`, and are written down by `records`.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -44,7 +44,8 @@ impl Node {
             self.send(from, Message::Fenced(id));
             return;
         };
-        let recording = arbiter.recordings.values().any(|it| it.ack.as_ref().is_some_and(|(_, lease, _)| *lease == id));
+        let recording = arbiter.recordings.values().any(|it| it.ack.as_ref().is_some_and(|(_, lease, _)| *lease == id))
+            || arbiter.gathered.leases().any(|(_, lease)| lease == id);
         let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else {
             if !recording && !self.custody.parked_reports.values().any(|parked| parked.lease == id) {
                 self.send(from, Message::Fenced(id));
@@ -65,7 +66,7 @@ impl Node {
         let blobs: BTreeSet<Hash> = accepted.iter().flat_map(|(_, outcome)| outcome.blobs()).collect();
         if accepted.is_empty() {
         } else if blobs.is_empty() || from == self.me() || self.plants(PlantedBug::SkipsOutputs) {
-            self.record_outcomes(from, id, accepted, true);
+            self.gather(from, id, accepted);
         } else {
             let fetch = self.fetch_blobs(blobs, BTreeSet::from([from]));
             self.custody.parked_reports.insert(fetch, Parked { from, lease: id, outcomes: accepted });
@@ -80,7 +81,7 @@ impl Node {
         if !complete {
             outcomes.iter_mut().for_each(|(_, outcome)| *outcome = Outcome::bare(Ending::Lost));
         }
-        self.record_outcomes(from, lease, outcomes, true);
+        self.gather(from, lease, outcomes);
     }
 
     /// Turns outcomes into facts, decides about further attempts, and records.

@@ -162,6 +162,9 @@ impl Node {
     /// Gives up; executors are told to look for the next arbiter.
     pub(crate) fn step_down(&mut self, id: ShardId) {
         let Some(arbiter) = self.custody.shard_mut(id).and_then(|shard| shard.arbiter.take()) else { return };
+        for (executor, lease) in arbiter.gathered.leases() {
+            self.send(executor, Message::Fenced(lease));
+        }
         for (number, lease) in arbiter.leases {
             self.send(lease.executor, Message::Fenced(LeaseId { shard: id, epoch: arbiter.epoch, number }));
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use swarm_protocol::lattice::End;
 use swarm_protocol::{
-    Answer, Batch, Config, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, JobState, Limits, Node,
-    NodeId, NodeRecord, Notice, Outcome, Query, Retry, RetryOn, ShardId, SignedJob, StageSpec, Table, Time, Write,
+    Answer, Batch, Config, Effects, Elements, Ending, Event, Hash, JobId, JobOptions, JobSpec, JobState, JobStatus,
+    Limits, Node, NodeId, NodeRecord, Notice, Outcome, Query, Retry, RetryOn, ShardId, SignedJob, StageSpec, Table,
+    Time, Write,
 };
 
 /// What every task takes.
@@ -193,9 +194,18 @@ impl Lone {
     }
 
     pub(crate) fn state(&mut self, job: JobId) -> JobState {
+        self.status(job).state()
+    }
+
+    /// How many tasks of a job are done.
+    pub(crate) fn done(&mut self, job: JobId) -> u32 {
+        self.status(job).counts().done
+    }
+
+    fn status(&mut self, job: JobId) -> JobStatus {
         self.tell(Event::Ask { token: 9, query: Query::Job(job) });
         let answer = self.notices.iter().rev().find_map(|notice| match notice {
-            Notice::Answered { token: 9, answer: Answer::Job { status, .. } } => Some(status.state()),
+            Notice::Answered { token: 9, answer: Answer::Job { status, .. } } => Some(status.clone()),
             _ => None,
         });
         answer.expect("a lone node answers at once")

@@ -42,7 +42,7 @@ impl Credit {
     fn batch(&self, shard: ShardId) -> u64 {
         let of_stage = self.rates.iter().filter(|it| (it.job, it.stage) == (shard.job, shard.stage));
         let rate = of_stage.map(|it| u64::from(it.rate)).max().unwrap_or(0);
-        u64::from(self.slots.max(1)).max(rate * BATCH_MS / 1000).min(BATCH_TASKS_MAX)
+        u64::from(self.slots.max(1)).max((rate * BATCH_MS + 500) / 1000).min(BATCH_TASKS_MAX)
     }
 }
 
