@@ -71,6 +71,8 @@ impl World {
             return;
         }
         self.note(format_args!("packets pass again ({})", fault.name()));
+        // Those that could not hear each other are not acquainted yet.
+        self.observe(&Fact::Disturbed);
         for (a, b, _) in self.network.links() {
             self.notice_half_open(a, b);
             self.notice_half_open(b, a);
