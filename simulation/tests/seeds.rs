@@ -269,6 +269,13 @@ fn a_share_is_given_once() {
 }
 
 /// The runs in which something broke.
+/// A wall parted a swarm for nine seconds; a job that limits how many of its tasks run at once came a second after it fell, when
+/// nodes did not yet agree who divides the number.
+#[test]
+fn who_was_parted_is_not_acquainted_when_packets_pass_again() {
+    assert_holds(104_003_150, 16);
+}
+
 fn failures(scenario: impl Fn(u64) -> Scenario, seeds: std::ops::Range<u64>) -> Vec<Report> {
     let scenarios: Vec<_> = seeds.map(scenario).collect();
     let mut failed = Vec::new();
