@@ -25,10 +25,10 @@ use crate::storage::{Record, Storage};
 
 /// Events that can be read again: some MiB of memory.
 pub const EVENTS_MAX: usize = 16 * 1024;
-/// Batches on the disk. A busy node writes ten a second and an idle one almost none.
+/// Batches on the disk. A busy node writes four a second and an idle one almost none.
 const BATCHES_MAX: u64 = 4096;
 /// The shortest time between two batches.
-const FLUSH_EVERY: Duration = Duration::from_millis(100);
+const FLUSH_EVERY: Duration = Duration::from_millis(250);
 /// Events in one batch, or it is written at once.
 const BATCH_EVENTS_MAX: usize = 1024;
 /// Neighbouring tasks are one event when so few others, not told either, lie between: grants and facts take turns.
