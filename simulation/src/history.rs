@@ -25,6 +25,8 @@ pub(crate) enum Fact<'a> {
     Linked { nodes: usize },
     /// A node is lost or cut off.
     Disturbed,
+    /// Packets pass again between nodes that could not hear each other.
+    Reunited,
     /// A node's process ended, by whatever cause.
     Down { node: NodeId },
     /// A node is told to drain.

@@ -71,8 +71,7 @@ impl World {
             return;
         }
         self.note(format_args!("packets pass again ({})", fault.name()));
-        // Those that could not hear each other are not acquainted yet.
-        self.observe(&Fact::Disturbed);
+        self.observe(&Fact::Reunited);
         for (a, b, _) in self.network.links() {
             self.notice_half_open(a, b);
             self.notice_half_open(b, a);

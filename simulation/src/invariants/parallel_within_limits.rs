@@ -66,7 +66,8 @@ impl Invariant for Judge {
             Fact::Down { node } => {
                 self.given.values_mut().for_each(|given| given.retain(|(at, ..)| at != node));
             }
-            Fact::Disturbed => self.disturbed = history.now,
+            // Those that could not hear each other are not acquainted when packets pass again.
+            Fact::Disturbed | Fact::Reunited => self.disturbed = history.now,
             _ => {}
         }
         Ok(())
@@ -96,5 +97,6 @@ mod tests {
     fn nodes_that_are_parted_may_each_run_as_many() {
         let job = Job::of_parallel(3, 2);
         two(&job).fact(&Fact::Disturbed).starts(3, job.lease(1, 3), 2).passes();
+        two(&job).fact(&Fact::Reunited).starts(3, job.lease(1, 3), 2).passes();
     }
 }
