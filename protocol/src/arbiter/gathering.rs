@@ -2,7 +2,8 @@
 //!
 //! Always true:
 //! - only what nobody waits for is gathered: while tasks of the shard wait for a slot, its end is some time off;
-//! - what is gathered is acknowledged to nobody, so its executors keep it, and tell it to the next arbiter.
+//! - what is gathered is acknowledged to nobody. Its executors keep it and tell it to the next arbiter; one that asked this
+//!   arbiter to resume meanwhile forgot it, and its tasks run once more if the arbiter is lost before it has written them down.
 //!
 //! Elsewhere: what is reported is taken in by `reports`, and written down by `records`.
 //!

@@ -42,7 +42,7 @@ pub(crate) struct Want {
 }
 
 impl Want {
-    /// So many tasks of a stage are a batch of this many milliseconds; none where its rate is not known.
+    /// So many tasks of a stage, to the nearest, are a batch of this many milliseconds; none where its rate is not known.
     fn tasks_in(&self, shard: ShardId, ms: u64) -> u64 {
         let mut rates = self.rates.iter();
         let known = rates.find(|it| (it.job, it.stage) == (shard.job, shard.stage));

@@ -23,7 +23,7 @@ pub(super) struct Recording {
     /// Tasks that ended by it.
     ended: Counts,
     /// Whom to tell when it is safe.
-    pub(super) ack: Option<(NodeId, LeaseId, Vec<Range>)>,
+    ack: Option<(NodeId, LeaseId, Vec<Range>)>,
     repeat: Time,
 }
 
@@ -35,6 +35,11 @@ impl Arbiter {
             sum.add(recording.ended);
         }
         sum
+    }
+
+    /// Whether outcomes of this lease are among them.
+    pub(super) fn is_recording(&self, id: LeaseId) -> bool {
+        self.recordings.values().any(|it| it.ack.as_ref().is_some_and(|(_, lease, _)| *lease == id))
     }
 
     /// Tasks of which the same is true, or that wait to be recorded.

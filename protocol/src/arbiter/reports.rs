@@ -44,10 +44,8 @@ impl Node {
             self.send(from, Message::Fenced(id));
             return;
         };
-        let recording = arbiter.recordings.values().any(|it| it.ack.as_ref().is_some_and(|(_, lease, _)| *lease == id))
-            || arbiter.gathered.leases().any(|(_, lease)| lease == id);
         let Some(lease) = arbiter.leases.get_mut(&id.number).filter(|lease| lease.executor == from) else {
-            if !recording && !self.custody.parked_reports.values().any(|parked| parked.lease == id) {
+            if !self.was_reported(id) {
                 self.send(from, Message::Fenced(id));
             }
             return;
@@ -71,6 +69,14 @@ impl Node {
             let fetch = self.fetch_blobs(blobs, BTreeSet::from([from]));
             self.custody.parked_reports.insert(fetch, Parked { from, lease: id, outcomes: accepted });
         }
+    }
+
+    /// Whether the rest of a lease was reported and is on its way to be acknowledged: its blobs, or its record.
+    fn was_reported(&self, id: LeaseId) -> bool {
+        let arbiter = self.custody.shard(id.shard).and_then(|shard| shard.arbiter.as_ref());
+        arbiter
+            .is_some_and(|arbiter| arbiter.is_recording(id) || arbiter.gathered.leases().any(|(_, lease)| lease == id))
+            || self.custody.parked_reports.values().any(|parked| parked.lease == id)
     }
 
     pub(crate) fn on_report_fetched(&mut self, fetch: u64, complete: bool) {

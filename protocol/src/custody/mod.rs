@@ -131,7 +131,7 @@ pub(crate) struct Custody {
     pub(crate) wants: BTreeMap<NodeId, Want>,
     /// Reports whose blobs are on their way here.
     pub(crate) parked_reports: BTreeMap<u64, Parked>,
-    /// Shards of which outcomes are gathered, and when any were written down last.
+    /// Shards of which outcomes are gathered, and when those of all shards were written down last.
     pub(crate) gathered: BTreeSet<ShardId>,
     pub(crate) last_records: Option<Time>,
     parked_records: BTreeMap<u64, ParkedRecord>,
