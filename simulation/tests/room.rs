@@ -19,8 +19,9 @@ const NEARLY_FULL: usize = 512 << 10;
 /// Tasks whose results are blobs, and tasks whose results are in the records.
 const BLOBS: Shape = Shape { name: "blobs", tasks: 6, rounds: 10_000, sign: '\n', blobs: true };
 const RECORDS: Shape = Shape { name: "records", tasks: 6, rounds: 10_000, sign: '\n', blobs: false };
-/// Tasks that print so much that their records fill the disk: 900 bytes each.
-const TALKATIVE: u32 = 100_000;
+/// Tasks that print so much that their records fill the disk, and more of them than any machine ends during a test.
+const TALKATIVE: Shape = Shape { name: "talkative", tasks: 4_000_000, rounds: 250_000, sign: '\n', blobs: false };
+const PRINTED_BYTES: usize = 900;
 
 #[test]
 fn what_is_put_fetched_or_submitted_without_room_is_refused() {
@@ -79,8 +80,7 @@ fn without_room_for_records_a_node_waits_and_loses_nothing_that_it_acknowledged(
     let Some(mut stage) = Stage::start(1) else { return };
     let jobs = vec![stage.submit(BLOBS, 0)];
     stage.ends_well(&jobs);
-    let text: String = (0..900).map(|_| fastrand::alphanumeric()).collect();
-    let talkative = stage.node().submit(&talkative(stage.files.path(), &text)).unwrap();
+    let talkative = stage.node().submit(&talkative(stage.files.path())).unwrap();
 
     for dies in [false, true] {
         stage.disk.fill(0);
@@ -105,9 +105,8 @@ fn without_room_for_records_a_node_waits_and_loses_nothing_that_it_acknowledged(
         wait_until("room", DEADLINE, || Ok(stage.node().status()?.waits_for_room.is_none().then_some(()))).unwrap();
         stage.wait_right(&jobs[0]);
     }
-    // Its records may be more than the disk has.
-    let done = stage.node().show(&talkative).unwrap();
-    assert!(done.done > 0 && done.failed == 0, "{done:?}");
+    let shown = stage.node().show(&talkative).unwrap();
+    assert!(shown.done > 0 && shown.failed == 0 && shown.state == "running", "{shown:?}");
     stage.cli(&["cancel", &talkative]).good().unwrap();
     let last = stage.submit(BLOBS, 6);
     stage.ends_well(&[jobs[0].clone(), last]);
@@ -128,13 +127,13 @@ fn work(files: &TempDir, shape: Shape, seed: u64) -> Work {
     Work::write(&files.path().join(seed.to_string()), shape, seed).unwrap()
 }
 
-/// A job of tasks that each print their number and a text.
-fn talkative(dir: &Path, text: &str) -> PathBuf {
-    let guest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../executor/tests/guests/prints_args.wat");
-    fs::write(dir.join("prints.wasm"), wat::parse_file(guest).unwrap()).unwrap();
-    let head = format!("name = \"talkative\"\n[task.prints]\nwasm = \"prints.wasm\"\narray = \"0..{TALKATIVE}\"\n");
-    fs::write(dir.join("talkative.toml"), format!("{head}args = [\"{{{{ index }}}}\", \"{text}\"]\n")).unwrap();
-    dir.join("talkative.toml")
+/// A job of tasks that each print their number and a long text.
+fn talkative(dir: &Path) -> PathBuf {
+    let job = Work::write(dir, TALKATIVE, 0).unwrap().job();
+    let text: String = (0..PRINTED_BYTES).map(|_| fastrand::alphanumeric()).collect();
+    let terse = fs::read_to_string(&job).unwrap();
+    fs::write(&job, terse.replace("{{ index }}", &format!("{{{{ index }}}} {text}"))).unwrap();
+    job
 }
 
 /// A job, and what it must leave.
