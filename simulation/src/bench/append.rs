@@ -1,5 +1,6 @@
 //! Limit: what it takes to append a little to a file and have it on the disk.
 
+use std::fs::File;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -23,15 +24,21 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Where nodes have their data, too.
 fn appends() -> Result<Vec<Duration>, BenchError> {
+    let mut file = file()?;
+    (0..APPENDS).map(|_| time(&mut file)).collect()
+}
+
+/// A file where nodes have their data, too.
+pub(super) fn file() -> Result<File, BenchError> {
     let dir = std::env::temp_dir();
-    let mut file = tempfile::tempfile_in(&dir).map_err(BenchError::io("create a file in", &dir))?;
-    let mut append = || {
-        let began = Instant::now();
-        file.write_all(&BYTES)?;
-        file.sync_data()?;
-        Ok(began.elapsed())
-    };
-    (0..APPENDS).map(|_| append().map_err(BenchError::io("append to a file in", &dir))).collect()
+    tempfile::tempfile_in(&dir).map_err(BenchError::io("create a file in", dir))
+}
+
+/// How long one takes.
+pub(super) fn time(file: &mut File) -> Result<Duration, BenchError> {
+    let began = Instant::now();
+    let appended = file.write_all(&BYTES).and_then(|()| file.sync_data());
+    appended.map_err(BenchError::io("append to a file in", std::env::temp_dir()))?;
+    Ok(began.elapsed())
 }

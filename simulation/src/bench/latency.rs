@@ -2,12 +2,16 @@
 //!
 //! Which node runs a task is the swarm's decision, so more tasks are submitted than are wanted, and the logs of the nodes
 //! say afterwards which of them the other node ran.
+//!
+//! Its parts are measured by turns with it. Those of the limits, each in a loop of its own, are faster: such a loop keeps its
+//! processor awake and its caches to itself.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
 use super::fleet::Fleet;
+use super::parts::{Part, Parts};
 use super::work::Work;
 use super::{Bench, BenchError, Row, command};
 
@@ -26,29 +30,49 @@ const LOG: &str = "error,swarm_node::tasks=debug";
 pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     let mut fleet = Fleet::start_with_log(bench, 2, 1, LOG)?;
     let work = fleet.warm_noop()?;
-    let mut times = Vec::new();
+    let (mut times, mut parts, mut by_turns) = (Vec::new(), Parts::new(&bench.noop.module)?, Vec::new());
     while times.len() < TRIES_MAX && there(&fleet, &times)?.len() < WANTED {
         for _ in 0..BATCH {
             times.push(one(&mut fleet, &work)?);
+            by_turns.push(parts.once()?);
         }
     }
     let (there, tries) = (there(&fleet, &times)?, times.len());
-    let sum = sum_of_limits(bench);
-    let of = "a synced append, 2 stream round trips and a bare call";
     let any: Vec<Duration> = times.iter().map(|(_, took)| *took).collect();
     let any = Row::time("latency", format!("1 task on 2 nodes, whoever ran it, p50 of {tries}"), &any);
     let by_socket = any.value;
     bench.add(any);
+    let sum = add_parts(bench, &by_turns);
     let what = |quantile| format!("1 task, submitted here, run there, read here, {quantile} of {}", there.len());
-    bench.add(Row::time("latency", what("p50"), &there).over(of, sum));
+    let p50 = Row::time("latency", what("p50"), &there).over("its parts by turns with it", Some(sum));
+    let p50 = p50.over("its parts, each in a loop of its own", sum_of_limits(bench));
+    bench.add(p50);
     bench.add(Row::time("latency", what("p99"), &there).at(0.99));
     by_command(bench, &fleet, by_socket)
 }
 
+/// Adds the parts by themselves and their sum, which is returned.
+fn add_parts(bench: &mut Bench, by_turns: &[Part]) -> f64 {
+    let count = by_turns.len();
+    let mut row = |what: &str, took: fn(&Part) -> Duration| {
+        let samples: Vec<Duration> = by_turns.iter().map(took).collect();
+        let row = Row::time("latency", format!("{what}, by turns with tasks, p50 of {count}"), &samples);
+        let value = row.value;
+        bench.add(row);
+        value
+    };
+    row("a synced append", |part| part.append);
+    row("a stream round trip", |part| part.round_trip);
+    row("a bare call", |part| part.call);
+    row("an append, 2 round trips and a call", |part| part.sum())
+}
+
+/// The same sum, each measured by itself.
 fn sum_of_limits(bench: &Bench) -> Option<f64> {
     let limits = &bench.limits;
-    let call = 1.0 / limits.bare.get(&1)?.threads;
-    Some(limits.append?.as_secs_f64() + 2.0 * limits.round_trip?.as_secs_f64() + call)
+    let (append, round_trip) = (limits.append?, limits.round_trip?);
+    let call = Duration::from_secs_f64(1.0 / limits.bare.get(&1)?.threads);
+    Some(Part { append, round_trip, call }.sum().as_secs_f64())
 }
 
 /// One task: its job, and how long until its result was read.

@@ -6,7 +6,7 @@
 //! The way through: `options` is what a user asks for, `report` and `row` what is printed. The limits are `machine`, `bare`,
 //! `append`, `stream` and `bulk`. The measurements are `noop`, `nodes`, `latency`, `efficiency`, `submit`, `queue`, `waiting`, `disk`,
 //! `start`, `idle`, `blobs` and `regrant`; each stands alone. Below: `fleet` is a swarm to be measured, `api` talks to one of its nodes,
-//! `work` are the jobs, `command` runs and times one. Elsewhere: `cluster` starts and stops the processes.
+//! `work` are the jobs, `command` runs and times one, `parts` are what a task cannot do without. Elsewhere: `cluster` starts and stops the processes.
 
 mod api;
 mod append;
@@ -24,6 +24,7 @@ mod latency;
 mod machine;
 mod noop;
 mod options;
+mod parts;
 mod processor;
 mod queue;
 mod regrant;

@@ -39,11 +39,16 @@ fn round() -> Result<Vec<Duration>, BenchError> {
 async fn trips(mut near: NearEnd) -> std::io::Result<Vec<Duration>> {
     let mut times = Vec::with_capacity(TRIPS_WARM + TRIPS);
     for _ in 0..TRIPS_WARM + TRIPS {
-        let (began, mut bytes) = (Instant::now(), [7; MESSAGE_BYTES]);
-        near.stream.write_all(&bytes).await?;
-        near.stream.flush().await?;
-        near.stream.read_exact(&mut bytes).await?;
-        times.push(began.elapsed());
+        times.push(trip(&mut near).await?);
     }
     Ok(times.split_off(TRIPS_WARM))
+}
+
+/// How long one takes.
+pub(super) async fn trip(near: &mut NearEnd) -> std::io::Result<Duration> {
+    let (began, mut bytes) = (Instant::now(), [7; MESSAGE_BYTES]);
+    near.stream.write_all(&bytes).await?;
+    near.stream.flush().await?;
+    near.stream.read_exact(&mut bytes).await?;
+    Ok(began.elapsed())
 }
