@@ -6,7 +6,7 @@
 //! | `GET /v1/nodes` | [`view::List`] of [`view::NodeItem`] |
 //! | `GET /v1/jobs` | [`view::List`] of [`view::JobItem`], the newest first |
 //! | `POST /v1/jobs` | takes the encoding of a `JobSpec` whose blobs are on the node; [`view::Submitted`] |
-//! | `GET /v1/jobs/{id}` | [`view::JobDetail`]; the id in any form of [`ids`], here and below |
+//! | `GET /v1/jobs/{id}` | [`view::JobDetail`]; the id in any form of [`ids`], here and below; `?wait_ms=N` answers when the job is over, or after so long |
 //! | `GET /v1/jobs/{id}/tasks` | lines of [`view::TaskRun`], in task order; `?stage=N` and `?from=INDEX` narrow it |
 //! | `GET /v1/jobs/{id}/running` | [`view::List`] of [`view::RunningTask`]: the first tasks of `?stage=N` that run now, `?from=INDEX` on |
 //! | `GET /v1/jobs/{id}/news` | [`view::TaskNews`] of `?stage=N&task=INDEX`, behind `&stdout=N&stderr=N` bytes: at once, or within half a second when there is none |

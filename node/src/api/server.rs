@@ -214,16 +214,8 @@ struct JobQuery {
     wait_ms: u64,
 }
 
-/// Answers when the job is over, or after so long.
 async fn job(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<JobQuery>) -> Answer<Json<JobDetail>> {
-    let (job, spec, mut status) = find(&api.handle, &id).await?;
-    let wait = Duration::from_millis(query.wait_ms).min(JOB_WAIT_MAX);
-    if !status.state().is_over() && !wait.is_zero() {
-        status = match tokio::time::timeout(wait, api.handle.wait(job)).await {
-            Ok(over) => over.map_err(failure)?,
-            Err(_) => api.handle.job(job).await.map_err(failure)?.1,
-        };
-    }
+    let (job, spec, status) = find_within(&api.handle, &id, query.wait_ms).await?;
     Ok(Json(JobDetail::of(job, &spec, &status)))
 }
 
@@ -311,6 +303,19 @@ pub(super) async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, J
     Ok((job, spec, status))
 }
 
+/// The same once the job is over, or after so long with how far it is then.
+async fn find_within(handle: &Handle, id: &str, wait_ms: u64) -> Answer<(JobId, JobSpec, JobStatus)> {
+    let (job, spec, mut status) = find(handle, id).await?;
+    let wait = Duration::from_millis(wait_ms).min(JOB_WAIT_MAX);
+    if !status.state().is_over() && !wait.is_zero() {
+        status = match tokio::time::timeout(wait, handle.wait(job)).await {
+            Ok(over) => over.map_err(failure)?,
+            Err(_) => handle.job(job).await.map_err(failure)?.1,
+        };
+    }
+    Ok((job, spec, status))
+}
+
 pub(super) async fn named(handle: &Handle, id: &str) -> Answer<JobId> {
     match full_id(id) {
         Some(job) => Ok(job),
@@ -339,10 +344,12 @@ struct TasksQuery {
     stage: Option<u16>,
     #[serde(default)]
     from: u32,
+    #[serde(default)]
+    wait_ms: u64,
 }
 
 async fn tasks(State(api): State<Api>, Path(id): Path<String>, Query(query): Query<TasksQuery>) -> Answer<Response> {
-    let (job, spec, status) = find(&api.handle, &id).await?;
+    let (job, spec, status) = find_within(&api.handle, &id, query.wait_ms).await?;
     let (lines, read) = mpsc::channel(2);
     tokio::spawn(async move {
         let list = TaskList { handle: api.handle, job, spec, status, lines, pending: Vec::new() };

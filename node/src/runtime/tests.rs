@@ -5,6 +5,8 @@ use swarm_protocol::{
     Content, Elements, Ending, Hash, JobId, JobOptions, JobSpec, JobState, Limits, Retry, ShardId, StageOptions,
     StageSpec, Stdin, codec,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::*;
@@ -19,6 +21,20 @@ async fn a_swarm_of_one_runs_a_job() {
     let job = submit(node.handle(), 100).await;
     assert_eq!(finished(node.handle(), job).await, JobState::Done);
     assert_eq!(stdouts(node.handle(), job).await, vec![(100, "hello\n".to_owned())]);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn one_question_waits_for_the_end_of_a_job_and_has_its_results() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path()).await;
+    let job = submit(node.handle(), 100).await.to_hex();
+    let mut socket = UnixStream::connect(dir.path().join(SOCKET_NAME)).await.unwrap();
+    let asked = format!("GET /v1/jobs/{job}/tasks?wait_ms=50000 HTTP/1.1\r\nhost: swarm\r\nconnection: close\r\n\r\n");
+    socket.write_all(asked.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.contains(r#""ended":"done""#) && !answer.contains(r#""ended":null"#), "{answer}");
     node.shutdown().await;
 }
 

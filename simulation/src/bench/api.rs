@@ -30,6 +30,12 @@ pub(super) struct Api {
     connection: Option<BufReader<UnixStream>>,
 }
 
+/// What is told of a task.
+#[derive(Deserialize)]
+struct Task {
+    ended: Option<String>,
+}
+
 /// The answer to a submission.
 #[derive(Deserialize)]
 struct Submitted {
@@ -71,9 +77,11 @@ impl Api {
         Ok(read::<Submitted>("POST /v1/jobs", &answer)?.job)
     }
 
-    /// What is known of each task of a job.
-    pub(super) fn tasks(&mut self, job: &str) -> Result<Vec<u8>, BenchError> {
-        self.ask("GET", &format!("/v1/jobs/{job}/tasks"), &[])
+    /// Waits for the result of a job of one task: one answer, when it comes in time.
+    pub(super) fn wait_result(&mut self, job: &str, within: Duration) -> Result<(), BenchError> {
+        let ended = self.wait(job, "/tasks", within, |task: &Task| task.ended.is_some())?.ended;
+        let is_done = ended.as_deref() == Some("done");
+        if is_done { Ok(()) } else { Err(BenchError::NotDone { job: job.into(), state: ended.unwrap_or_default() }) }
     }
 
     /// Waits until a job is done, as told by the node.
@@ -86,15 +94,27 @@ impl Api {
     }
 
     fn wait_over(&mut self, job: &str, within: Duration) -> Result<Job, BenchError> {
-        let (began, path) = (Instant::now(), format!("/v1/jobs/{job}?wait_ms={}", LOOK_EVERY.as_millis()));
+        self.wait(job, "", within, Job::is_over)
+    }
+
+    /// Asks for a part of what is known of a job until it says that it is over.
+    fn wait<T: DeserializeOwned>(
+        &mut self,
+        job: &str,
+        part: &str,
+        within: Duration,
+        is_over: impl Fn(&T) -> bool,
+    ) -> Result<T, BenchError> {
+        let (began, path) = (Instant::now(), format!("/v1/jobs/{job}{part}?wait_ms={}", LOOK_EVERY.as_millis()));
         loop {
-            let seen: Job = read(&path, &self.ask("GET", &path, &[])?)?;
-            if seen.is_over() {
+            let answer = self.ask("GET", &path, &[])?;
+            let seen = read(&path, &answer)?;
+            if is_over(&seen) {
                 return Ok(seen);
             }
             check_interrupted()?;
             if began.elapsed() > within {
-                let (what, last) = (format!("the end of the job {job}"), format!("{} tasks", seen.ended()));
+                let (what, last) = (format!("the end of the job {job}"), String::from_utf8_lossy(&answer).into());
                 return Err(ClusterError::Deadline { what, waited: within, last }.into());
             }
         }

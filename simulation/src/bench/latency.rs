@@ -79,8 +79,7 @@ fn sum_of_limits(bench: &Bench) -> Option<f64> {
 fn one(fleet: &mut Fleet, work: &Work) -> Result<(String, Duration), BenchError> {
     let (api, spec, began) = (fleet.api(0), work.job(1), Instant::now());
     let job = api.submit(&spec)?;
-    api.wait_done(&job, TASK_DEADLINE)?;
-    api.tasks(&job)?;
+    api.wait_result(&job, TASK_DEADLINE)?;
     Ok((job, began.elapsed()))
 }
 
