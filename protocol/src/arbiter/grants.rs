@@ -239,3 +239,32 @@ fn attempts_of(shard: &Shard, tasks: &RangeSet<u32>) -> Vec<(Range, u16)> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHARD: ShardId = ShardId { job: JobId::from_bytes([1; 32]), stage: 0, number: 0 };
+    const MUCH: u64 = 1_000_000;
+
+    /// Granted at once to an executor with a slot that manages so many tasks a second, of this fair share.
+    fn batch(rate: u32, fair: u64) -> u64 {
+        let rates = vec![StageRate { job: SHARD.job, stage: SHARD.stage, rate }];
+        Want { slots: 1, rates, at: Time::ZERO }.batch(SHARD, fair)
+    }
+
+    #[test]
+    fn a_batch_lasts_a_fifth_of_a_second_to_the_nearest_task() {
+        assert_eq!(batch(1000, MUCH), 200);
+        assert_eq!(batch(9, MUCH), 2, "1.8 tasks");
+        assert_eq!(batch(7, MUCH), 1, "1.4 tasks");
+    }
+
+    #[test]
+    fn batches_get_shorter_towards_the_end() {
+        assert_eq!(batch(1000, 800), 100);
+        assert_eq!(batch(1000, 80), 20, "but not shorter than a fiftieth of a second");
+        assert_eq!(batch(1000, 10), 5, "nor longer than half of what is left");
+        assert_eq!(batch(1000, 0), 1);
+    }
+}
