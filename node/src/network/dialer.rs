@@ -96,6 +96,12 @@ impl Dialer {
         waiting.take(DIALS_MAX.saturating_sub(running)).map(Target::dial).collect()
     }
 
+    /// When somebody is to be dialled next, unless so many are being dialled already.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let next = self.targets.iter().filter(|target| target.is_waiting()).map(|target| target.next).min()?;
+        Some(if self.rests { next + REST } else { next })
+    }
+
     /// A dial failed, or did not even begin.
     pub(super) fn on_failed(&mut self, connection: ConnectionId, error: &DialError) {
         if let DialError::LocalPeerId { address } = error {
@@ -213,7 +219,11 @@ fn dial_address(address: Multiaddr) -> DialOpts {
 
 impl Target {
     fn is_due(&self, now: Instant) -> bool {
-        !self.connected && self.dial.is_none() && self.next <= now
+        self.is_waiting() && self.next <= now
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.connected && self.dial.is_none()
     }
 
     fn dial(&mut self) -> DialOpts {

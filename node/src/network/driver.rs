@@ -17,7 +17,7 @@ use libp2p::{Multiaddr, PeerId, Stream, Swarm, TransportError, identify, mdns, p
 use swarm_protocol::message::GOSSIP_BYTES_MAX;
 use swarm_protocol::{Gossip, Hash, JobId, NodeId, SignedJob, codec};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::addresses::{self, node_of, peer_of};
 use super::behaviour::{Behaviour, BehaviourEvent, Names};
@@ -32,8 +32,10 @@ use super::streams::{Incoming, Purpose};
 use super::{Counters, NetworkError, NetworkEvent};
 use crate::board::Board;
 
-/// How often the timers of dials and links are looked at.
-const TICK: Duration = Duration::from_millis(100);
+/// How often the timers of dials and links are looked at: at most when something is due, and at least. A look wakes an idle
+/// node, which costs more than the look.
+const LOOK_OFTEN: Duration = Duration::from_millis(100);
+const LOOK_RARELY: Duration = Duration::from_secs(1);
 /// How long opening a stream may take.
 pub(super) const OPEN_MAX: Duration = Duration::from_secs(5);
 /// How long a shutdown may take, so that peers hear our last messages.
@@ -142,9 +144,10 @@ impl Driver {
 
 impl Running {
     async fn run(&mut self, commands: &mut mpsc::Receiver<Command>) -> Option<oneshot::Sender<()>> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.look_round();
+        let mut looked = Instant::now();
         loop {
+            let look = self.next_look(looked);
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Shutdown { done }) => return Some(done),
@@ -152,9 +155,19 @@ impl Running {
                     None => return None,
                 },
                 () = self.progress() => {}
-                _ = tick.tick() => self.on_tick(),
+                () = sleep_until(look.into()) => {
+                    looked = Instant::now();
+                    self.look_round();
+                }
             }
         }
+    }
+
+    /// When something is due that does not happen by itself.
+    fn next_look(&self, looked: Instant) -> Instant {
+        let due = [self.driver.links.next_due(), self.driver.dialer.next_due()].into_iter().flatten().min();
+        let due = if self.addresses_told { due } else { Some(looked) };
+        due.map_or(looked + LOOK_RARELY, |due| due.clamp(looked + LOOK_OFTEN, looked + LOOK_RARELY))
     }
 
     /// Takes the next thing that happened by itself.
@@ -253,7 +266,7 @@ impl Running {
         }
     }
 
-    fn on_tick(&mut self) {
+    fn look_round(&mut self) {
         let now = Instant::now();
         for connection in self.driver.links.dead(now) {
             self.driver.swarm.close_connection(connection);
@@ -374,7 +387,7 @@ impl Running {
         }
     }
 
-    /// Tells the own addresses; again with the next tick while the events are read too slowly.
+    /// Tells the own addresses; again with the next look while the events are read too slowly.
     fn tell_addresses(&mut self) {
         if !self.addresses_told {
             let event = NetworkEvent::Addresses(self.addresses.clone());

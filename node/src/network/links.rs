@@ -145,9 +145,8 @@ impl Links {
 
     /// Where a control stream is to be opened now. Each is answered by [`Self::on_opened`].
     pub(super) fn openings_due(&mut self, now: Instant) -> Vec<(PeerId, ConnectionId)> {
-        let mine = self.mine;
-        let closing = self.closing.is_cancelled();
-        let due = |peer: &Peer| !closing && mine < peer.node && peer.is_down() && peer.open_at <= now;
+        let (mine, closing) = (self.mine, self.closing.is_cancelled());
+        let due = |peer: &Peer| !closing && peer.is_opened_by(mine) && peer.open_at <= now;
         let due = self.peers.iter_mut().filter(|(_, peer)| due(peer));
         due.filter_map(|(id, peer)| {
             let connection = peer.connection_to_try()?;
@@ -155,6 +154,13 @@ impl Links {
             Some((*id, connection))
         })
         .collect()
+    }
+
+    /// When the next control stream is to be opened, or the next silent link to be doubted.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let opening = |peer: &Peer| peer.is_opened_by(self.mine).then_some(peer.open_at);
+        let doubt = |peer: &Peer| peer.suspected.map(|since| since + SUSPICION);
+        self.peers.values().filter_map(|peer| opening(peer).into_iter().chain(doubt(peer)).min()).min()
     }
 
     /// A stream that was to be opened is open, or is not.
@@ -292,6 +298,11 @@ impl Links {
 }
 
 impl Peer {
+    /// Whether this node is the one of the two that opens the control stream, and it is missing.
+    fn is_opened_by(&self, mine: NodeId) -> bool {
+        mine < self.node && self.is_down() && !self.connections.is_empty()
+    }
+
     fn is_down(&self) -> bool {
         matches!(self.link, LinkState::Down)
     }
