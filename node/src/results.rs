@@ -9,10 +9,13 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use swarm_protocol::lattice::{Run, ShardState};
+use swarm_protocol::placement::{Key, View};
 use swarm_protocol::{
-    Answer, Hash, JobId, JobSpec, JobStatus, JobSummary, NodeId, Query, Range, Refusal, ShardId, SignedJob, codec,
+    Answer, Hash, JobId, JobSpec, JobStatus, JobSummary, MemberState, NodeId, Query, Range, Refusal, ShardId,
+    SignedJob, codec,
 };
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::commands::{CommandError, Commands};
 use crate::earlier::{EARLIER_BYTES_MAX, Earlier, substitute};
@@ -22,6 +25,8 @@ use crate::handle::{Handle, blocking};
 pub const COMPLETE_WAIT: Duration = Duration::from_secs(30);
 /// The first and the longest wait before asking again: answers are cheap, and users wait for them.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(1000)];
+/// How often who waits for the end of a job asks, though this node would be told of it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Pages of one shard: a shard of 4,096 tasks with full inline output needs some 60.
 const PAGES_MAX: usize = 4096;
 
@@ -68,19 +73,54 @@ impl Handle {
     /// Waits until a job is over and returns its final status; pending while it runs.
     pub async fn wait(&self, job: JobId) -> Result<JobStatus, CommandError> {
         loop {
-            let mut end = self.endings().expect(job);
-            let (_, status) = self.commands().job(job).await?;
+            let (_, status) = self.job_within(job, LOOK_EVERY).await?;
             if status.state().is_over() {
                 return Ok(status);
             }
-            let mut watched = self.watchers().watch(job, status).await?;
-            tokio::select! {
-                Ok(over) = watched.wait_for(|status| status.state().is_over()) => return Ok(over.clone()),
-                Ok(_) = end.wait_for(|over| *over) => {}
-                // The watcher lost sight of the job, or the core was rebuilt; the next question tells why.
-                else => {}
+        }
+    }
+
+    /// A job once it is over, or after so long as it is then.
+    pub async fn job_within(&self, job: JobId, patience: Duration) -> Result<(JobSpec, JobStatus), CommandError> {
+        let until = Instant::now() + patience;
+        loop {
+            let end = self.endings().expect(job);
+            let (spec, status) = self.job(job).await?;
+            if status.state().is_over() || Instant::now() >= until {
+                return Ok((spec, status));
+            }
+            if let Ok(seen) = timeout_at(until, self.sees_end(job, status, end)).await {
+                seen?;
             }
         }
+    }
+
+    /// Returns when the job may be over.
+    async fn sees_end(
+        &self,
+        job: JobId,
+        status: JobStatus,
+        mut end: watch::Receiver<bool>,
+    ) -> Result<(), CommandError> {
+        if self.is_told_of(job) {
+            // It is told once, and what is told may be lost with a link or a core: the next question tells what there is.
+            let _ = timeout(LOOK_EVERY, end.wait_for(|over| *over)).await;
+            return Ok(());
+        }
+        let mut watched = self.watchers().watch(job, status).await?;
+        tokio::select! {
+            // Closed when the watcher lost sight of the job: the next question tells why.
+            _ = watched.wait_for(|status| status.state().is_over()) => {}
+            Ok(_) = end.wait_for(|over| *over) => {}
+        }
+        Ok(())
+    }
+
+    /// Whether this node is told of the job's end, as one of its custodians. Wrong only while members come and go.
+    fn is_told_of(&self, job: JobId) -> bool {
+        let members = self.members();
+        let alive = members.iter().filter(|member| member.state == MemberState::Alive).map(|member| member.record.node);
+        View::of(alive).custodians(Key::of_job(job)).contains(&self.node())
     }
 
     /// What is known of one shard: all of it when its job is over, else what the answering custodian knows now.

@@ -305,14 +305,9 @@ pub(super) async fn find(handle: &Handle, id: &str) -> Answer<(JobId, JobSpec, J
 
 /// The same once the job is over, or after so long with how far it is then.
 async fn find_within(handle: &Handle, id: &str, wait_ms: u64) -> Answer<(JobId, JobSpec, JobStatus)> {
-    let (job, spec, mut status) = find(handle, id).await?;
+    let job = named(handle, id).await?;
     let wait = Duration::from_millis(wait_ms).min(JOB_WAIT_MAX);
-    if !status.state().is_over() && !wait.is_zero() {
-        status = match tokio::time::timeout(wait, handle.wait(job)).await {
-            Ok(over) => over.map_err(failure)?,
-            Err(_) => handle.job(job).await.map_err(failure)?.1,
-        };
-    }
+    let (spec, status) = handle.job_within(job, wait).await.map_err(|error| unknown(handle, id, error))?;
     Ok((job, spec, status))
 }
 
