@@ -16,8 +16,10 @@ use super::{Bench, BenchError, Row, Unit, bare};
 
 /// One slot on each.
 const NODES: usize = 2;
-/// About how long each job takes if nothing else does.
+/// About how long each job takes if nothing else does, or longer where that are few tasks.
 const IDEAL: Duration = Duration::from_secs(10);
+/// Tasks of one length for each slot: at the end of a job slots wait for the last task, on average half of one.
+const TASKS_MIN: u32 = 300;
 /// Tasks of one length, in milliseconds.
 const LENGTHS_MS: [u32; 3] = [1, 10, 100];
 /// Of the mixed job, a task in so many is long; half of the others are short.
@@ -101,9 +103,10 @@ fn used_by_slots(fleet: &Fleet) -> f64 {
     (0..NODES).map(|node| processor::of_slots(fleet.node(node))).sum()
 }
 
-/// As many tasks of this length as fit.
+/// As many tasks of this length as fit, and enough.
 fn equal(ms: u32) -> Vec<u32> {
-    vec![ms; (NODES as u128 * IDEAL.as_millis()) as usize / ms as usize]
+    let for_each = (IDEAL.as_millis() as u32 / ms).max(TASKS_MIN);
+    vec![ms; NODES * for_each as usize]
 }
 
 /// As many tasks as fit, in a random order.

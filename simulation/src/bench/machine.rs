@@ -70,6 +70,12 @@ pub(super) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
+/// Uses so much memory and gives it back. What a virtual machine has not used of late its host may have taken; to get it
+/// again costs more than to write to it, and would be counted as part of whatever writes a file next.
+pub(super) fn warm_memory(bytes: usize) {
+    black_box(vec![1u8; bytes]);
+}
+
 /// What so many threads get done together, in steps.
 fn spin(threads: usize) -> f64 {
     let over = AtomicBool::new(false);
