@@ -22,7 +22,7 @@ use fixedbitset::FixedBitSet;
 use swarm_protocol::Hash;
 
 use crate::blobs::{BlobError, Blobs};
-use crate::tree::{self, Groups, Outboard, Parent, Unproven};
+use crate::tree::{self, Groups, Outboard, Parent, ReadFrom, Unproven};
 
 /// Where they are, below the blobs.
 pub(crate) const DIR: &str = "part";
@@ -48,6 +48,12 @@ pub(crate) struct Shared {
 struct State {
     tree: Outboard,
     here: FixedBitSet,
+}
+
+impl State {
+    fn has(&self, groups: &Groups) -> bool {
+        self.here.contains_all_in_range(groups.start as usize..groups.end as usize)
+    }
 }
 
 /// The length of a blob that began to arrive.
@@ -157,13 +163,19 @@ impl Shared {
     /// Appends groups that are here, with their proof.
     pub(crate) fn encode(&self, groups: &Groups, to: &mut Vec<u8>) -> Result<(), BlobError> {
         let state = self.read();
-        if !state.here.contains_all_in_range(groups.start as usize..groups.end as usize) {
+        if !state.has(groups) {
             return Err(BlobError::Missing { hash: self.hash });
         }
-        tree::encode(&state.tree, &self.data, groups, to).map_err(|error| match error {
+        tree::encode(&state.tree, ReadFrom::Disk(&self.data), groups, to).map_err(|error| match error {
             Unproven::Disk(error) => self.failed("read", error),
             Unproven::Tree | Unproven::Bytes => BlobError::Missing { hash: self.hash },
         })
+    }
+
+    /// The same without waiting for a disk or for who writes to it; false when that cannot be.
+    pub(crate) fn encode_from_memory(&self, groups: &Groups, to: &mut Vec<u8>) -> bool {
+        let Ok(state) = self.state.try_read() else { return false };
+        state.has(groups) && tree::encode(&state.tree, ReadFrom::Memory(&self.data), groups, to).is_ok()
     }
 
     fn add(&self, groups: &Groups, encoded: &[u8]) -> Result<(), BlobError> {
@@ -205,7 +217,7 @@ impl Shared {
         let mut encoded = Vec::new();
         for group in 0..tree::groups_in(self.len) {
             encoded.clear();
-            match tree::encode(tree, &self.data, &(group..group + 1), &mut encoded) {
+            match tree::encode(tree, ReadFrom::Disk(&self.data), &(group..group + 1), &mut encoded) {
                 Ok(()) => here.insert(group as usize),
                 Err(Unproven::Disk(error)) => return Err(self.failed("read", error)),
                 Err(Unproven::Tree | Unproven::Bytes) => {}

@@ -11,7 +11,7 @@ use swarm_protocol::Hash;
 
 use crate::arriving::Shared;
 use crate::blobs::{BlobError, Blobs};
-use crate::tree::{self, GROUP_BYTES, Groups, Outboard, Unproven, groups_in};
+use crate::tree::{self, GROUP_BYTES, Groups, Outboard, ReadFrom, Unproven, groups_in};
 
 /// A blob that is handed out. It can be read to its end also when it is removed or moved meanwhile.
 #[derive(Debug)]
@@ -77,16 +77,30 @@ impl Source {
             Kind::Arriving(shared) => return shared.encode(groups, to),
             Kind::Whole { hash, len, file, tree } => (*hash, *len, file, tree),
         };
-        let mut encoded = tree::encode(tree, file, groups, to);
+        let mut encoded = tree::encode(tree, ReadFrom::Disk(file), groups, to);
         if matches!(encoded, Err(Unproven::Tree)) {
             *tree = self.blobs.make_tree(hash, file, len)?;
             to.truncate(begin);
-            encoded = tree::encode(tree, file, groups, to);
+            encoded = tree::encode(tree, ReadFrom::Disk(file), groups, to);
         }
         encoded.map_err(|error| match error {
             Unproven::Disk(error) => self.blobs.failed("read", &self.blobs.path(hash), error),
             Unproven::Tree | Unproven::Bytes => self.blobs.damaged(hash, file),
         })
+    }
+
+    /// The same without waiting for a disk, when the system has all of it in memory. Otherwise false, and nothing is appended:
+    /// what is wrong, if anything, [`Self::encode`] tells.
+    pub fn encode_from_memory(&self, groups: &Groups, to: &mut Vec<u8>) -> bool {
+        let begin = to.len();
+        let encoded = match &self.kind {
+            Kind::Arriving(shared) => shared.encode_from_memory(groups, to),
+            Kind::Whole { file, tree, .. } => tree::encode(tree, ReadFrom::Memory(file), groups, to).is_ok(),
+        };
+        if !encoded {
+            to.truncate(begin);
+        }
+        encoded
     }
 
     /// The bytes of one group.

@@ -101,8 +101,44 @@ pub(crate) enum Unproven {
     Disk(io::Error),
 }
 
+/// Where the bytes of groups are read.
+#[derive(Clone, Copy)]
+pub(crate) enum ReadFrom<'a> {
+    Disk(&'a File),
+    /// Only what the system has in memory.
+    Memory(&'a File),
+}
+
+impl ReadFrom<'_> {
+    fn read_exact_at(self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        match self {
+            Self::Disk(file) => file.read_exact_at(bytes, at),
+            Self::Memory(file) => read_from_memory(file, bytes, at),
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn read_from_memory(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    use rustix::io::{ReadWriteFlags, preadv2};
+    while !bytes.is_empty() {
+        let read = preadv2(file, &mut [io::IoSliceMut::new(bytes)], at, ReadWriteFlags::NOWAIT)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[read..];
+        at += read as u64;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_from_memory(_: &File, _: &mut [u8], _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
 /// Appends groups with what proves them, after checking both.
-pub(crate) fn encode(tree: &Outboard, data: &File, groups: &Groups, to: &mut Vec<u8>) -> Result<(), Unproven> {
+pub(crate) fn encode(tree: &Outboard, data: ReadFrom<'_>, groups: &Groups, to: &mut Vec<u8>) -> Result<(), Unproven> {
     let len = tree.tree.size();
     let mut expected = vec![*tree.root.as_bytes()];
     let ranges = chunks(len, groups);

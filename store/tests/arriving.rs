@@ -135,6 +135,25 @@ fn a_tree_that_is_lost_or_damaged_is_made_anew_and_a_damaged_blob_is_not_handed_
     assert!(!source.contains(hash));
 }
 
+#[test]
+fn what_is_in_memory_is_handed_out_as_what_is_read_and_checked_as_well() {
+    let (_there, source, hash, mut bytes) = holding(3 * GROUP_BYTES);
+    let right = encode(&source, hash, &(0..2));
+    let open = source.source(hash).unwrap();
+    let from_memory = |groups| {
+        let mut encoded = vec![7];
+        let is_there = open.encode_from_memory(&groups, &mut encoded);
+        (is_there, encoded)
+    };
+    // Not every file system tells what it has in memory.
+    let (is_there, encoded) = from_memory(0..2);
+    assert_eq!(encoded, if is_there { [vec![7], right].concat() } else { vec![7] });
+
+    bytes[0] ^= 1;
+    fs::write(source.path(hash), bytes).unwrap();
+    assert_eq!(from_memory(0..2), (false, vec![7]));
+}
+
 fn fresh() -> (TempDir, Blobs) {
     let dir = tempfile::tempdir().unwrap();
     let blobs = Blobs::open(dir.path()).unwrap();

@@ -200,12 +200,18 @@ async fn make(
 ) -> Result<(), FetchError> {
     while let Some(request) = next(&mut reader, source.groups()).await? {
         let news = giving.news();
-        let (given, answer) = blocking(move || {
-            let answer = of(&mut source, request, &news);
-            (source, answer)
-        })
-        .await;
-        source = given;
+        let answer = match at_hand(&source, &request, &news) {
+            Some(answer) => answer,
+            None => {
+                let (given, answer) = blocking(move || {
+                    let answer = of(&mut source, request, &news);
+                    (source, answer)
+                })
+                .await;
+                source = given;
+                answer
+            }
+        };
         if made.send(answer).await.is_err() {
             return Ok(()); // the sending failed, and tells why
         }
@@ -213,10 +219,23 @@ async fn make(
     Ok(())
 }
 
+/// The answer when it takes no disk: to wake another thread for so little would take as long as to make it.
+fn at_hand(source: &Source, request: &Request, news: &[NodeId]) -> Option<Vec<u8>> {
+    let Request::Groups(groups) = request else { return None };
+    let mut answer = given(source, groups, news);
+    source.encode_from_memory(groups, &mut answer).then_some(answer)
+}
+
+/// What stands before groups, with room for them.
+fn given(source: &Source, groups: &Groups, news: &[NodeId]) -> Vec<u8> {
+    let mut answer = named(GIVEN, news);
+    answer.reserve(swarm_store::encoded_bytes(source.len(), groups));
+    answer
+}
+
 fn of(source: &mut Source, request: Request, news: &[NodeId]) -> Vec<u8> {
     let Request::Groups(groups) = request else { return here(source) };
-    let mut answer = named(GIVEN, news);
-    answer.reserve(swarm_store::encoded_bytes(source.len(), &groups));
+    let mut answer = given(source, &groups, news);
     match source.encode(&groups, &mut answer) {
         Ok(()) => answer,
         Err(error) => {
