@@ -28,6 +28,5 @@ pub use engine::{Engine, EngineConfig, EngineError, MODULE_BYTES_MAX};
 pub use guest::{Printed, StopFlag};
 pub use inspect::{Import, Inspection};
 pub use room::Room;
-pub use run::{Finished, Module, Task, WASM_STACK_BYTES_MAX};
-pub use ticker::Ticking;
+pub use run::{Entered, Finished, Module, Task, WASM_STACK_BYTES_MAX};
 pub use validate::InvalidModule;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use swarm_protocol::{Ending, Limits};
+use tokio::runtime::EnterGuard;
 use wasmtime::{ExternType, InstancePre, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
@@ -49,8 +50,8 @@ pub struct Task<'a> {
     pub seed: [u8; 32],
     /// Ends it early.
     pub stop: &'a StopFlag,
-    /// Sees to it that the deadline and `stop` are looked at: of the same engine as the module.
-    pub ticking: &'a Ticking,
+    /// What the calling thread holds: of the same engine as the module.
+    pub entered: &'a Entered<'a>,
     /// Where standard output and standard error can be looked at meanwhile; empty when the run is over.
     pub printed: [Printed; 2],
 }
@@ -68,6 +69,14 @@ pub struct Finished {
     pub fuel_used: u64,
     /// Time taken.
     pub elapsed: Duration,
+}
+
+/// While a thread holds this the guests that it runs look at their deadline and stop flag, and WASI finds the runtime that
+/// it asks for.
+#[must_use]
+pub struct Entered<'a> {
+    _ticking: Ticking,
+    _runtime: EnterGuard<'a>,
 }
 
 /// A module that is compiled and linked. Cheap to clone.
@@ -95,9 +104,10 @@ impl Module {
         Self { linked, runtime, ticker, memory_bytes_max }
     }
 
-    /// Keeps the clock going by which its runs are interrupted. Whoever runs many tasks asks once.
-    pub fn ticking(&self) -> Ticking {
-        self.ticker.hold()
+    /// Readies the calling thread for runs. Whoever runs many tasks asks once, and what follows on this thread until it is
+    /// dropped is no work for the process's own tokio.
+    pub fn enter(&self) -> Entered<'_> {
+        Entered { _ticking: self.ticker.hold(), _runtime: self.runtime.enter() }
     }
 
     /// Bytes of its compiled code.
@@ -136,7 +146,6 @@ impl Module {
     }
 
     fn store(&self, task: &mut Task<'_>, stdout: &Sink, stderr: &Sink) -> Result<Store<Guest>, Ending> {
-        self.check_entry(task.entry).map_err(|error| Ending::Rejected(error.to_string()))?;
         if task.stop.is_stopped() {
             return Err(Ending::Cancelled);
         }
@@ -153,15 +162,17 @@ impl Module {
     }
 
     fn call(&self, store: &mut Store<Guest>, entry: &str) -> Ending {
-        let _entered = self.runtime.enter();
         let run = |store: &mut Store<Guest>| {
             let instance = self.linked.instantiate(&mut *store)?;
+            // Asking the module first would cost every task what only a wrong name is worth.
+            let begin = instance.get_typed_func::<(), ()>(&mut *store, entry);
+            let begin = begin.map_err(|error| self.check_entry(entry).map_or_else(Into::into, |()| error))?;
             if entry != "_start"
                 && let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize")
             {
                 initialize.call(&mut *store, ())?;
             }
-            instance.get_typed_func::<(), ()>(&mut *store, entry)?.call(store, ())
+            begin.call(store, ())
         };
         run(store).map_or_else(|error| ending(&error), |()| Ending::Exited(0))
     }
@@ -187,6 +198,9 @@ fn ending(error: &wasmtime::Error) -> Ending {
     }
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return Ending::Exited(*code);
+    }
+    if let Some(invalid) = error.downcast_ref::<InvalidModule>() {
+        return Ending::Rejected(invalid.to_string());
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Ending::OutOfFuel,

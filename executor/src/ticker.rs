@@ -53,7 +53,7 @@ impl Ticker {
 
 /// While this is held guests are interrupted in time.
 #[derive(Debug)]
-pub struct Ticking {
+pub(crate) struct Ticking {
     holders: Arc<AtomicUsize>,
 }
 

@@ -36,14 +36,19 @@ pub type News = [Vec<u8>; 2];
 
 /// The board of a node; a place for each slot. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Board(Arc<[Mutex<Option<Entry>>]>);
+pub struct Board(Arc<[Place]>);
+
+/// What a slot runs. In cache lines of its own, since the slot writes there for every task.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Place(Mutex<Option<Entry>>);
 
 type Entry = (TaskKey, [Printed; 2]);
 
 impl Board {
     /// An empty one.
     pub fn new(slots: usize) -> Self {
-        Self((0..slots).map(|_| Mutex::default()).collect())
+        Self((0..slots).map(|_| Place::default()).collect())
     }
 
     /// Shows the task that a slot runs, until what is returned is dropped.
@@ -77,7 +82,7 @@ impl Board {
 }
 
 /// A task that is shown.
-pub(crate) struct Shown<'a>(&'a Mutex<Option<Entry>>);
+pub(crate) struct Shown<'a>(&'a Place);
 
 impl Drop for Shown<'_> {
     fn drop(&mut self) {
@@ -85,9 +90,9 @@ impl Drop for Shown<'_> {
     }
 }
 
-fn lock(place: &Mutex<Option<Entry>>) -> MutexGuard<'_, Option<Entry>> {
+fn lock(place: &Place) -> MutexGuard<'_, Option<Entry>> {
     // It is replaced as a whole.
-    place.lock().unwrap_or_else(PoisonError::into_inner)
+    place.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

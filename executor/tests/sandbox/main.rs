@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
             run_max: self.run_max,
             seed: self.seed,
             stop: &self.stop,
-            ticking: &module.ticking(),
+            entered: &module.enter(),
             printed: self.printed.clone(),
         })
     }

@@ -25,6 +25,9 @@ const FORMAT_DIGITS_MAX: usize = 3;
 /// Nesting of an expression; far above any that is read by people.
 const NESTING_MAX: usize = 64;
 
+/// Names that most tasks have.
+const NAMES: usize = 2;
+
 /// The names a task's templates may use, with their values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
@@ -50,7 +53,8 @@ struct Name {
 /// The names of one task: `index`; `item` in an array or list; the axes of a matrix. `item` is the element of the
 /// stage's list, and is used only when the stage has one.
 pub fn names(stage: &StageSpec, index: u32, item: Option<&Item>) -> Names {
-    let mut entries = vec![Name::number("index", "SWARM_INDEX", i64::from(index))];
+    let mut entries = Vec::with_capacity(NAMES);
+    entries.push(Name::number("index", "SWARM_INDEX", i64::from(index)));
     match (&stage.elements, item) {
         (Elements::Json(_), Some(item)) => entries.push(Name::json(&item.text)),
         (Elements::Grid(grid), _) => {

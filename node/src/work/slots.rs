@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swarm_executor::{StopFlag, Ticking, WASM_STACK_BYTES_MAX};
+use swarm_executor::{Entered, StopFlag, WASM_STACK_BYTES_MAX};
 use swarm_protocol::{Ending, Outcome};
 use tokio::sync::mpsc;
 
@@ -104,14 +104,14 @@ fn serve(slot: &Slot, jobs: &Mutex<mpsc::Receiver<Job>>, busy: &AtomicUsize, per
 /// One slot's work for one lease. Dropped, it reports.
 struct Shift<'a> {
     job: &'a Job,
-    ticking: Ticking,
+    entered: Entered<'a>,
     outcomes: Outcomes,
     reported: Instant,
 }
 
 impl<'a> Shift<'a> {
     fn new(job: &'a Job) -> Self {
-        Self { job, ticking: job.stage.ticking(), outcomes: Outcomes::default(), reported: Instant::now() }
+        Self { job, entered: job.stage.enter(), outcomes: Outcomes::default(), reported: Instant::now() }
     }
 
     fn work(mut self, slot: &Slot) {
@@ -127,7 +127,7 @@ impl<'a> Shift<'a> {
 
     fn run(&mut self, slot: &Slot, task: Taken) {
         let attempt = |stop: &StopFlag| {
-            let control = Control { stop, ticking: &self.ticking, printed: Default::default() };
+            let control = Control { stop, entered: &self.entered, printed: Default::default() };
             attempt(&self.job.stage, task, &control, slot)
         };
         while let Some(outcome) = self.job.tasks.run(slot.number, task, attempt) {

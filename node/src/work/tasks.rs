@@ -29,8 +29,9 @@ pub(super) struct Tasks {
     stopped: Mutex<Vec<Range>>,
 }
 
-/// What one slot does for this lease.
+/// What one slot does for this lease. In cache lines of its own, since the slot writes there for every task.
 #[derive(Default)]
+#[repr(align(128))]
 struct Running {
     /// The task's index plus one; 0 for none.
     task: AtomicU64,

@@ -158,7 +158,9 @@ impl Stages {
             return Ok(());
         }
         self.hold(wanted, &batch.sources).await?;
-        stage.own().append(&mut own);
+        if let Some(mut known) = stage.own() {
+            known.append(&mut own);
+        }
         Ok(())
     }
 

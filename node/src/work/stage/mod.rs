@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use swarm_executor::{Bytes, Engine, InvalidModule, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag, Ticking};
+use swarm_executor::{Bytes, Engine, Entered, InvalidModule, MODULE_BYTES_MAX, Module, Printed, Room, StopFlag};
 use swarm_protocol::codec::DecodeError;
 use swarm_protocol::{
     BadOutputs, Batch, Elements, Hash, Item, JobId, JobSpec, Limits, NodeId, Resources, StageSpec, Stdin,
@@ -131,7 +131,7 @@ pub(super) struct Stage {
 /// What a slot holds on to while it runs a task.
 pub(super) struct Control<'a> {
     pub(super) stop: &'a StopFlag,
-    pub(super) ticking: &'a Ticking,
+    pub(super) entered: &'a Entered<'a>,
     pub(super) printed: [Printed; 2],
 }
 
@@ -246,14 +246,16 @@ impl Stage {
         self.resources.slots.max(1) as usize
     }
 
-    fn own(&self) -> MutexGuard<'_, BTreeMap<u32, Vec<Link>>> {
+    /// Only tasks that have a directory of their own have own files: the others share no lock.
+    fn own(&self) -> Option<MutexGuard<'_, BTreeMap<u32, Vec<Link>>>> {
         // Nothing that can panic runs under the lock.
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+        let lock = || self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(self.inputs, Inputs::Own { .. }).then(lock)
     }
 
-    /// Keeps the clock of guests going.
-    pub(super) fn ticking(&self) -> Ticking {
-        self.module.ticking()
+    /// Readies the calling thread for its tasks.
+    pub(super) fn enter(&self) -> Entered<'_> {
+        self.module.enter()
     }
 
     /// Which job's stage it is.

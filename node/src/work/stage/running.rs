@@ -54,7 +54,7 @@ impl Stage {
             }
             outcome = self.run_once(task, control);
         }
-        self.own().remove(&task.index);
+        self.own().and_then(|mut own| own.remove(&task.index));
         outcome
     }
 
@@ -87,7 +87,7 @@ impl Stage {
         let args = spec.args.iter().map(|arg| render(arg, &names)).collect::<Result<Vec<_>, _>>()?;
         let env = self.environment(task, &names, &seed)?;
         let stdin = self.stdin(&names, item)?;
-        let own = self.own().get(&task.index).cloned().unwrap_or_default();
+        let own = self.own().and_then(|own| own.get(&task.index).cloned()).unwrap_or_default();
         let text = names.get("item").unwrap_or("");
         let in_dir = self.inputs.of_task(item, text, &own, &self.blobs, &self.scratch)?;
         let out_dir = (!spec.outputs.is_empty()).then(|| temp_dir("out-", &self.scratch)).transpose()?;
@@ -104,7 +104,7 @@ impl Stage {
             run_max: Duration::from_millis(spec.run_ms_max),
             seed: *seed.as_bytes(),
             stop: control.stop,
-            ticking: control.ticking,
+            entered: control.entered,
             printed: control.printed.clone(),
         });
         self.outcome(finished, out_dir)
