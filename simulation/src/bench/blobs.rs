@@ -10,6 +10,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::far_end::Threads;
 use super::fleet::Fleet;
 use super::machine::warm_memory;
 use super::{Bench, BenchError, Row, Unit, bulk};
@@ -30,10 +31,11 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
     RATES.into_iter().try_for_each(|rate| to_many(bench, rate))
 }
 
-/// Of one transport: seconds of the bare stream and of the blob, peaks of memory of who gave and who took.
+/// Of one transport: seconds of the bare streams and of the blob, peaks of memory of who gave and who took.
 #[derive(Default)]
 struct Samples {
-    bare: Vec<f64>,
+    /// With one thread at each end, and as tokio comes.
+    bare: [Vec<f64>; 2],
     blob: Vec<f64>,
     gave: Vec<f64>,
     took: Vec<f64>,
@@ -43,7 +45,9 @@ fn node_to_node(bench: &mut Bench) -> Result<(), BenchError> {
     let mut samples = TRANSPORTS.map(|_| Samples::default());
     for _ in 0..bench.rounds(5) {
         for ((transport, _), samples) in TRANSPORTS.into_iter().zip(&mut samples) {
-            samples.bare.push(bulk::time(transport, LARGE_BYTES as u64)?.as_secs_f64());
+            for (threads, bare) in [Threads::One, Threads::Each].into_iter().zip(&mut samples.bare) {
+                bare.push(bulk::time(transport, threads, LARGE_BYTES as u64)?.as_secs_f64());
+            }
             let mut fleet = fleet(bench, 2, transport, None)?;
             let from = fleet.node(0).id().to_owned();
             let blob = fleet.api(0).put(&bytes(LARGE_BYTES))?;
@@ -58,12 +62,15 @@ fn node_to_node(bench: &mut Bench) -> Result<(), BenchError> {
     for ((_, name), Samples { bare, blob, gave, took }) in TRANSPORTS.into_iter().zip(samples) {
         let rate = |seconds: Vec<f64>| seconds.iter().map(|seconds| LARGE_BYTES as f64 / seconds).collect::<Vec<_>>();
         let mib = LARGE_BYTES >> 20;
-        let bare =
-            Row::median("blobs", format!("{mib} MiB on a bare stream, {name}"), Unit::BytesPerSecond, rate(bare));
-        let row = Row::median("blobs", format!("blob of {mib} MiB, {name}"), Unit::BytesPerSecond, rate(blob));
-        let row = row.over("the bare stream", Some(bare.value));
-        bench.add(bare);
-        bench.add(row);
+        let [one, each] = ["one thread at each end", "a thread for each processor"]
+            .map(|ends| format!("{mib} MiB on a bare stream, {name}, {ends}"));
+        let row = |what, seconds| Row::median("blobs", what, Unit::BytesPerSecond, rate(seconds));
+        let [bare_one, bare_each] = bare;
+        let (one, each) = (row(one, bare_one), row(each, bare_each));
+        let blob = row(format!("blob of {mib} MiB, {name}"), blob);
+        let blob = blob.over("the bare stream, one thread", Some(one.value));
+        let blob = blob.over("the same, a thread for each processor", Some(each.value));
+        [one, each, blob].into_iter().for_each(|row| bench.add(row));
         bench.add(Row::median("blobs", format!("most memory of who gave it, {name}"), Unit::Bytes, gave).at(1.0));
         bench.add(Row::median("blobs", format!("most memory of who took it, {name}"), Unit::Bytes, took).at(1.0));
     }

@@ -6,13 +6,13 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::core::muxing::SubstreamBox;
 
 use super::BenchError;
-use super::far_end::{FarEnd, PIECE_BYTES, failed, runtime};
+use super::far_end::{FarEnd, PIECE_BYTES, Threads, failed};
 use crate::cluster::Transport;
 
 /// How long so many bytes take from another process: from the first byte asked for to the last that came.
-pub(super) fn time(transport: Transport, bytes: u64) -> Result<Duration, BenchError> {
-    let giver = FarEnd::start(transport, Some(bytes))?;
-    runtime()?.block_on(async {
+pub(super) fn time(transport: Transport, threads: Threads, bytes: u64) -> Result<Duration, BenchError> {
+    let giver = FarEnd::start(transport, threads, Some(bytes))?;
+    threads.runtime()?.block_on(async {
         let mut near = giver.open().await?;
         let received = tokio::spawn(async move { receive(&mut near.stream, bytes).await }).await;
         received.map_err(|error| failed("the task")(&error))?.map_err(|error| failed("the receiving")(&error))

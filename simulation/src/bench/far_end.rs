@@ -26,6 +26,25 @@ pub(super) const MESSAGE_BYTES: usize = 100;
 
 type Ends = Boxed<(PeerId, StreamMuxerBox)>;
 
+/// What an end runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// One for all it does, as a node has for its network on two processors: nothing waits for another thread to wake.
+    One,
+    /// As tokio comes: one for each processor.
+    Each,
+}
+
+impl Threads {
+    pub(super) fn runtime(self) -> Result<Runtime, BenchError> {
+        let mut builder = match self {
+            Self::One => tokio::runtime::Builder::new_current_thread(),
+            Self::Each => tokio::runtime::Builder::new_multi_thread(),
+        };
+        builder.enable_all().build().map_err(|error| failed("the runtime")(&error))
+    }
+}
+
 /// The far end of a bare stream; part of `swarm-sim bench`.
 #[derive(Clone, Debug, Args)]
 pub struct FarEndOptions {
@@ -35,12 +54,16 @@ pub struct FarEndOptions {
     /// Over QUIC
     #[arg(long)]
     quic: bool,
+    /// With a thread for each processor instead of one
+    #[arg(long)]
+    threads: bool,
 }
 
 /// Serves the first who opens a stream, and ends.
 pub fn far_end(options: &FarEndOptions) -> Result<(), BenchError> {
     let transport = if options.quic { Transport::Quic } else { Transport::Tcp };
-    runtime()?.block_on(async {
+    let threads = if options.threads { Threads::Each } else { Threads::One };
+    threads.runtime()?.block_on(async {
         let stream = accept(transport).await?;
         let served = match options.bytes {
             Some(bytes) => give(stream, bytes).await,
@@ -59,11 +82,12 @@ pub(super) struct FarEnd {
 
 impl FarEnd {
     /// Starts one that gives so many bytes, or one that says again whatever it hears.
-    pub(super) fn start(transport: Transport, bytes: Option<u64>) -> Result<Self, BenchError> {
+    pub(super) fn start(transport: Transport, threads: Threads, bytes: Option<u64>) -> Result<Self, BenchError> {
         let program = std::env::current_exe().map_err(BenchError::io("find", "swarm-sim"))?;
         let mut command = Command::new(&program);
         command.arg("bench-far-end").args(bytes.map(|bytes| format!("--bytes={bytes}")));
         command.args((transport == Transport::Quic).then_some("--quic"));
+        command.args((threads == Threads::Each).then_some("--threads"));
         let mut process = command.stdout(Stdio::piped()).spawn().map_err(BenchError::io("start", &program))?;
         let mut said = String::new();
         let read = process.stdout.take().map(|out| BufReader::new(out).read_line(&mut said));
@@ -111,11 +135,6 @@ impl Drop for Driven {
 
 fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Driven {
     Driven(tokio::spawn(task).abort_handle())
-}
-
-pub(super) fn runtime() -> Result<Runtime, BenchError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(|error| failed("the runtime")(&error))
 }
 
 pub(super) fn failed(step: &'static str) -> impl Fn(&dyn std::fmt::Display) -> BenchError {

@@ -12,7 +12,7 @@ use swarm_executor::Bare;
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use super::far_end::{FarEnd, NearEnd, failed, runtime};
+use super::far_end::{FarEnd, NearEnd, Threads, failed};
 use super::{BenchError, append, stream};
 use crate::cluster::Transport;
 
@@ -38,7 +38,8 @@ pub(super) struct Part {
 
 impl Parts {
     pub(super) fn new(noop: &[u8]) -> Result<Self, BenchError> {
-        let (runtime, far, bare) = (runtime()?, FarEnd::start(Transport::Tcp, None)?, Bare::new(noop)?);
+        let (runtime, far, bare) =
+            (Threads::One.runtime()?, FarEnd::start(Transport::Tcp, Threads::One, None)?, Bare::new(noop)?);
         let near = Arc::new(Mutex::new(runtime.block_on(far.open())?));
         Ok(Self { file: append::file()?, near, _far: far, runtime, bare })
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 
-use super::far_end::{FarEnd, MESSAGE_BYTES, NearEnd, failed, runtime};
+use super::far_end::{FarEnd, MESSAGE_BYTES, NearEnd, Threads, failed};
 use super::{Bench, BenchError, Row};
 use crate::cluster::Transport;
 
@@ -28,8 +28,8 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), BenchError> {
 }
 
 fn round() -> Result<Vec<Duration>, BenchError> {
-    let echo = FarEnd::start(Transport::Tcp, None)?;
-    runtime()?.block_on(async {
+    let echo = FarEnd::start(Transport::Tcp, Threads::One, None)?;
+    Threads::One.runtime()?.block_on(async {
         let near = echo.open().await?;
         let times = tokio::spawn(trips(near)).await.map_err(|error| failed("the task")(&error))?;
         times.map_err(|error| failed("the round trip")(&error))
